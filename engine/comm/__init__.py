@@ -1,0 +1,12 @@
+"""Messages between processes: transports for the per-layer path, control sockets beside them."""
+
+from engine.registry import Registry
+
+TRANSPORTS = Registry(
+    "transport",
+    {
+        "loopback": "engine.comm.loopback:LoopbackTransport",
+        "shm": "engine.comm.shm:ShmTransport",
+        "tcp": "engine.comm.tcp:TcpTransport",
+    },
+)

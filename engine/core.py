@@ -1,0 +1,128 @@
+"""The shared nouns: shapes, layouts, requests and what one step runs. No torch, no I/O.
+
+Shape letters, the same in the whole project: T query tokens packed over sequences, H query heads,
+K KV heads, D head dimension, L layers, P blocks in a pool, C tokens in a block, R node rows (see
+``attention/tree.py``).
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelShape:
+    """What the engine must know of a model without loading it."""
+
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_positions: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockLayout:
+    """Bytes of one rBlock: ``[L, K, 2, C, D]``, keys at ``[:, :, 0]``, values at ``[:, :, 1]``.
+
+    Block-major and contiguous, so that a move is one copy; keys and values are plain rows.
+    """
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    tokens: int
+    dtype: str
+    """float32, bfloat16 or float16"""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int]:
+        return (self.layers, self.kv_heads, 2, self.tokens, self.head_dim)
+
+    @property
+    def layer_bytes(self) -> int:
+        return self.kv_heads * 2 * self.tokens * self.head_dim * ITEM_BYTES[self.dtype]
+
+    @property
+    def block_bytes(self) -> int:
+        return self.layers * self.layer_bytes
+
+    @property
+    def fingerprint(self) -> str:
+        """Loans are possible only between pools of the same fingerprint."""
+        text = f"rows/{self.shape}/{self.dtype}"
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.tokens)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen. Temperature 0 is greedy; ties go to the lowest token id."""
+
+    max_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What a client sent."""
+
+    request_id: str
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+
+
+class BlockRef(NamedTuple):
+    """Where one rBlock of a sequence lies: the paper's instance id and physical id, and its loan.
+
+    ``loan`` is 0 for a block of the owner's own pool; then ``slot`` is 0 as well.
+    """
+
+    instance: int
+    block: int
+    """physical id in the holder's pool"""
+    loan: int = 0
+    slot: int = 0
+    """index of the block within its loan"""
+    generation: int = 0
+    """the holder's generation of the block when it was granted; for mapped reads"""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Consecutive query tokens of one sequence in a step.
+
+    Rows ``[row_start, row_start + num_rows)`` of the packed step are positions
+    ``[first_position, first_position + num_rows)``; ``table[i]`` holds the keys of positions
+    ``[i * C, (i + 1) * C)`` and covers all positions up to the last query's own.
+    """
+
+    sequence: int
+    row_start: int
+    num_rows: int
+    first_position: int
+    table: tuple[BlockRef, ...]
+    table_version: int
+    """grows whenever an entry of ``table`` moves"""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one step runs: packed rows, and where each sequence's keys live."""
+
+    step: int
+    token_ids: tuple[int, ...]
+    spans: tuple[Span, ...]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.token_ids)

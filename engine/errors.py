@@ -1,0 +1,37 @@
+"""The errors a user of the engine can meet; each carries numbers and what to do.
+
+    LendKVError
+    |-- ConfigError        a recipe, an override or the machine cannot give what was asked
+    |-- CheckpointError    model files are missing, damaged or of an unsupported kind
+    |-- CapacityError      memory or positions are short; nothing was taken
+    |-- PeerLost           the other end of a channel is gone, frozen or talks nonsense
+    |-- Fenced             a pool refused to answer: its books no longer match the caller's
+"""
+
+
+class LendKVError(Exception):
+    """Base of all errors raised on purpose; its text is one sentence for the user."""
+
+
+class ConfigError(LendKVError):
+    """A configuration that cannot run. ``problems`` lists every fault found, not only the first."""
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class CheckpointError(LendKVError):
+    """Model files are missing, damaged, or of a kind the engine does not support."""
+
+
+class CapacityError(LendKVError):
+    """Not enough blocks or positions. Whoever raises it has taken nothing."""
+
+
+class PeerLost(LendKVError):
+    """A channel's other end is closed, silent past its deadline, or sent an invalid frame."""
+
+
+class Fenced(LendKVError):
+    """A pool's own books (epoch, loan, lease, table) no longer match what it was asked."""

@@ -1,0 +1,1 @@
+"""C++ helpers (attention kernel, atomics, mailbox) behind a plain C interface; no torch needed."""

@@ -1,0 +1,41 @@
+"""Tables from a recipe's names to classes, imported on first use."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from engine.errors import ConfigError
+
+
+class Registry:
+    """Maps a name to ``"module:Class"``. A name with a colon is a user's own class."""
+
+    def __init__(self, kind: str, entries: Mapping[str, str]) -> None:
+        self.kind = kind
+        self.entries = dict(entries)
+
+    def names(self) -> list[str]:
+        return sorted(self.entries)
+
+    def load(self, name: str) -> type[Any]:
+        """The class behind ``name``; raises ConfigError listing the known names."""
+        target = name if ":" in name else self.entries.get(name)
+        if target is None:
+            raise ConfigError(
+                f"unknown {self.kind} {name!r}; known: {', '.join(self.names())}, "
+                'or "package.module:Class" of your own'
+            )
+        module_name, _, class_name = target.partition(":")
+        try:
+            loaded = getattr(import_module(module_name), class_name)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"{self.kind} {name!r} needs the module {error.name!r}, which is not installed"
+            ) from error
+        except AttributeError as error:
+            raise ConfigError(
+                f"{self.kind} {name!r}: module {module_name!r} has no class {class_name!r}"
+            ) from error
+        if not isinstance(loaded, type):
+            raise ConfigError(f"{self.kind} {name!r} is not a class")
+        return loaded
