@@ -122,6 +122,8 @@ class Plan:
     step: int
     token_ids: tuple[int, ...]
     spans: tuple[Span, ...]
+    sampled: tuple[int, ...] = ()
+    """indexes of the spans whose last row gives the sequence's next token"""
 
     @property
     def num_rows(self) -> int:

@@ -221,6 +221,8 @@ class Heartbeat(Message):
     num_free: Count
     num_lendable: Count
     num_lent: Count
+    num_lend_cap: Count
+    """most blocks it would ever lend"""
 
 
 class BorrowQuery(Message):
@@ -245,8 +247,8 @@ class Creditor(Struct, frozen=True, array_like=True, gc=False):
 class BorrowOffer(Message):
     query: Count
     creditors: Annotated[list[Creditor], Meta(max_length=64)]
-    num_lendable: Count
-    """blocks lendable in the whole cluster, the asker's own pool excluded"""
+    num_lend_cap: Count
+    """blocks all pools but the asker's own would ever lend: a need beyond it can never be met"""
 
 
 class Register(Message):
@@ -255,7 +257,6 @@ class Register(Message):
     instance: Index
     epoch: Count
     address: Text
-    max_blocks: Count
 
 
 class MembersQuery(Message):

@@ -102,10 +102,3 @@ class AttentionBackend(ABC):
     @abstractmethod
     def end(self) -> frozenset[int]:
         """Finish the step; returns the sequences whose rows are poisoned and must be redone."""
-
-
-class LocalBackend(AttentionBackend):
-    """A backend whose keys all lie in this process's memory; what DistAttention wraps.
-
-    Subclasses give ``attend`` and ``merge`` over tensors; the step's begin to end is here.
-    """

@@ -77,7 +77,9 @@ def _compile(compiler: str, sources: list[Path], target: Path) -> None:
 def _hash(compiler: str, sources: list[Path]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
-    for part in (compiler.encode(), version, _processor(), *(s.read_bytes() for s in sources)):
+    headers = sorted(Path(__file__).parent.glob("*.h"))
+    texts = [path.read_bytes() for path in (*sources, *headers)]
+    for part in (compiler.encode(), version, _processor(), *texts):
         digest.update(len(part).to_bytes(8, "little") + part)
     digest.update(" ".join(FLAGS).encode())
     return digest.hexdigest()

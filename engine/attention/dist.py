@@ -1,0 +1,279 @@
+"""DistAttention, the owner's side: exact attention over rBlocks wherever they live.
+
+Each layer's queries leave for the holders first; then the local part is computed; then the
+holders' node rows are merged in along the fixed tree. A holder that misses its deadline or fences
+poisons the rows that needed it: the step goes on for all others.
+(PAPER: DistAttention, MicroAttention; the answering side is ``attention/answer.py``.)
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from engine.attention.base import AttentionBackend, Partial
+from engine.attention.kernel_backend import as_numpy
+from engine.attention.lenders import Lenders
+from engine.attention.local import LocalBackend, NodeRows, rows_of_nodes
+from engine.attention.slices import HolderStep, holder_steps
+from engine.attention.staging import StagingCache
+from engine.attention.tree import MergeProgram, Node, Piece
+from engine.core import ITEM_BYTES, BlockRef, Plan
+from engine.errors import ConfigError
+from engine.protocol import Answer, Ask, Attach, Begin, Detach, FencedOff
+
+
+@dataclass(slots=True)
+class Travel:
+    """What one sequence's remote attention cost so far."""
+
+    query_bytes: int = 0
+    partial_bytes: int = 0
+    kv_bytes_avoided: int = 0
+    """bytes of remote keys and values that every step read where they lie"""
+    steps_by_way: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class _Pending:
+    q_THD: Tensor
+    layer: int
+
+
+class DistAttention(AttentionBackend):
+    """Wraps a local backend; asks holders over their channels or reads their mapped memory."""
+
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Config:
+        local: str = "native"
+        """the backend for what lies at hand: native, numpy, sdpa, reference or your own"""
+        local_options: dict[str, Any] = field(default_factory=dict)
+        way: Literal["query", "mapped", "copy"] = "query"
+        """how lent rBlocks are used: send queries, read the holder's memory, or copy once"""
+        bits: Literal["placement", "any"] = "any"
+        """placement: refuse holders whose kernel could give other bits than the own one"""
+        wait_s: float = 2.0
+        """longest wait for one holder in one step, beyond the work it was given"""
+        wait_per_key_s: float = 2e-7
+        """added for each query row, key and layer asked for"""
+        staging_blocks: int = 0
+        """blocks of the own pool for copies (way copy); without room the query travels"""
+
+    def __init__(self, config: Config, *, local: LocalBackend, lenders: Lenders) -> None:
+        if config.bits == "placement":
+            if not local.fingerprint:
+                raise ConfigError(
+                    f"attention.options.bits=placement: the backend {config.local!r} sums over "
+                    "many blocks at once; use local=native, numpy or reference, or bits=any"
+                )
+            lenders.required_kernel = local.fingerprint
+        self._config = config
+        self.local = local
+        self._lenders = lenders
+        lenders.on_answer = self._on_answer
+        lenders.on_fenced = self._on_fenced
+        self.staging = StagingCache(lenders, local.pool)
+        self.travel: dict[int, Travel] = {}
+        self.missed: Counter[int] = Counter()
+        """steps in a row in which a holder missed its deadline"""
+        self._attached: dict[tuple[int, int], tuple[int, list[tuple[int, int, int]]]] = {}
+        self._plan = Plan(0, (), ())
+        self._piece = Piece.of([])
+        self._program = MergeProgram.of([], [])
+        self._rows = NodeRows.empty(0, local.shape)
+        self._steps: dict[int, HolderStep] = {}
+        self._budget_s: dict[int, float] = {}
+        self._asking: dict[tuple[int, int, int], NodeRows] = {}
+        self._failed: set[int] = set()
+        self._mapped: dict[int, list[BlockRef]] = {}
+
+    def begin(self, plan: Plan) -> None:
+        self._plan = plan
+        self._failed = set()
+        self._asking = {}
+        self._mapped = {}
+        self.local.place_writes(plan)
+        # 1) Which leaves are read here, and which are asked for where they lie.
+        at_hand, remote = self._sort_leaves(plan)
+        self._steps, cuts = holder_steps(plan, remote, self.local.shape, self._lenders.max_body_bytes)
+        self._piece = self.local.piece(cuts, at_hand)
+        # 2) One buffer for all node rows, and the program that merges them.
+        base = self._piece.num_node_rows
+        held: list[dict[Node, int]] = rows_of_nodes(self._piece, 0)
+        for step in self._steps.values():
+            base = step.lay(base, held)
+        self._rows = NodeRows.empty(base, self.local.shape)
+        self._program = MergeProgram.of([(c.row_start, c.num_rows) for c in cuts], held)
+        # 3) Tell each holder the tables that changed, and this step's slices.
+        per_leaf = self.local.layout.tokens * self.local.shape.num_layers
+        for instance, step in self._steps.items():
+            self._attach(instance, remote[instance])
+            spans = step.ask_spans(lambda sequence, at=instance: self._attached[at, sequence][0])
+            self._budget_s[instance] = (
+                self._config.wait_s + self._config.wait_per_key_s * step.num_row_keys * per_leaf
+            )
+            if not self._lenders.send(instance, Begin(plan.step, self.local.scale, spans)):
+                self._failed.add(instance)
+
+    def write(self, k_TKD: Tensor, v_TKD: Tensor, layer: int) -> None:
+        self.local.write(k_TKD, v_TKD, layer)
+
+    def start(self, q_THD: Tensor, layer: int) -> Any:
+        for instance, step in self._steps.items():
+            for number, part in enumerate(step.slices):
+                if instance in self._failed:
+                    break
+                body = memoryview(as_numpy(q_THD[part.rows])).cast("B")
+                self._asking[instance, layer, number] = self._rows.slice(part.base, part.num_rows)
+                if not self._lenders.send(instance, Ask(self._plan.step, layer, number), body):
+                    self._failed.add(instance)
+        return _Pending(q_THD, layer)
+
+    def finish(self, pending: Any) -> Partial:
+        q_THD, layer = pending.q_THD, pending.layer
+        self.local.attend(self._piece, q_THD, layer, self._rows)
+        self._collect()
+        partial = self.local.merge(self._program, self._rows, q_THD.shape[0])
+        for span in self._plan.spans:
+            if self._failed and span.sequence in self._poisoned():
+                rows = slice(span.row_start, span.row_start + span.num_rows)
+                partial.out_THD[rows] = 0.0
+                partial.lse_TH[rows] = -float("inf")
+        return partial
+
+    def end(self) -> frozenset[int]:
+        poisoned = self._poisoned() | self._changed_under_us()
+        self._count(poisoned)
+        for instance in self._steps:
+            if instance not in self._failed:
+                self.missed.pop(instance, None)
+        return poisoned
+
+    def forget_sequence(self, sequence: int) -> None:
+        """The sequence is done or starts over: drop its tables at the holders."""
+        for instance, known in list(self._attached):
+            if known == sequence:
+                del self._attached[instance, known]
+                self._lenders.send(instance, Detach(sequence))
+
+    def forget_tables(self, instance: int) -> None:
+        """The holder has no table of ours any more: attach anew before it is asked again."""
+        for key in [key for key in self._attached if key[0] == instance]:
+            del self._attached[key]
+        self.missed.pop(instance, None)
+
+    def _sort_leaves(
+        self, plan: Plan
+    ) -> tuple[list[dict[int, int]], dict[int, dict[int, dict[int, BlockRef]]]]:
+        """Addresses by leaf for each span, and by holder: span -> leaf -> where it is lent."""
+        pool, way = self.local.pool, self._config.way
+        lent = [ref for span in plan.spans for ref in span.table if ref.loan]
+        copies = self.staging.fetch(lent, self._config.wait_s) if way == "copy" and lent else {}
+        at_hand: list[dict[int, int]] = []
+        remote: dict[int, dict[int, dict[int, BlockRef]]] = {}
+        for index, span in enumerate(plan.spans):
+            here: dict[int, int] = {}
+            for leaf, ref in enumerate(span.table):
+                if not ref.loan:
+                    here[leaf] = pool.block_address(ref.block)
+                elif ref in copies:
+                    here[leaf] = pool.block_address(copies[ref])
+                elif way == "mapped" and (address := self._mapped_address(ref)):
+                    here[leaf] = address
+                    self._mapped.setdefault(span.sequence, []).append(ref)
+                else:
+                    remote.setdefault(ref.instance, {}).setdefault(index, {})[leaf] = ref
+            at_hand.append(here)
+            ways = self.travel.setdefault(span.sequence, Travel()).steps_by_way
+            if any(index in spans for spans in remote.values()):
+                ways["query"] += 1
+            ways["mapped"] += span.sequence in self._mapped
+            ways["copy"] += any(ref in copies for ref in span.table)
+        return at_hand, remote
+
+    def _mapped_address(self, ref: BlockRef) -> int:
+        lender = self._lenders.get(ref.instance)
+        if lender is None or lender.generations is None:
+            return 0
+        return lender.blocks_address + ref.block * self.local.layout.block_bytes
+
+    def _attach(self, instance: int, spans: dict[int, dict[int, BlockRef]]) -> None:
+        for index, leaves in spans.items():
+            key = (instance, self._plan.spans[index].sequence)
+            table = [(leaf, ref.loan, ref.slot) for leaf, ref in leaves.items()]
+            version, known = self._attached.get(key, (0, []))
+            if table != known:
+                self._attached[key] = (version + 1, table)
+                self._lenders.send(instance, Attach(key[1], version + 1, table))
+
+    def _collect(self) -> None:
+        """Wait for the layer's answers, within each holder's budget for the step."""
+        while True:
+            waiting = {key[0] for key in self._asking} - self._failed
+            if not waiting:
+                break
+            began = time.monotonic()
+            self._lenders.pump(min(self._budget_s[i] for i in waiting), waiting)
+            waited = time.monotonic() - began
+            for instance in waiting:
+                self._budget_s[instance] -= waited
+                if self._lenders.get(instance) is None:
+                    self._failed.add(instance)
+                elif self._budget_s[instance] <= 0 and any(k[0] == instance for k in self._asking):
+                    self._failed.add(instance)
+                    self.missed[instance] += 1
+        self._asking.clear()
+
+    def _on_answer(self, instance: int, message: Answer, body: memoryview) -> None:
+        key = (instance, message.layer, message.slice)
+        if message.step != self._plan.step or key not in self._asking:
+            return  # late, from a step that was given up
+        rows = self._asking.pop(key)
+        got = np.frombuffer(body, np.float32)
+        num_out = rows.out_RHD.numel()
+        if got.size != num_out + rows.lse_RH.numel():
+            self._failed.add(instance)
+            self._lenders.drop(instance, f"an answer of {got.size} numbers, not {num_out} + lse")
+            return
+        rows.out_RHD.numpy().reshape(-1)[:] = got[:num_out]
+        rows.lse_RH.numpy().reshape(-1)[:] = got[num_out:]
+
+    def _on_fenced(self, instance: int, message: FencedOff) -> None:
+        if message.step == self._plan.step:
+            self._failed.add(instance)
+
+    def _poisoned(self) -> frozenset[int]:
+        return frozenset(
+            self._plan.spans[index].sequence
+            for instance in self._failed & self._steps.keys()
+            for index in self._steps[instance].span_indexes
+        )
+
+    def _changed_under_us(self) -> frozenset[int]:
+        """Sequences that read mapped blocks which their holder has given to somebody else."""
+        changed = set()
+        for sequence, refs in self._mapped.items():
+            for ref in refs:
+                lender = self._lenders.get(ref.instance)
+                gone = lender is None or lender.generations is None
+                if gone or int(lender.generations[ref.block]) != ref.generation:  # type: ignore
+                    changed.add(sequence)
+        return frozenset(changed)
+
+    def _count(self, poisoned: frozenset[int]) -> None:
+        shape, layout = self.local.shape, self.local.layout
+        for step in self._steps.values():
+            for index, (num_rows, num_node_rows, num_leaves) in step.sizes().items():
+                sequence = self._plan.spans[index].sequence
+                if sequence in poisoned:
+                    continue
+                travel = self.travel[sequence]
+                per_row = shape.num_layers * shape.num_heads
+                travel.query_bytes += per_row * num_rows * shape.head_dim * ITEM_BYTES[layout.dtype]
+                travel.partial_bytes += per_row * num_node_rows * (shape.head_dim + 1) * 4
+                travel.kv_bytes_avoided += num_leaves * layout.block_bytes

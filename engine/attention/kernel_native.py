@@ -1,0 +1,111 @@
+"""NativeKernel: partial attention in C++ (``engine/native/attention.cpp``), called by ctypes.
+
+The interpreter lock is free while it computes. The bits of a (query row, leaf) depend on neither
+the rest of the call nor the number of threads.
+"""
+
+import ctypes
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.attention.base import Kernel
+from engine.attention.shapes import check_attend, check_merge
+from engine.attention.tree import MergeProgram, Piece
+from engine.core import BlockLayout
+from engine.native.library import load
+
+_KINDS = {"float32": 0, "bfloat16": 1, "uint16": 1, "float16": 2}
+
+
+class _AttendCall(ctypes.Structure):
+    """The same fields as AttendCall in attention.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("segments", "leaf_index", "address", "q")),
+        *((name, ctypes.c_void_p) for name in ("out", "lse")),
+        ("layer_offset", ctypes.c_int64),
+        *((name, ctypes.c_int32) for name in ("num_segments", "q_kind", "kv_kind", "heads")),
+        *((name, ctypes.c_int32) for name in ("kv_heads", "dim", "tokens", "num_threads")),
+        ("scale", ctypes.c_float),
+    )
+
+
+class NativeKernel(Kernel):
+    """Compiles on first use; raises ConfigError where there is no compiler."""
+
+    def __init__(self, num_threads: int = 1) -> None:
+        if not 1 <= num_threads <= 1024:
+            raise ValueError(f"num_threads={num_threads}: must be 1 to 1024")
+        self._num_threads = num_threads
+        self._library = load()
+        self._library.lk_attend.argtypes = [ctypes.c_void_p]
+        self._library.lk_attend.restype = None
+        pointer, number = ctypes.c_void_p, ctypes.c_int32
+        self._library.lk_merge.argtypes = [
+            *(pointer, number, pointer, number, number, number),
+            *(pointer, pointer, pointer, pointer),
+        ]
+        self._library.lk_merge.restype = None
+        # The file's name is the hash of sources, compiler, flags and processor.
+        self.fingerprint = f"native/{self._library._name.rpartition('/')[2]}"
+
+    def attend(
+        self,
+        piece: Piece,
+        q_THD: NDArray[Any],
+        layout: BlockLayout,
+        layer: int,
+        scale: float,
+        out_RHD: NDArray[np.float32],
+        lse_RH: NDArray[np.float32],
+    ) -> None:
+        check_attend(piece, q_THD, layout, layer, out_RHD, lse_RH)
+        call = _AttendCall(
+            segments=_address(piece.segments_S6),
+            leaf_index=_address(piece.leaf_index),
+            address=_address(piece.address),
+            q=_address(q_THD),
+            out=_address(out_RHD),
+            lse=_address(lse_RH),
+            layer_offset=layer * layout.layer_bytes,
+            num_segments=len(piece.segments_S6),
+            q_kind=_KINDS[q_THD.dtype.name],
+            kv_kind=_KINDS[layout.dtype],
+            heads=q_THD.shape[1],
+            kv_heads=layout.kv_heads,
+            dim=layout.head_dim,
+            tokens=layout.tokens,
+            num_threads=self._num_threads,
+            scale=scale,
+        )
+        self._library.lk_attend(ctypes.addressof(call))
+
+    def merge(
+        self,
+        program: MergeProgram,
+        out_RHD: NDArray[np.float32],
+        lse_RH: NDArray[np.float32],
+        out_THD: NDArray[np.float32],
+        lse_TH: NDArray[np.float32],
+    ) -> None:
+        check_merge(program, out_RHD, lse_RH, out_THD, lse_TH)
+        self._library.lk_merge(
+            _address(program.merges_M3),
+            len(program.merges_M3),
+            _address(program.roots_S3),
+            len(program.roots_S3),
+            out_RHD.shape[1],
+            out_RHD.shape[2],
+            _address(out_RHD),
+            _address(lse_RH),
+            _address(out_THD),
+            _address(lse_TH),
+        )
+
+
+def _address(array: NDArray[Any]) -> int:
+    # Three times as fast as array.ctypes.data.
+    address: int = array.__array_interface__["data"][0]
+    return address

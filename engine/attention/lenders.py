@@ -1,0 +1,171 @@
+"""Lenders: a step's channels to the pools it talks to, its own among them.
+
+Sends messages, sorts what comes back, notices who is lost. It knows the messages' kinds, not what
+they mean to the scheduler.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.comm.base import Buffer, Channel, Transport
+from engine.errors import PeerLost
+from engine.memory.base import header_bytes
+from engine.protocol import (
+    FROM_POOL,
+    Answer,
+    Data,
+    FencedOff,
+    Hello,
+    Message,
+    Rejected,
+    Welcome,
+    encode,
+)
+
+
+@dataclass(slots=True)
+class Lender:
+    """A pool at the other end of a channel."""
+
+    instance: int
+    channel: Channel
+    kernel: str = ""
+    """fingerprint of its kernel; empty until its Welcome came"""
+    generations: NDArray[np.uint64] | None = None
+    """its blocks' generations, where its memory is mapped"""
+    blocks_address: int = 0
+    """address of its first block in this process, where its memory is mapped"""
+
+
+class Lenders:
+    """Pools by instance number."""
+
+    def __init__(self, transport: Transport, *, own: Hello, debtor: Hello) -> None:
+        """Greets the own pool with ``own`` (its epoch), other pools with ``debtor`` (the step's)."""
+        self._transport = transport
+        self._own = own
+        self._debtor = debtor
+        self._lenders: dict[int, Lender] = {}
+        self.inbox: deque[tuple[int, Message]] = deque()
+        """what came and is not a partial or block data: (instance, message)"""
+        self.lost: dict[int, str] = {}
+        """instances lost since somebody last cleared it, with the reason"""
+        self.required_kernel = ""
+        """when set, a lender whose kernel differs is refused by name"""
+        self.on_answer: Callable[[int, Answer, memoryview], None] | None = None
+        self.on_fenced: Callable[[int, FencedOff], None] | None = None
+        self.on_data: Callable[[int, Data, memoryview], None] | None = None
+
+    def connect(self, instance: int, address: str, timeout_s: float) -> None:
+        """Open a channel and greet; known instances are left as they are. Raises PeerLost."""
+        if instance in self._lenders:
+            return
+        channel = self._transport.connect(address, timeout_s)
+        self._lenders[instance] = Lender(instance, channel)
+        self.lost.pop(instance, None)
+        self.send(instance, self._own if instance == self._own.instance else self._debtor)
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The longest message body that every connected pool takes."""
+        return min(lender.channel.max_body_bytes for lender in self._lenders.values())
+
+    def get(self, instance: int) -> Lender | None:
+        return self._lenders.get(instance)
+
+    def drop(self, instance: int, reason: str) -> None:
+        """Close the channel; whoever asks ``lost`` is told why."""
+        lender = self._lenders.pop(instance, None)
+        if lender is not None:
+            lender.generations = None
+            lender.channel.close()
+            self.lost[instance] = reason
+
+    def send(self, instance: int, message: Message, *body: Buffer) -> bool:
+        """Queue a message; False when the instance is lost (and noted in ``lost``)."""
+        lender = self._lenders.get(instance)
+        if lender is None:
+            return False
+        try:
+            lender.channel.send(encode(message), *body)
+        except PeerLost as error:
+            self.drop(instance, str(error))
+            return False
+        return True
+
+    def pump(self, timeout_s: float, instances: Iterable[int] | None = None) -> bool:
+        """Wait for messages (of these instances) and sort them; False when none came in time."""
+        chosen = self._lenders.keys() if instances is None else instances
+        lenders = [self._lenders[i] for i in list(chosen) if i in self._lenders]
+        if not lenders:
+            return False
+        ready = self._transport.wait([lender.channel for lender in lenders], timeout_s)
+        for lender in lenders:
+            if lender.channel in ready:
+                self._drain(lender)
+        return bool(ready)
+
+    def wait(self, timeout_s: float, also: Iterable[int]) -> None:
+        """Sleep until any lender or one of the file descriptors has something; sorts messages."""
+        lenders = list(self._lenders.values())
+        channels = [lender.channel for lender in lenders]
+        ready = self._transport.wait(channels, timeout_s, list(also))
+        for lender in lenders:
+            if lender.channel in ready:
+                self._drain(lender)
+
+    def unsent_bytes(self, instance: int) -> int:
+        lender = self._lenders.get(instance)
+        return lender.channel.unsent_bytes if lender else 0
+
+    def close(self) -> None:
+        for instance in list(self._lenders):
+            self.drop(instance, "this step is leaving")
+        self._transport.close()
+
+    def _drain(self, lender: Lender) -> None:
+        try:
+            while (got := lender.channel.receive()) is not None:
+                head, body = got
+                self._sort(lender, FROM_POOL(head), body)
+        except PeerLost as error:
+            self.drop(lender.instance, str(error))
+
+    def _sort(self, lender: Lender, message: Message, body: memoryview) -> None:
+        match message:
+            case Answer():
+                if self.on_answer:
+                    self.on_answer(lender.instance, message, body)
+            case Data():
+                if self.on_data:
+                    self.on_data(lender.instance, message, body)
+            case FencedOff():
+                if self.on_fenced:
+                    self.on_fenced(lender.instance, message)
+                self.inbox.append((lender.instance, message))
+            case Welcome():
+                self._welcome(lender, message)
+            case Rejected():
+                raise PeerLost(f"instance {lender.instance} refused us: {message.reason}")
+            case _:
+                self.inbox.append((lender.instance, message))
+
+    def _welcome(self, lender: Lender, message: Welcome) -> None:
+        if message.instance != lender.instance:
+            raise PeerLost(f"instance {message.instance} answers at {lender.instance}'s address")
+        if self.required_kernel and message.kernel != self.required_kernel:
+            raise PeerLost(
+                f"instance {lender.instance} computes with {message.kernel}, this one with "
+                f"{self.required_kernel}: their bits differ; set attention.options.bits=any"
+            )
+        lender.kernel = message.kernel
+        region = lender.channel.region
+        if region is not None:
+            whole = np.frombuffer(region, np.uint8)
+            lender.generations = whole[: 8 * message.num_blocks].view(np.uint64)
+            lender.blocks_address = whole.ctypes.data + header_bytes(message.num_blocks)
+

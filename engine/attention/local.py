@@ -1,0 +1,170 @@
+"""LocalBackend: attention over keys in this process's memory; what DistAttention wraps."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from engine.attention.base import AttentionBackend, Partial
+from engine.attention.tree import MergeProgram, Node, Piece, Segment
+from engine.core import BlockLayout, ModelShape, Plan
+from engine.memory.base import MemoryPool, header_bytes
+
+SEGMENT_ROWS = 32
+"""query rows that are attended together; a holder is never busy with one unit for long"""
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+class Cut(NamedTuple):
+    """Rows of one span that are attended together."""
+
+    span: int
+    """index of the span in the plan"""
+    row_start: int
+    num_rows: int
+    first_position: int
+
+
+def cut(plan: Plan, max_rows: int = SEGMENT_ROWS) -> list[Cut]:
+    """The plan's spans in pieces of at most ``max_rows`` rows."""
+    cuts = []
+    for index, span in enumerate(plan.spans):
+        for done in range(0, span.num_rows, max_rows):
+            rows = min(max_rows, span.num_rows - done)
+            cuts.append(Cut(index, span.row_start + done, rows, span.first_position + done))
+    return cuts
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRows:
+    """One buffer for the node rows of all pieces of a step."""
+
+    out_RHD: Tensor
+    lse_RH: Tensor
+
+    @staticmethod
+    def empty(num_rows: int, shape: ModelShape) -> NodeRows:
+        return NodeRows(
+            torch.empty(num_rows, shape.num_heads, shape.head_dim),
+            torch.empty(num_rows, shape.num_heads),
+        )
+
+    def slice(self, start: int, num_rows: int) -> NodeRows:
+        return NodeRows(
+            self.out_RHD[start : start + num_rows], self.lse_RH[start : start + num_rows]
+        )
+
+
+def rows_of_nodes(piece: Piece, base: int) -> list[dict[Node, int]]:
+    """For each segment of a piece laid at buffer row ``base``: its nodes' first rows."""
+    return [
+        {node: base + int(at[5]) + number * int(at[1]) for number, node in enumerate(nodes)}
+        for at, nodes in zip(piece.segments_S6, piece.nodes, strict=True)
+    ]
+
+
+class LocalBackend(AttentionBackend):
+    """Stores keys and values in the instance's own pool and attends to what lies at hand.
+
+    Subclasses say how: ``attend`` and ``merge``. ``fingerprint`` is the kernel's (equal ones give
+    equal bits), or empty where the bits depend on placement.
+    """
+
+    fingerprint: str = ""
+
+    def __init__(
+        self, *, shape: ModelShape, layout: BlockLayout, pool: MemoryPool, num_threads: int = 1
+    ) -> None:
+        self.shape = shape
+        self.layout = layout
+        self.pool = pool
+        self.scale = shape.head_dim**-0.5
+        self.num_threads = num_threads
+        blocks = torch.frombuffer(pool.region, dtype=torch.uint8)[header_bytes(pool.num_blocks) :]
+        self._cache_PLK2CD = blocks.view(DTYPES[layout.dtype]).view(pool.num_blocks, *layout.shape)
+        self._block_T = self._slot_T = torch.empty(0, dtype=torch.int64)
+        self._piece: Piece | None = None
+        self._program: MergeProgram | None = None
+        self._rows = NodeRows.empty(0, shape)
+
+    @abstractmethod
+    def attend(self, piece: Piece, q_THD: Tensor, layer: int, rows: NodeRows) -> None:
+        """Fill the piece's node rows (see ``Piece``); keys behind a query are not seen."""
+
+    @abstractmethod
+    def merge(self, program: MergeProgram, rows: NodeRows, num_queries: int) -> Partial:
+        """Run the merge program, overwriting ``rows``; the finished query rows."""
+
+    def place_writes(self, plan: Plan) -> None:
+        """Note which block and slot each row's new keys and values go to."""
+        blocks: list[int] = []
+        slots: list[int] = []
+        tokens = self.layout.tokens
+        for span in plan.spans:
+            for position in range(span.first_position, span.first_position + span.num_rows):
+                ref = span.table[position // tokens]
+                assert ref.loan == 0, "new keys go to the owner's own blocks"
+                blocks.append(ref.block)
+                slots.append(position % tokens)
+        self._block_T = torch.tensor(blocks, dtype=torch.int64)
+        self._slot_T = torch.tensor(slots, dtype=torch.int64)
+
+    def piece(self, cuts: Sequence[Cut], chosen: Sequence[dict[int, int]]) -> Piece:
+        """The piece over ``chosen[s]`` (leaf -> address) of span ``s``."""
+        segments = []
+        for index, row_start, num_rows, first_position in cuts:
+            last = (first_position + num_rows - 1) // self.layout.tokens
+            at_hand = [item for item in chosen[index].items() if item[0] <= last]
+            segments.append(
+                Segment(
+                    row_start,
+                    num_rows,
+                    first_position,
+                    tuple(leaf for leaf, _ in at_hand),
+                    tuple(address for _, address in at_hand),
+                )
+            )
+        return Piece.of(segments)
+
+    def begin(self, plan: Plan) -> None:
+        self.place_writes(plan)
+        addresses = []
+        for span in plan.spans:
+            assert all(ref.loan == 0 for ref in span.table), "a local backend reads own blocks"
+            addresses.append(
+                {leaf: self.pool.block_address(ref.block) for leaf, ref in enumerate(span.table)}
+            )
+        cuts = cut(plan)
+        self._piece = self.piece(cuts, addresses)
+        self._program = MergeProgram.of(
+            [(c.row_start, c.num_rows) for c in cuts], rows_of_nodes(self._piece, 0)
+        )
+        self._rows = NodeRows.empty(self._piece.num_node_rows, self.shape)
+
+    def write(self, k_TKD: Tensor, v_TKD: Tensor, layer: int) -> None:
+        self._cache_PLK2CD[self._block_T, layer, :, 0, self._slot_T] = k_TKD
+        self._cache_PLK2CD[self._block_T, layer, :, 1, self._slot_T] = v_TKD
+
+    def start(self, q_THD: Tensor, layer: int) -> tuple[Tensor, int]:
+        return q_THD, layer
+
+    def finish(self, pending: tuple[Tensor, int]) -> Partial:
+        assert self._piece is not None, "finish before begin"
+        assert self._program is not None, "finish before begin"
+        q_THD, layer = pending
+        self.attend(self._piece, q_THD, layer, self._rows)
+        return self.merge(self._program, self._rows, q_THD.shape[0])
+
+    def end(self) -> frozenset[int]:
+        self._piece = self._program = None
+        return frozenset()

@@ -1,0 +1,186 @@
+"""The composition root: turns a config into objects. Nothing else constructs a plugin.
+
+Roles: a *pool* (``build_pool``, ``build_pool_server``), a *step* (``build_loop``), the *planner*
+(``build_planner``). Each process builds only its own; the pool's part needs no torch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from engine.attention import BACKENDS, KERNELS
+from engine.attention.base import Kernel
+from engine.comm import TRANSPORTS
+from engine.comm.base import Transport
+from engine.config import Component, Config, options_of
+from engine.core import BlockLayout, ModelShape
+from engine.errors import ConfigError
+from engine.memory import POOLS
+from engine.memory.base import MemoryPool
+from engine.memory.rmanager import RManager
+from engine.protocol import VERSION, Hello, Message
+from engine.scheduler import PLACEMENTS
+from engine.scheduler.gmanager import GManager
+from engine.scheduler.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from engine.attention.answer import PoolServer
+    from engine.callbacks import Callback
+    from engine.loop import Loop
+    from engine.model.checkpoint import Checkpoint
+    from engine.model.runner import Model
+
+CONNECT_OWN_S = 10.0
+
+
+def layout_of(config: Config, shape: ModelShape) -> BlockLayout:
+    return BlockLayout(
+        layers=shape.num_layers,
+        kv_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+        tokens=config.pool.block_tokens,
+        dtype=config.model.dtype,
+    )
+
+
+def build_pool(config: Config, layout: BlockLayout) -> MemoryPool:
+    cls, options = options_of(POOLS, "pool", config.pool)
+    pool: MemoryPool = cls(options, layout=layout, num_blocks=config.pool.num_blocks)
+    return pool
+
+
+def build_transport(config: Config, pool: MemoryPool | None = None, **runtime: Any) -> Transport:
+    """A transport; with ``pool`` one that listens and lets peers on this host map its memory."""
+    cls, options = options_of(TRANSPORTS, "transport", config.transport)
+    if pool is not None:
+        runtime |= {"region": pool.region, "region_fd": pool.fd}
+    transport: Transport = cls(options, **runtime)
+    return transport
+
+
+def build_kernel(config: Config) -> Kernel:
+    kernel: Kernel = KERNELS.load(config.pool.kernel)()
+    return kernel
+
+
+def build_pool_server(
+    config: Config,
+    *,
+    instance: int,
+    epoch: int,
+    cluster: str,
+    shape: ModelShape,
+    pool: MemoryPool,
+    transport: Transport,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[PoolServer, RManager]:
+    from engine.attention.answer import PoolServer
+
+    kernel = build_kernel(config)
+    rmanager = RManager(
+        config.pool.lending,
+        instance=instance,
+        epoch=epoch,
+        cluster=cluster,
+        kernel_fingerprint=kernel.fingerprint,
+        pool=pool,
+    )
+    server = PoolServer(
+        transport=transport,
+        rmanager=rmanager,
+        pool=pool,
+        kernel=kernel,
+        shape=shape,
+        clock=clock,
+    )
+    return server, rmanager
+
+
+def build_planner(config: Config) -> GManager:
+    return GManager(config.planner)
+
+
+def build_loop(
+    config: Config,
+    *,
+    instance: int,
+    pool_epoch: int,
+    step_epoch: int,
+    cluster: str,
+    host: str,
+    checkpoint: Checkpoint,
+    pool: MemoryPool,
+    pool_address: str,
+    transport: Transport,
+    to_planner: Callable[[Message], None],
+    to_client: Callable[[str, Message], None],
+    model: Model | None = None,
+    callbacks: Sequence[Callback] = (),
+    clock: Callable[[], float] = time.monotonic,
+) -> Loop:
+    """The step role, connected to its own pool; ``model`` may be shared between instances."""
+    from engine.attention.dist import DistAttention
+    from engine.attention.lenders import Lenders
+    from engine.attention.local import LocalBackend
+    from engine.loop import Loop
+    from engine.model.llama import Llama
+    from engine.model.runner import ModelRunner
+    from engine.mover import Mover
+
+    shape, layout = checkpoint.config.shape, pool.layout
+    placement_cls, placement_options = options_of(PLACEMENTS, "placement", config.placement)
+    hello = Hello(VERSION, cluster, instance, pool_epoch, layout.fingerprint)
+    debtor = Hello(VERSION, cluster, instance, step_epoch, layout.fingerprint)
+    lenders = Lenders(transport, own=hello, debtor=debtor)
+    lenders.connect(instance, pool_address, CONNECT_OWN_S)
+
+    cls, options = options_of(BACKENDS, "attention", config.attention)
+    runtime = {
+        "shape": shape,
+        "layout": layout,
+        "pool": pool,
+        "num_threads": config.threads,
+    }
+    if issubclass(cls, LocalBackend):
+        local: LocalBackend = cls(options, **runtime)
+        backend = DistAttention(DistAttention.Config(), local=local, lenders=lenders)
+    elif issubclass(cls, DistAttention):
+        part = Component(name=options.local, options=options.local_options)
+        local_cls, local_options = options_of(BACKENDS, "attention.options.local", part)
+        if not issubclass(local_cls, LocalBackend):
+            raise ConfigError(
+                f"attention.options.local={options.local}: not a backend for local memory; "
+                "known: native, numpy, reference, sdpa, or a LocalBackend of your own"
+            )
+        backend = cls(options, local=local_cls(local_options, **runtime), lenders=lenders)
+    else:
+        raise ConfigError(
+            f"attention.name={config.attention.name}: {cls.__name__} is neither a DistAttention "
+            "nor a LocalBackend"
+        )
+
+    scheduler = Scheduler(
+        config.scheduler,
+        instance=instance,
+        host=host,
+        layout=layout,
+        placement=placement_cls(placement_options),
+        num_blocks=pool.num_blocks,
+        max_positions=shape.max_positions,
+        eos_ids=frozenset(checkpoint.eos_ids),
+    )
+    return Loop(
+        instance=instance,
+        scheduler=scheduler,
+        runner=ModelRunner(model or Llama(checkpoint.config, checkpoint.weights), backend),
+        backend=backend,
+        lenders=lenders,
+        mover=Mover(lenders, pool),
+        to_planner=to_planner,
+        to_client=to_client,
+        callbacks=callbacks,
+        clock=clock,
+    )
+

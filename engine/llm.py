@@ -1,0 +1,194 @@
+"""LLM: instances in this process, over the loopback transport; for scripts, notebooks and tests.
+
+The same machines and plugins as in the processes, in one thread: what `lendkv generate` compares
+its answer with, and the quickest way to try a part of your own.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from engine.build import (
+    build_loop,
+    build_planner,
+    build_pool,
+    build_pool_server,
+    build_transport,
+    layout_of,
+)
+from engine.callbacks import Callback
+from engine.comm.loopback import LoopbackNetwork
+from engine.config import Component, Config
+from engine.core import Request, SamplingParams
+from engine.errors import LendKVError
+from engine.model import checkpoint as checkpoints
+from engine.model.llama import Llama
+from engine.protocol import BorrowOffer, Failed, Message, Progress, Report, Tokens
+
+HOST = "this process"
+
+
+@dataclass(slots=True)
+class Completion:
+    """What became of a request."""
+
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: str = ""
+    report: Report | None = None
+    error: str = ""
+
+    @property
+    def done(self) -> bool:
+        return self.report is not None or bool(self.error)
+
+
+class LLM:
+    """``instances`` engines that lend each other memory, driven by ``generate``."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        checkpoint: checkpoints.Checkpoint | None = None,
+        callbacks: Sequence[Callback] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        config = replace(config, transport=Component(name="loopback"))
+        self.checkpoint = checkpoint or checkpoints.load(config.model.path, config.model.dtype)
+        self._clock = clock
+        self._planner = build_planner(config)
+        self.network = LoopbackNetwork()
+        self.on_message: Callable[[str, Message], None] | None = None
+        self._completions: dict[str, Completion] = {}
+        self._offers: deque[tuple[int, BorrowOffer]] = deque()
+        shape = self.checkpoint.config.shape
+        layout = layout_of(config, shape)
+        model = Llama(self.checkpoint.config, self.checkpoint.weights)
+        self.pools, self.servers, self.rmanagers, self.loops = [], [], [], []
+        self.addresses: list[str] = []
+        for instance in range(config.instances):
+            pool = build_pool(config, layout)
+            transport = build_transport(config, pool, network=self.network)
+            self.addresses.append(transport.listen())
+            server, rmanager = build_pool_server(
+                config,
+                instance=instance,
+                epoch=1,
+                cluster="local",
+                shape=shape,
+                pool=pool,
+                transport=transport,
+                clock=clock,
+            )
+            self.network.services.append(server.serve_once)
+            self.pools.append(pool)
+            self.servers.append(server)
+            self.rmanagers.append(rmanager)
+        for instance, pool in enumerate(self.pools):
+            loop = build_loop(
+                config,
+                instance=instance,
+                pool_epoch=1,
+                step_epoch=1,
+                cluster="local",
+                host=HOST,
+                checkpoint=self.checkpoint,
+                pool=pool,
+                pool_address=self.addresses[instance],
+                transport=build_transport(config, network=self.network),
+                to_planner=lambda message, at=instance: self._to_planner(at, message),
+                to_client=self._to_client,
+                model=model,
+                callbacks=callbacks,
+                clock=clock,
+            )
+            self.loops.append(loop)
+
+    def submit(self, request: Request, instance: int = 0) -> Completion:
+        """Queue a request at an instance; ``run`` fills in the completion."""
+        self._completions[request.request_id] = completion = Completion()
+        self.loops[instance].submit(request)
+        return completion
+
+    def run(self) -> Iterator[None]:
+        """Step all instances until every request is done; yields after each round."""
+        while any(not completion.done for completion in self._completions.values()):
+            moved = [self._step(instance) for instance in range(len(self.loops))]
+            if not any(moved):
+                time.sleep(0.0005)  # somebody pauses before it tries again
+            yield
+        self._completions.clear()
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingParams | None = None,
+        *,
+        instances: Sequence[int] = (0,),
+    ) -> list[Completion]:
+        """Complete token-id prompts, dealt to ``instances`` in turn; LendKVError if one fails."""
+        completions = [
+            self.submit(
+                Request(
+                    request_id=str(number),
+                    prompt_ids=tuple(prompt),
+                    sampling=sampling or SamplingParams(),
+                ),
+                instances[number % len(instances)],
+            )
+            for number, prompt in enumerate(prompts)
+        ]
+        for _ in self.run():
+            pass
+        for completion in completions:
+            if completion.error:
+                raise LendKVError(completion.error)
+        return completions
+
+    def check(self) -> None:
+        """The books of every pool and every step match."""
+        for rmanager, loop in zip(self.rmanagers, self.loops, strict=True):
+            rmanager.check()
+            loop.scheduler.holdings.store.check()
+
+    def close(self) -> None:
+        for loop in self.loops:
+            loop.lenders.close()
+        for server in self.servers:
+            server.close()
+        for pool in self.pools:
+            pool.close()
+
+    def _step(self, instance: int) -> bool:
+        while self._offers:
+            to, offer = self._offers.popleft()
+            self.loops[to].scheduler.on_offer(offer, self._clock())
+        pumped = self.network.pump()
+        return self.loops[instance].step() or pumped or bool(self._offers)
+
+    def _to_planner(self, instance: int, message: Message) -> None:
+        now = self._clock()
+        for address, rmanager in zip(self.addresses, self.rmanagers, strict=True):
+            if address in self.network.listeners and address not in self.network.frozen:
+                self._planner.handle(rmanager.heartbeat(address=address, host=HOST), now)
+        answer = self._planner.handle(message, now)
+        if isinstance(answer, BorrowOffer):
+            self._offers.append((instance, answer))
+
+    def _to_client(self, request_id: str, message: Message) -> None:
+        if self.on_message:
+            self.on_message(request_id, message)
+        completion = self._completions.get(request_id)
+        if completion is None:
+            return
+        match message:
+            case Tokens():
+                completion.token_ids += message.token_ids
+                completion.finish_reason = message.finish_reason
+            case Failed():
+                completion.error = message.reason
+            case Report():
+                completion.report = message
+            case Progress():
+                pass

@@ -1,0 +1,165 @@
+"""Loop: one instance's step loop, from messages to tokens. All choices were made in build.py.
+
+It carries out what the scheduler wants (its effects) and reports back; it decides nothing.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from engine.attention.dist import DistAttention, Travel
+from engine.attention.lenders import Lenders
+from engine.callbacks import Callback
+from engine.core import Plan, Request
+from engine.errors import PeerLost
+from engine.model.runner import ModelRunner
+from engine.model.sampler import sample
+from engine.mover import Mover
+from engine.protocol import Ack, FencedOff, Granted, Message, Report
+from engine.scheduler.effects import Connect, Effect, Finish, Move, ToClient, ToPlanner, ToPool
+from engine.scheduler.scheduler import Scheduler
+
+CONNECT_S = 2.0
+MAX_MISSED_STEPS = 3
+"""a holder that misses its deadline in so many steps in a row is given up"""
+
+
+class Loop:
+    """``step`` until it returns False: then there is nothing to run until a message comes."""
+
+    def __init__(
+        self,
+        *,
+        instance: int,
+        scheduler: Scheduler,
+        runner: ModelRunner,
+        backend: DistAttention,
+        lenders: Lenders,
+        mover: Mover,
+        to_planner: Callable[[Message], None],
+        to_client: Callable[[str, Message], None],
+        callbacks: Sequence[Callback] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._instance = instance
+        self.scheduler = scheduler
+        self._runner = runner
+        self._backend = backend
+        self.lenders = lenders
+        self._mover = mover
+        self._to_planner = to_planner
+        self._to_client = to_client
+        self._callbacks = tuple(callbacks)
+        self._clock = clock
+
+    def submit(self, request: Request) -> None:
+        self.scheduler.add(request)
+
+    def step(self) -> bool:
+        """Receive, schedule, run, sample, publish; False when nothing could run."""
+        self.receive()
+        plan = self.scheduler.schedule(self._clock())
+        self._perform()
+        if plan is None:
+            return False
+        began = time.perf_counter()
+        for callback in self._callbacks:
+            callback.on_step_start(plan)
+        logits_NV, poisoned = self._runner.run(plan)
+        next_ids = self._sample(plan, logits_NV)
+        self.scheduler.commit(plan, next_ids, poisoned)
+        self._perform()
+        for callback in self._callbacks:
+            callback.on_step_end(plan, time.perf_counter() - began, poisoned)
+        return True
+
+    def receive(self) -> None:
+        """Take what came from pools, and notice who is lost. Raises PeerLost for the own pool."""
+        self.lenders.pump(0.0)
+        while self.lenders.inbox:
+            self._take(*self.lenders.inbox.popleft())
+        for instance, missed in list(self._backend.missed.items()):
+            if missed >= MAX_MISSED_STEPS:
+                self.lenders.drop(instance, f"it missed its deadline in {missed} steps in a row")
+        while self.lenders.lost:
+            self._lose(*self.lenders.lost.popitem())
+        self._mover.push()
+        self._perform()
+
+    def wait(self, timeout_s: float, also: Sequence[int] = ()) -> None:
+        """Sleep until a pool or a file descriptor has something to say."""
+        self.lenders.wait(0.001 if self._mover.busy else timeout_s, also)
+
+    def _take(self, instance: int, message: Message) -> None:
+        if isinstance(message, Ack):
+            move = self._mover.on_ack(instance, message)
+            if move is not None:
+                self.scheduler.on_moved(move.sequence, move.leaf)
+            return
+        if isinstance(message, FencedOff):
+            self._backend.forget_tables(instance)  # attach anew what still stands
+        if isinstance(message, Granted):
+            for callback in self._callbacks:
+                callback.on_borrow(instance, len(message.blocks))
+        self.scheduler.on_message(instance, message, self._clock())
+
+    def _lose(self, instance: int, reason: str) -> None:
+        if instance == self._instance:
+            raise PeerLost(f"the own pool is gone: {reason}")
+        self._backend.forget_tables(instance)
+        self._mover.drop_instance(instance)
+        self.scheduler.on_lost(instance, self._clock())
+        for callback in self._callbacks:
+            callback.on_peer_lost(instance, reason)
+
+    def _sample(self, plan: Plan, logits_NV: Tensor) -> dict[int, int]:
+        spans = [plan.spans[index] for index in plan.sampled]
+        params = [self.scheduler.sampling_of(span.sequence) for span in spans]
+        positions = [span.first_position + span.num_rows for span in spans]
+        tokens = sample(logits_NV, params, positions)
+        return dict(zip(plan.sampled, tokens, strict=True))
+
+    def _perform(self) -> None:
+        """Carry out effects until there are none; some bring new ones."""
+        while effects := self.scheduler.take_effects():
+            for effect in effects:
+                self._do(effect)
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case ToPool():
+                self.lenders.send(effect.instance, effect.message)
+            case ToPlanner():
+                self._to_planner(effect.message)
+            case ToClient():
+                self._to_client(effect.request_id, effect.message)
+            case Move():
+                self._mover.add(effect)
+            case Connect():
+                try:
+                    self.lenders.connect(effect.instance, effect.address, CONNECT_S)
+                except PeerLost as error:
+                    self.lenders.lost[effect.instance] = str(error)
+            case Finish():
+                self._finish(effect)
+
+    def _finish(self, effect: Finish) -> None:
+        self._mover.cancel(effect.sequence)
+        self._backend.forget_sequence(effect.sequence)
+        if not effect.final:
+            return
+        travel = self._backend.travel.pop(effect.sequence, None) or Travel()
+        report = Report(
+            effect.request_id,
+            {str(instance): count for instance, count in effect.holders},
+            travel.query_bytes,
+            travel.partial_bytes,
+            self._mover.moved_bytes.pop(effect.sequence, 0),
+            travel.kv_bytes_avoided,
+            dict(travel.steps_by_way),
+            effect.recomputed_tokens,
+        )
+        self._to_client(effect.request_id, report)
+        for callback in self._callbacks:
+            callback.on_request_finished(report)

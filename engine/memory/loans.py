@@ -1,0 +1,144 @@
+"""Loans of one pool: which of its blocks a debtor holds, how far they are written, until when."""
+
+import math
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from typing import NamedTuple
+
+from engine.errors import Fenced
+
+
+class Debtor(NamedTuple):
+    instance: int
+    epoch: int
+
+
+class LoanFenced(Fenced):
+    """A table cannot be answered. ``loans`` are those that ended: their data is gone."""
+
+    def __init__(self, reason: str, loans: Sequence[int] = ()) -> None:
+        self.loans = tuple(loans)
+        super().__init__(reason)
+
+
+class Slot(Enum):
+    OPEN = "open"
+    """being written"""
+    COMMITTED = "committed"
+    """whole and immutable"""
+    RELEASED = "released"
+    """its block is somebody else's by now; final"""
+
+
+class Loan:
+    """Blocks granted together; its number is never used again."""
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        debtor: Debtor,
+        reservation: int,
+        blocks: Sequence[int],
+        generations: Sequence[int],
+    ) -> None:
+        self.number = number
+        self.debtor = debtor
+        self.reservation = reservation
+        self.blocks = tuple(blocks)
+        self.generations = tuple(generations)
+        self.lease_s = 0.0
+        self.expires = -math.inf
+        """set by Loans.extend; from then on the loan has ended"""
+        self.version = 0
+        """grows whenever a slot is released"""
+        self.slots = [Slot.OPEN] * len(self.blocks)
+        self.filled = [0] * len(self.blocks)
+        """bytes written in order from the slot's start"""
+
+    @property
+    def standing_slots(self) -> list[int]:
+        return [index for index, slot in enumerate(self.slots) if slot is not Slot.RELEASED]
+
+    def release(self, slots: Sequence[int]) -> list[int]:
+        """Ends these slots; returns those that stood until now."""
+        ended = [index for index in dict.fromkeys(slots) if self.slots[index] is not Slot.RELEASED]
+        for index in ended:
+            self.slots[index] = Slot.RELEASED
+        self.version += bool(ended)
+        return ended
+
+
+class Loans:
+    """The standing loans, by number and by reservation."""
+
+    def __init__(self) -> None:
+        self._loans: dict[int, Loan] = {}
+        self._reservations: dict[tuple[Debtor, int], Loan] = {}
+        self._last_number = 0
+        self._next_expiry = math.inf
+        """no loan ends earlier; so looking is cheap while none does"""
+
+    def __iter__(self) -> Iterator[Loan]:
+        return iter(self._loans.values())
+
+    def open(
+        self,
+        debtor: Debtor,
+        reservation: int,
+        *,
+        blocks: Sequence[int],
+        generations: Sequence[int],
+    ) -> Loan:
+        """A loan that is over at once unless extended."""
+        self._last_number += 1
+        loan = Loan(
+            self._last_number,
+            debtor=debtor,
+            reservation=reservation,
+            blocks=blocks,
+            generations=generations,
+        )
+        self._loans[loan.number] = loan
+        self._reservations[debtor, reservation] = loan
+        self._next_expiry = loan.expires
+        return loan
+
+    def extend(self, loan: Loan, until: float) -> None:
+        """The debtor may count on any answer it got, so an expiry never moves closer."""
+        loan.expires = max(loan.expires, until)
+
+    def get(self, number: int) -> Loan | None:
+        return self._loans.get(number)
+
+    def reserved(self, debtor: Debtor, reservation: int) -> Loan | None:
+        return self._reservations.get((debtor, reservation))
+
+    def close(self, loan: Loan) -> None:
+        del self._loans[loan.number]
+        del self._reservations[loan.debtor, loan.reservation]
+
+    def overdue(self, now: float) -> list[Loan]:
+        """Loans whose lease is over."""
+        if now < self._next_expiry:
+            return []
+        over = [loan for loan in self if loan.expires <= now]
+        later = (loan.expires for loan in self if loan.expires > now)
+        self._next_expiry = min(later, default=math.inf)
+        return over
+
+    def older(self, debtor: Debtor) -> list[Loan]:
+        """Loans of earlier epochs of the same instance."""
+        return [
+            loan
+            for loan in self
+            if loan.debtor.instance == debtor.instance and loan.debtor.epoch < debtor.epoch
+        ]
+
+    def check(self) -> None:
+        assert self._loans.keys() == {loan.number for loan in self._reservations.values()}
+        for number, loan in self._loans.items():
+            assert number == loan.number <= self._last_number
+            assert loan.standing_slots, f"loan {number} is empty and still open"
+            assert loan.expires >= self._next_expiry
+            assert len(loan.blocks) == len(loan.slots) == len(loan.filled)

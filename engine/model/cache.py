@@ -1,0 +1,144 @@
+"""Fused weights in one safetensors file that every process of the machine maps.
+
+A source is converted once for each dtype; many processes may ask at the same time. Knows nothing
+of formats: a source gives parts (``layout.Part``) as tensors.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from engine.core import ITEM_BYTES
+from engine.errors import CheckpointError
+from engine.model.config import LlamaConfig
+from engine.model.layout import Fused, Part, fused_weights
+from engine.native.library import cache_folder
+
+FORMAT_VERSION = 1
+_CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+Progress = Callable[[int, int], None]
+"""called with the bytes written so far and in all"""
+
+
+class Source(Protocol):
+    """Where weights come from."""
+
+    @property
+    def files(self) -> list[Path]: ...
+
+    def read(self, part: Part) -> Tensor: ...
+
+
+def fused(
+    source: Source, config: LlamaConfig, dtype: str, on_progress: Progress | None
+) -> dict[str, Tensor]:
+    """The weights of ``Llama``, mapped from the cache and shared; never write to them.
+
+    Converts first if this machine has not yet, or if the file is damaged.
+    """
+    weights = [(weight, weight.dtype or dtype) for weight in fused_weights(config)]
+    target = cache_folder() / "models" / f"{_hash(source.files, dtype)}.safetensors"
+    mapped = _map(target, weights)
+    if mapped is not None:
+        return mapped
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            mapped = _map(target, weights)  # another process may have written it meanwhile
+            if mapped is None:
+                partial = target.with_suffix(".tmp")
+                try:
+                    _write(partial, source, weights, on_progress)
+                    os.replace(partial, target)
+                finally:
+                    partial.unlink(missing_ok=True)
+                mapped = _map(target, weights)
+    except OSError as error:
+        total = sum(map(_num_bytes, weights))
+        raise CheckpointError(
+            f"cannot write {total} bytes of converted weights to {target.parent} "
+            f"({error.strerror}); set XDG_CACHE_HOME to a folder with room"
+        ) from error
+    if mapped is None:
+        raise CheckpointError(f"{target} was just written and cannot be read back")
+    return mapped
+
+
+def _map(path: Path, weights: list[tuple[Fused, str]]) -> dict[str, Tensor] | None:
+    """The file's tensors, or None when it is absent or not what is wanted."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            if names != {weight.name for weight, _ in weights}:
+                return None
+            mapped = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError):
+        return None
+    right = all(
+        mapped[weight.name].shape == weight.shape
+        and mapped[weight.name].dtype == getattr(torch, dtype)
+        for weight, dtype in weights
+    )
+    return mapped if right else None
+
+
+def _write(
+    path: Path,
+    source: Source,
+    weights: list[tuple[Fused, str]],
+    on_progress: Progress | None,
+) -> None:
+    """Tensor by tensor, so that a conversion needs the memory of one."""
+    total, done, header = sum(map(_num_bytes, weights)), 0, {}
+    for weight, dtype in weights:
+        end = done + _num_bytes((weight, dtype))
+        header[weight.name] = {
+            "dtype": _CODES[dtype],
+            "shape": weight.shape,
+            "data_offsets": (done, end),
+        }
+        done = end
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    done = 0
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for weight, dtype in weights:
+            tensor = _joined(source, weight).to(getattr(torch, dtype)).contiguous()
+            done += file.write(tensor.view(-1).view(torch.uint8).numpy().data)
+            if on_progress is not None:
+                on_progress(done, total)
+
+
+def _joined(source: Source, weight: Fused) -> Tensor:
+    """The parts one below the other, in the widest dtype among them."""
+    tensors = []
+    for part in weight.parts:
+        tensor = source.read(part)
+        tensors.append(tensor.expand(part.num_rows, *part.shape) if part.num_rows else tensor)
+    return torch.cat(tensors)
+
+
+def _num_bytes(weight: tuple[Fused, str]) -> int:
+    return math.prod(weight[0].shape) * ITEM_BYTES[weight[1]]
+
+
+def _hash(files: list[Path], dtype: str) -> str:
+    digest = hashlib.blake2b(f"{FORMAT_VERSION} {dtype}".encode(), digest_size=16)
+    for path in files:
+        stat = path.stat()
+        digest.update(f"\0{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
+    return digest.hexdigest()

@@ -1,0 +1,120 @@
+"""Text to token ids and back, over the ``tokenizers`` library; streams and chats. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from engine.errors import CheckpointError
+from engine.model.chat import ChatTemplate
+from engine.model.huggingface import read_json
+from engine.model.tokenizer_gguf import byte_pair_tokenizer
+
+REPLACEMENT = "\ufffd"
+
+
+class Tokenizer:
+    """The tokenizer of one checkpoint."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, template: ChatTemplate | None) -> None:
+        self.backend, self.template = backend, template
+
+    @classmethod
+    def from_huggingface(cls, folder: Path) -> Tokenizer | None:
+        """From tokenizer.json and the files around it; None when there is no tokenizer.json."""
+        path = folder / "tokenizer.json"
+        if not path.exists():
+            return None
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception for every fault
+            raise CheckpointError(f"{path} is not a valid tokenizer: {error}") from error
+        settings: dict[str, Any] = {}
+        for name in ("special_tokens_map.json", "tokenizer_config.json"):
+            if (folder / name).exists():
+                settings |= read_json(folder / name)
+        source = settings.get("chat_template")
+        if isinstance(source, list):  # named templates: [{"name": ..., "template": ...}]
+            source = {entry["name"]: entry["template"] for entry in source}.get("default")
+        if (folder / "chat_template.jinja").exists():
+            source = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        special = {key: _content(v) for key, v in settings.items() if key.endswith("_token")}
+        return cls(backend, ChatTemplate(source, special) if source else None)
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:
+        """From the ``tokenizer.*`` keys of a GGUF file."""
+        backend = byte_pair_tokenizer(metadata)
+        special = {
+            f"{name}_token": backend.id_to_token(metadata[f"tokenizer.ggml.{name}_token_id"])
+            for name in ("bos", "eos")
+            if f"tokenizer.ggml.{name}_token_id" in metadata
+        }
+        source = metadata.get("tokenizer.chat_template")
+        return cls(backend, ChatTemplate(source, special) if source else None)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt, with the tokens that the model puts before one (BOS), if any."""
+        return list(self.backend.encode(text).ids)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of tokens; special tokens are left out."""
+        return str(self.backend.decode(list(ids)))
+
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of a conversation, ready for the assistant's answer.
+
+        Raises CheckpointError without a chat template, ValueError when it refuses the messages.
+        """
+        if self.template is None:
+            raise CheckpointError("this model has no chat template: send a prompt, not messages")
+        return list(
+            self.backend.encode(self.template.render(messages), add_special_tokens=False).ids
+        )
+
+    def stream(self) -> TextStream:
+        """A decoder for the tokens of one answer."""
+        return TextStream(self)
+
+
+class TextStream:
+    """Text of tokens as they come; all pieces joined are the text of all tokens.
+
+    A character whose bytes are not all there yet is held back: it decodes to one to three
+    replacement characters at the end.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        """since the last but one boundary of tokens and characters: decoders need the context"""
+        self._boundary = 0
+        self._num_sent = 0
+        """characters of the text of ``_ids``"""
+
+    def push(self, token_id: int) -> str:
+        """The text that the token completes, perhaps none."""
+        self._ids.append(token_id)
+        text = self._tokenizer.decode(self._ids)
+        num_whole = max(len(text.rstrip(REPLACEMENT)), len(text) - 3)
+        piece = text[self._num_sent : num_whole]
+        self._num_sent = max(self._num_sent, num_whole)
+        if num_whole == len(text):
+            self._ids = self._ids[self._boundary :]
+            self._boundary = len(self._ids)
+            self._num_sent = len(self._tokenizer.decode(self._ids))
+        return piece
+
+    def flush(self) -> str:
+        """What was held back, at the end of the answer."""
+        piece = self._tokenizer.decode(self._ids)[self._num_sent :]
+        self._num_sent += len(piece)
+        return piece
+
+
+def _content(token: Any) -> Any:
+    """A special token is a string or a table with its settings."""
+    return token.get("content") if isinstance(token, dict) else token

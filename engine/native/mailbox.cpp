@@ -1,0 +1,69 @@
+// Publishing, sleeping and spinning on words shared by two processes, for the rings of engine/comm.
+// Loads and stores alone are in atomics.cpp. Every address is a naturally aligned 64-bit word that another process may change at any time.
+#include <sched.h>
+
+#include <atomic>
+#include <cstdint>
+#include <ctime>
+
+using Word = std::atomic_ref<uint64_t>;
+
+constexpr int64_t kPureSpin_ns = 10'000;
+
+static inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+static inline int64_t now_ns() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec * 1000000000ll + t.tv_nsec;
+}
+
+extern "C" {
+
+// Publishes a counter. Returns 1 when the other side sleeps and this call is to ring its bell.
+// Pairs with lk_fall_asleep_u64: each side stores, fences, then loads what the other stored, so
+// either the sleeper sees the counter or this call sees the flag.
+int32_t lk_publish_u64(uint64_t* counter, uint64_t value, uint64_t* asleep) {
+  Word(*counter).store(value, std::memory_order_release);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (Word(*asleep).load(std::memory_order_relaxed) == 0) return 0;
+  return Word(*asleep).exchange(0, std::memory_order_seq_cst) != 0;
+}
+
+// Declares this side asleep. Returns 1 when the counter has left `seen` already: do not sleep.
+int32_t lk_fall_asleep_u64(uint64_t* asleep, uint64_t* counter, uint64_t seen) {
+  Word(*asleep).store(1, std::memory_order_seq_cst);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  return Word(*counter).load(std::memory_order_acquire) != seen;
+}
+
+// Watches until a word at `addresses[i]` differs from `values[i]`; returns i, or -1 after spin_ns.
+// After a first part it yields between looks: the peer may be waiting for this very core.
+int64_t lk_wait_change(const uint64_t* addresses, const uint64_t* values, int64_t count,
+                       int64_t spin_ns) {
+  const int64_t start = now_ns();
+  bool yields = false;
+  for (uint32_t turn = 1;; turn++) {
+    for (int64_t i = 0; i < count; i++) {
+      uint64_t* at = reinterpret_cast<uint64_t*>(addresses[i]);
+      if (Word(*at).load(std::memory_order_acquire) != values[i]) return i;
+    }
+    if (yields || turn % 16 == 0) {
+      const int64_t spent_ns = now_ns() - start;
+      if (spent_ns >= spin_ns) return -1;
+      yields = spent_ns >= kPureSpin_ns;
+    }
+    if (yields) {
+      sched_yield();
+    } else {
+      relax();
+    }
+  }
+}
+}

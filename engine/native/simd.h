@@ -1,0 +1,142 @@
+// Sixteen floats at a time, the same bits on every instruction set.
+//
+// Every operation rounds each lane once (fma is always fused), so the bits do not depend on the
+// register width the compiler finds. GCC's vector extensions do most; fma and half need help.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define LK_INLINE inline __attribute__((always_inline))
+
+namespace lk {
+
+constexpr int LANES = 16;
+
+typedef float Vec __attribute__((vector_size(64)));
+typedef int32_t VecI __attribute__((vector_size(64)));
+typedef uint32_t VecU __attribute__((vector_size(64)));
+typedef uint16_t VecH __attribute__((vector_size(32)));
+
+struct Bf16 { uint16_t bits; };
+struct Half { uint16_t bits; };
+
+// x - 0 is x for every x, -0 too; 0 + x is not.
+LK_INLINE Vec set1(float x) { return x - Vec{}; }
+
+template <class T>
+LK_INLINE T load_as(const void* from) {
+    T to;
+    std::memcpy(&to, from, sizeof to);
+    return to;
+}
+
+LK_INLINE void store(float* to, Vec x) { std::memcpy(to, &x, sizeof x); }
+
+LK_INLINE Vec fma(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    typedef float Half8 __attribute__((vector_size(32)));
+    Half8 x[2], y[2], z[2];
+    std::memcpy(x, &a, sizeof a);
+    std::memcpy(y, &b, sizeof b);
+    std::memcpy(z, &c, sizeof c);
+    for (int i = 0; i < 2; i++)
+        z[i] = (Half8)_mm256_fmadd_ps((__m256)x[i], (__m256)y[i], (__m256)z[i]);
+    std::memcpy(&c, z, sizeof c);
+    return c;
+#else
+    for (int i = 0; i < LANES; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+    return c;
+#endif
+}
+
+// Where the condition holds (all bits set) a, elsewhere b.
+LK_INLINE Vec select(VecI condition, Vec a, Vec b) { return condition ? a : b; }
+LK_INLINE Vec max(Vec a, Vec b) { return select(a > b, a, b); }
+
+// All lanes hold the maximum, or the sum in a fixed order.
+#define LK_SWAP(x, i) \
+    __builtin_shufflevector(x, x, 0 ^ i, 1 ^ i, 2 ^ i, 3 ^ i, 4 ^ i, 5 ^ i, 6 ^ i, 7 ^ i, \
+                            8 ^ i, 9 ^ i, 10 ^ i, 11 ^ i, 12 ^ i, 13 ^ i, 14 ^ i, 15 ^ i)
+LK_INLINE float max_lane(Vec x) {
+    x = max(x, LK_SWAP(x, 8));
+    x = max(x, LK_SWAP(x, 4));
+    x = max(x, LK_SWAP(x, 2));
+    return max(x, LK_SWAP(x, 1))[0];
+}
+LK_INLINE float sum_lanes(Vec x) {
+    x += LK_SWAP(x, 8);
+    x += LK_SWAP(x, 4);
+    x += LK_SWAP(x, 2);
+    return (x + LK_SWAP(x, 1))[0];
+}
+#undef LK_SWAP
+
+// Widening to float32 is exact.
+LK_INLINE float widen(float x) { return x; }
+LK_INLINE float widen(Bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
+LK_INLINE float widen(Half x) {
+    uint32_t sign = uint32_t(x.bits & 0x8000) << 16, rest = uint32_t(x.bits & 0x7fff) << 13;
+    uint32_t magnitude = rest >= (0x7c00u << 13)  // infinity or NaN
+        ? rest | 0x7f800000u
+        : __builtin_bit_cast(uint32_t, __builtin_bit_cast(float, rest) * 0x1p112f);
+    return __builtin_bit_cast(float, sign | magnitude);
+}
+
+LK_INLINE Vec load(const float* from) { return load_as<Vec>(from); }
+LK_INLINE Vec load(const Bf16* from) {
+    return (Vec)(__builtin_convertvector(load_as<VecH>(from), VecU) << 16);
+}
+LK_INLINE Vec load(const Half* from) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_maskz_cvtph_ps(0xffff, load_as<__m256i>(from));
+#else
+    Vec to;
+    for (int i = 0; i < LANES; i++) to[i] = widen(from[i]);
+    return to;
+#endif
+}
+
+// 2^f = 1 + f (c1 + c2 f + ...), least squares on Chebyshev points of [-1/2, 1/2]; error 1.6e-8.
+constexpr float EXP2_1 = 0x1.62e430p-1f, EXP2_2 = 0x1.ebfbdcp-3f, EXP2_3 = 0x1.c6aed6p-5f,
+                EXP2_4 = 0x1.3b2cc4p-7f, EXP2_5 = 0x1.5f44dcp-10f, EXP2_6 = 0x1.4258d8p-13f;
+
+// 2^x for x <= 0, within 1.5 ulp; exactly 1 at 0; 0 below -125 and for NaN.
+LK_INLINE Vec exp2_of_negative(Vec x) {
+    VecI inside = x >= -125.0f;
+    x = select(inside, x, Vec{});
+    Vec magic = set1(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+    Vec shifted = x + magic;
+    Vec f = x - (shifted - magic);
+    Vec p = set1(EXP2_6);
+    p = fma(p, f, set1(EXP2_5));
+    p = fma(p, f, set1(EXP2_4));
+    p = fma(p, f, set1(EXP2_3));
+    p = fma(p, f, set1(EXP2_2));
+    p = fma(p, f, set1(EXP2_1));
+    p = fma(p, f, set1(1.0f));
+    VecI power = ((VecI)shifted - (VecI)magic) << 23;
+    return select(inside, (Vec)((VecI)p + power), Vec{});
+}
+
+// Natural logarithm of normal x > 0; exactly 0 at 1.  ln m = 2 atanh((m - 1) / (m + 1))
+LK_INLINE Vec ln(Vec x) {
+    VecI power = ((VecI)x - 0x3f3504f3) >> 23;  // brings m into [sqrt(1/2), sqrt(2))
+    Vec m = (Vec)((VecI)x - (power << 23));
+    Vec t = (m - 1.0f) / (m + 1.0f), tt = t * t;
+    Vec p = set1(2.0f / 9);
+    p = fma(p, tt, set1(2.0f / 7));
+    p = fma(p, tt, set1(2.0f / 5));
+    p = fma(p, tt, set1(2.0f / 3));
+    p = fma(p, tt, set1(2.0f));
+    return fma(__builtin_convertvector(power, Vec), set1(0.6931471805599453f), t * p);
+}
+
+}  // namespace lk

@@ -1,0 +1,35 @@
+"""Placement: which instance shall hold which rBlock of a sequence. Pure functions of their input."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.protocol import Creditor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Need:
+    """Blocks a sequence wants placed: its leaves ``[0, num_blocks)``, the last one its tail.
+
+    ``num_blocks`` is what the prompt needs, or, when a running sequence grows, the whole of it.
+    """
+
+    owner: int
+    host: str
+    num_blocks: int
+    num_local: int
+    """blocks of the own pool it can have"""
+    working_blocks: int
+    """of these, blocks that pass through on their way to a creditor, if anything is lent"""
+
+
+class Placement(ABC):
+    """The same arguments give the same answer; no state, no I/O."""
+
+    @abstractmethod
+    def place(self, need: Need, creditors: Sequence[Creditor]) -> tuple[int, ...]:
+        """The holder of each leaf, by instance number; the last leaf is the owner's.
+
+        Gives no creditor more than its ``num_lendable``. Raises CapacityError, with numbers, when
+        the need cannot be met by the owner and these creditors.
+        """

@@ -1,0 +1,195 @@
+"""Negotiator, the debtor's side of borrowing: all the blocks a sequence needs, or none. No I/O.
+
+Asks the planner who could lend, lets the placement choose, reserves at each creditor. The planner
+is stale by design: a creditor may refuse, and then the choice is made again with what it said.
+(PAPER section 2.1: the creditors are tried in turn; their own tables decide.)
+"""
+
+from dataclasses import dataclass, field
+
+from engine.errors import CapacityError
+from engine.protocol import (
+    BorrowOffer,
+    BorrowQuery,
+    Creditor,
+    Granted,
+    Refused,
+    Release,
+    Reserve,
+)
+from engine.scheduler.base import Need, Placement
+from engine.scheduler.debts import Debts
+from engine.scheduler.effects import Connect, Effect, ToPlanner, ToPool
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Every block has a place: ``holders`` by leaf, and the loans that were granted for them."""
+
+    sequence: int
+    holders: tuple[int, ...]
+    grants: dict[int, Granted]
+
+
+@dataclass(frozen=True, slots=True)
+class NotPlaced:
+    """Nothing is held. ``hopeless`` when no instance could ever lend enough."""
+
+    sequence: int
+    reason: str
+    hopeless: bool
+
+
+Outcome = Placed | NotPlaced
+
+
+@dataclass(slots=True)
+class _Deal:
+    sequence: int
+    need: Need
+    started: float
+    query: int
+    num_lend_cap: int = 0
+    creditors: list[Creditor] = field(default_factory=list)
+    holders: tuple[int, ...] = ()
+    asked: dict[int, int] = field(default_factory=dict)
+    """reservation -> instance, unanswered"""
+    grants: dict[int, Granted] = field(default_factory=dict)
+    rounds: int = 0
+
+
+class Negotiator:
+    """One deal for each sequence that is being placed."""
+
+    def __init__(
+        self,
+        placement: Placement,
+        debts: Debts,
+        *,
+        effects: list[Effect],
+        lease_s: float = 30.0,
+        timeout_s: float = 5.0,
+        max_rounds: int = 3,
+    ) -> None:
+        self._placement = placement
+        self._debts = debts
+        self._lease_s = lease_s
+        self._timeout_s = timeout_s
+        self._max_rounds = max_rounds
+        self._deals: dict[int, _Deal] = {}
+        self._reserved_at: dict[int, float] = {}
+        self._next_id = 1
+        self._effects = effects
+        self.outcomes: list[Outcome] = []
+
+    def borrow(self, sequence: int, need: Need, now: float) -> None:
+        """Start a deal; its outcome will be in ``outcomes``."""
+        query = self._take_id()
+        self._deals[sequence] = _Deal(sequence, need, now, query)
+        wanted = max(need.num_blocks - need.num_local, 1)
+        self._effects.append(ToPlanner(BorrowQuery(query, need.owner, need.host, wanted)))
+
+    def cancel(self, sequence: int) -> None:
+        """Give up a deal without an outcome."""
+        deal = self._deals.pop(sequence, None)
+        if deal is not None:
+            self._undo(deal)
+
+    def on_offer(self, offer: BorrowOffer, now: float) -> None:
+        for deal in list(self._deals.values()):
+            if deal.query == offer.query and not deal.rounds:
+                deal.creditors = list(offer.creditors)
+                deal.num_lend_cap = offer.num_lend_cap
+                self._reserve(deal, now)
+
+    def on_granted(self, instance: int, message: Granted) -> None:
+        asked_at = self._reserved_at.pop(message.reservation, None)
+        deal = self._deal_of(message.reservation)
+        if deal is None or asked_at is None:
+            # The deal was given up meanwhile: an unused loan goes back at once.
+            self._effects.append(ToPool(instance, Release(message.loan)))
+            return
+        del deal.asked[message.reservation]
+        deal.grants[instance] = message
+        self._debts.add(instance, message.loan, lease_s=message.lease_s, asked_at=asked_at)
+        if not deal.asked:
+            del self._deals[deal.sequence]
+            self.outcomes.append(Placed(deal.sequence, deal.holders, deal.grants))
+
+    def on_refused(self, instance: int, message: Refused, now: float) -> None:
+        self._reserved_at.pop(message.reservation, None)
+        deal = self._deal_of(message.reservation)
+        if deal is not None:
+            self._retry(deal, instance, message.num_lendable, now)
+
+    def on_lost(self, instance: int, now: float) -> None:
+        """The instance is gone: nothing can be had from it now."""
+        for deal in list(self._deals.values()):
+            if instance in deal.asked.values() or instance in deal.grants:
+                deal.grants.pop(instance, None)
+                self._retry(deal, instance, 0, now)
+
+    def tick(self, now: float) -> None:
+        for deal in list(self._deals.values()):
+            if now - deal.started >= self._timeout_s:
+                who = f"instances {sorted(set(deal.asked.values()))}" if deal.asked else "planner"
+                self._fail(deal, f"no answer from the {who} in {self._timeout_s:g} s", False)
+
+    def _reserve(self, deal: _Deal, now: float) -> None:
+        deal.rounds += 1
+        if deal.rounds > self._max_rounds:
+            self._fail(deal, f"creditors changed their mind {self._max_rounds} times", False)
+            return
+        try:
+            deal.holders = self._placement.place(deal.need, deal.creditors)
+        except CapacityError as error:
+            short = deal.need.num_blocks - deal.need.num_local - deal.num_lend_cap
+            self._fail(deal, str(error), short > 0)
+            return
+        by_instance = {creditor.instance: creditor for creditor in deal.creditors}
+        for instance in dict.fromkeys(deal.holders):
+            if instance == deal.need.owner:
+                continue
+            reservation = self._take_id()
+            deal.asked[reservation] = instance
+            self._reserved_at[reservation] = now
+            num_blocks = deal.holders.count(instance)
+            self._effects.append(Connect(instance, by_instance[instance].address))
+            reserve = Reserve(reservation, num_blocks, self._lease_s)
+            self._effects.append(ToPool(instance, reserve))
+        if not deal.asked:
+            del self._deals[deal.sequence]
+            self.outcomes.append(Placed(deal.sequence, deal.holders, {}))
+
+    def _retry(self, deal: _Deal, instance: int, num_lendable: int, now: float) -> None:
+        self._undo(deal)
+        deal.creditors = [
+            replace_lendable(creditor, num_lendable) if creditor.instance == instance else creditor
+            for creditor in deal.creditors
+        ]
+        self._reserve(deal, now)
+
+    def _fail(self, deal: _Deal, reason: str, hopeless: bool) -> None:
+        self._undo(deal)
+        self._deals.pop(deal.sequence, None)
+        self.outcomes.append(NotPlaced(deal.sequence, reason, hopeless))
+
+    def _undo(self, deal: _Deal) -> None:
+        for instance, grant in deal.grants.items():
+            self._debts.remove(instance, grant.loan)
+            self._effects.append(ToPool(instance, Release(grant.loan)))
+        deal.grants = {}
+        deal.asked = {}  # what is still granted for these is released when it comes
+
+    def _deal_of(self, reservation: int) -> _Deal | None:
+        return next((d for d in self._deals.values() if reservation in d.asked), None)
+
+    def _take_id(self) -> int:
+        self._next_id += 1
+        return self._next_id
+
+
+def replace_lendable(creditor: Creditor, num_lendable: int) -> Creditor:
+    return Creditor(
+        creditor.instance, creditor.epoch, creditor.address, creditor.host, num_lendable
+    )

@@ -1,0 +1,258 @@
+"""Whatever a peer writes costs that peer its channel, and never this process anything."""
+
+import fcntl
+import os
+import socket
+import struct
+import threading
+
+import pytest
+from comm_harness import PATIENCE_S, link, next_message, until
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from engine.comm import frame, handshake
+from engine.comm.ring import FILLER, PAGE_BYTES, READ, WRITTEN
+from engine.errors import PeerLost
+
+RING_BYTES = 1 << 18
+LIMIT = {"max_body_bytes": 10_000}
+SMALL_RINGS = {**LIMIT, "ring_bytes": RING_BYTES}
+
+
+def drain(transport, channel):
+    """Receive until there is nothing more; whether the peer was lost."""
+    try:
+        for _ in range(1000):
+            message = channel.receive()
+            if message is None and not transport.wait([channel], 0.001):
+                return False
+            if message is not None:
+                assert len(message[1]) <= LIMIT["max_body_bytes"]
+                sum(bytes(message[1])[:10])
+    except PeerLost:
+        return True
+    raise AssertionError("messages without end")
+
+
+def header(magic=frame.MAGIC, head=0, body=0, zero=0, number=0):
+    return frame.HEADER.pack(magic, head, body, zero, number)
+
+
+@pytest.mark.parametrize(
+    ("garbage", "fault"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n".ljust(64), "starts with"),
+        (header(body=10_001), "announces"),
+        (header(body=(1 << 32) - 1, head=(1 << 32) - 1), "announces"),
+        (header(head=65_537), "announces"),
+        (header(number=1), "number 1 came where 0"),
+        (header(zero=1), "starts with"),
+        (header(body=100) + bytes(50), "within a message"),
+        (header()[:10], "within a message"),
+    ],
+)
+def test_tcp_garbage_is_a_lost_peer_with_the_fault_named(garbage, fault):
+    with link("tcp", **LIMIT) as net:
+        server = net.transport()
+        port = int(server.listen().rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as raw:
+            accepted = []
+            until(lambda: server.wait([], 0.05) or accepted.extend(server.accept()) or accepted)
+            raw.sendall(garbage)
+        with pytest.raises(PeerLost, match=fault):
+            next_message(server, accepted[0])
+
+
+@given(data=st.data())
+def test_tcp_survives_any_corruption_of_a_stream(data):
+    stream = bytearray()
+    for i in range(3):
+        start, _, _ = frame.pack(b"head", [bytes(100)], sequence=i, max_body_bytes=10_000)
+        stream += start.ljust(len(start) + 128, b"\0")
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(stream) - 1))
+        stream[at : at + 8] = data.draw(st.binary(min_size=1, max_size=8))
+    with link("tcp", **LIMIT) as net:
+        server = net.transport()
+        port = int(server.listen().rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as raw:
+            accepted = []
+            until(lambda: server.wait([], 0.05) or accepted.extend(server.accept()) or accepted)
+            raw.sendall(stream)
+        until(lambda: drain(server, accepted[0]))
+
+
+def rings_of(channel):
+    """The client's shared memory: what a hostile client could write, whenever it likes."""
+    return memoryview(channel._memory)
+
+
+def poke(memory, offset, value):
+    struct.pack_into("<Q", memory, offset, value & ((1 << 64) - 1))
+
+
+@pytest.mark.parametrize("written", [1, 63, 65, RING_BYTES, RING_BYTES + 64, 1 << 63, -1, -64])
+def test_shm_survives_a_senseless_count_of_written_bytes(written):
+    with link("shm", **SMALL_RINGS) as net:
+        server, near, _, far = net.pair()
+        with rings_of(far) as memory:
+            poke(memory, WRITTEN, written)
+            assert server.wait([near], 0) == [near]
+            assert drain(server, near)
+            with pytest.raises(PeerLost):
+                near.send(b"")
+
+
+def test_shm_survives_a_count_of_written_bytes_that_goes_back():
+    with link("shm", **SMALL_RINGS) as net:
+        server, near, _, far = net.pair()
+        far.send(b"1")
+        assert next_message(server, near)
+        with rings_of(far) as memory:
+            poke(memory, WRITTEN, 0)
+        with pytest.raises(PeerLost, match="says 0 bytes were written"):
+            next_message(server, near)
+
+
+@pytest.mark.parametrize("read", [1 << 63, -1, RING_BYTES * 2])
+def test_shm_survives_a_senseless_count_of_read_bytes(read):
+    with link("shm", **SMALL_RINGS) as net:
+        server, near, _, far = net.pair()
+        with rings_of(far) as memory:
+            poke(memory, PAGE_BYTES + RING_BYTES + READ, read)
+        with pytest.raises(PeerLost, match="bytes were read"):  # noqa: PT012
+            for _ in range(100):
+                near.send(b"", bytes(10_000))
+        assert server.wait([near], 0) == [near]
+
+
+@given(data=st.data())
+@example(data=None)
+def test_shm_survives_any_corruption_of_its_memory(data):
+    with link("shm", **SMALL_RINGS) as net:
+        server, near, client, far = net.pair()
+        near.send(b"warm", bytes(5000))
+        with rings_of(far) as memory:
+            for i in range(4):
+                far.send(b"head", bytes(100 * i))
+            if data is None:  # a filler that leads to a filler
+                for at in (0, 64):
+                    struct.pack_into("<I", memory, PAGE_BYTES + at, FILLER)
+            else:
+                words = [0, 64, 128, 192]
+                places = words + [PAGE_BYTES + RING_BYTES + word for word in words]
+                frames = st.integers(PAGE_BYTES, PAGE_BYTES + 1500)
+                for _ in range(data.draw(st.integers(1, 4))):
+                    at = data.draw(st.sampled_from(places) | frames)
+                    new = data.draw(st.binary(min_size=1, max_size=8) | st.just(b"SKIP"))
+                    memory[at : at + len(new)] = new
+            drain(server, near)
+            for _ in range(3):
+                try:
+                    near.send(b"answer", bytes(10_000))
+                except PeerLost:
+                    break
+            server.wait([near], 0)
+
+
+def hello(address, packet, fds):
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.connect("\0" + address.removeprefix("shm://"))
+    socket.send_fds(sock, [packet], fds)
+    return sock
+
+
+def shared_file(num_bytes, seals=fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW):
+    fd = os.memfd_create("rings", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, num_bytes)
+    if seals:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd
+
+
+RIGHT = 2 * (PAGE_BYTES + RING_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("packet", "num_bytes", "fault"),
+    [
+        (b"garbage", [RIGHT], "no hello"),
+        (handshake.HELLO.pack(handshake.MAGIC, RING_BYTES), [], "no hello"),
+        (handshake.HELLO.pack(handshake.MAGIC, RING_BYTES), [RIGHT, RIGHT], "no hello"),
+        (handshake.HELLO.pack(b"LKVRING0", RING_BYTES), [RIGHT], "no hello"),
+        (handshake.HELLO.pack(handshake.MAGIC, RING_BYTES), [RIGHT - 1], "do not hold"),
+        (handshake.HELLO.pack(handshake.MAGIC, 4096), [RIGHT], "needs at least"),
+        (handshake.HELLO.pack(handshake.MAGIC, 1 << 62), [RIGHT], "at most"),
+        (handshake.HELLO.pack(handshake.MAGIC, RING_BYTES), [-RIGHT], "not sealed"),
+    ],
+)
+def test_shm_refuses_rings_that_could_hurt(packet, num_bytes, fault):
+    with link("shm", **SMALL_RINGS) as net:
+        server = net.transport()
+        address = server.listen()
+        num_open = len(os.listdir("/proc/self/fd"))
+        files = [shared_file(abs(n), 0 if n < 0 else fcntl.F_SEAL_SHRINK) for n in num_bytes]
+        with hello(address, packet, files) as sock:
+            server.wait([], PATIENCE_S)
+            assert server.accept() == []
+            assert fault in sock.recv(1000).decode()
+        for fd in files:
+            os.close(fd)
+        assert len(os.listdir("/proc/self/fd")) == num_open
+        near, far = net.open(server, net.transport(), address)
+        far.send(b"others are served")
+        assert next_message(server, near) == (b"others are served", b"")
+
+
+def test_shm_tells_a_client_with_other_limits_why():
+    with link("shm", **SMALL_RINGS) as net, link("shm") as large:
+        server = large.transport()
+        address = server.listen()
+        stop = threading.Event()
+
+        def serve():
+            while not stop.is_set():
+                server.wait([], 0.01)
+                server.accept()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            with pytest.raises(
+                PeerLost, match="ring_bytes is 262144; max_body_bytes 1048576 needs"
+            ):
+                net.transport().connect(address, PATIENCE_S)
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_shm_holds_few_strangers_that_never_speak():
+    with link("shm") as net:
+        server = net.transport()
+        address = server.listen()
+        num_open = len(os.listdir("/proc/self/fd"))
+        silent = []
+        for _ in range(100):
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            sock.connect("\0" + address.removeprefix("shm://"))
+            silent.append(sock)
+            assert server.accept() == []
+        assert len(os.listdir("/proc/self/fd")) <= num_open + 100 + 64
+        near, far = net.open(server, net.transport(), address)
+        far.send(b"served")
+        assert next_message(server, near) == (b"served", b"")
+        for sock in silent:
+            sock.close()
+
+
+def test_shm_bells_without_need_do_no_harm():
+    with link("shm") as net:
+        server, near, _, far = net.pair()
+        for _ in range(100):
+            far._socket.send(b"ring ring")
+        far.send(b"h", b"b")
+        assert next_message(server, near) == (b"h", b"b")
+        server.wait([near], 0.01)
+        assert server.wait([near], 0.01) == []
