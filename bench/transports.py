@@ -16,13 +16,19 @@ from engine.comm import TRANSPORTS
 ASK_BYTES, ANSWER_BYTES = 1200, 2400
 NUM_ROUNDS = 5000
 BULK_BYTES, NUM_BULK, BULK_WINDOW = 1 << 20, 500, 4
-NAMES = ("shm", "tcp")
+ASLEEP = {"spin_s": 0.0}
+CASES: tuple[tuple[str, dict[str, float]], ...] = (
+    ("shm", {}),
+    ("shm", ASLEEP),
+    ("tcp", {}),
+    ("tcp", ASLEEP),
+)
 
 
-def serve(name: str, pipe: Connection) -> None:
+def serve(name: str, options: dict[str, float], pipe: Connection) -> None:
     """Answers every message."""
     kind = TRANSPORTS.load(name)
-    transport = kind(kind.Config())
+    transport = kind(kind.Config(**options))
     pipe.send(transport.listen())
     transport.wait([], 10.0)
     while not (channels := transport.accept()):
@@ -54,13 +60,13 @@ def measure(ask: Callable[[], object]) -> str:
     return f"{statistics.median(times):8.1f} {statistics.quantiles(times, n=10)[-1]:8.1f}"
 
 
-def run(name: str) -> None:
+def run(name: str, options: dict[str, float]) -> None:
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=serve, args=(name, theirs), daemon=True)
+    process = spawn.Process(target=serve, args=(name, options, theirs), daemon=True)
     process.start()
     kind = TRANSPORTS.load(name)
-    transport = kind(kind.Config())
+    transport = kind(kind.Config(**options))
     channel = transport.connect(ours.recv(), 10.0)
     body = bytes(ASK_BYTES)
 
@@ -72,7 +78,8 @@ def run(name: str) -> None:
         channel.send(b"ask 0 1 2", body)
         take()
 
-    print(f"{name:12}{measure(ask)}", end="", flush=True)
+    title = f"{name}, sleeps" if options else name
+    print(f"{title:12}{measure(ask)}", end="", flush=True)
     bulk = bytes(BULK_BYTES)
     start = time.perf_counter()
     for i in range(NUM_BULK):
@@ -109,8 +116,8 @@ def run_bare() -> None:
 def main() -> None:
     print(f"{'':12}{'median us':>9}{'p90':>8}{'GB/s':>9}")
     run_bare()
-    for name in NAMES:
-        run(name)
+    for name, options in CASES:
+        run(name, options)
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def load(recipe: str | None, overrides: Sequence[str] = ()) -> Config:
     layers += [(f"override {text!r}", _dotted(text, problems)) for text in overrides]
     for source, layer in layers:
         for path, value in _leaves(layer):
-            _apply(tree, path, value, str(source), problems)
+            tree = _apply(tree, path, value, str(source), problems)
     config = None
     if not problems:
         try:
@@ -155,7 +155,7 @@ def options_of(kind: Registry, key: str, part: Component | PoolConfig) -> tuple[
     problems: list[str] = []
     tree = OmegaConf.structured(cls.Config)
     for path, value in _leaves(OmegaConf.create(part.options)):
-        _apply(tree, path, value, f"{key}.options of {part.name!r}", problems)
+        tree = _apply(tree, path, value, f"{key}.options of {part.name!r}", problems)
     if problems:
         raise ConfigError(*problems)
     try:
@@ -220,7 +220,8 @@ def _leaves(layer: DictConfig, prefix: str = "") -> list[tuple[str, Any]]:
     return found
 
 
-def _apply(tree: Any, path: str, value: Any, source: str, problems: list[str]) -> None:
+def _apply(tree: Any, path: str, value: Any, source: str, problems: list[str]) -> Any:
+    """The tree with one value set; a key or value that cannot be is noted in ``problems``."""
     node, parts = tree, path.split(".")
     for depth, part in enumerate(parts):
         if OmegaConf.get_type(node) is dict:
@@ -233,15 +234,19 @@ def _apply(tree: Any, path: str, value: Any, source: str, problems: list[str]) -
             problems.append(
                 f"{source}: unknown key {path!r}{hint}; allowed at {inside}: {', '.join(known)}"
             )
-            return
+            return tree
         node = node[part]
         if not isinstance(node, DictConfig) and depth < len(parts) - 1:
             problems.append(f"{source}: {'.'.join(parts[: depth + 1])!r} is a value, not a section")
-            return
+            return tree
+    layer: Any = value
+    for part in reversed(parts):
+        layer = {part: layer}
     try:
-        OmegaConf.update(tree, path, value, force_add=True)
+        return OmegaConf.merge(tree, layer)
     except (OmegaConfBaseException, ValueError) as error:
         problems.append(f"{source}: {path}={value!r}: {_one_line(error)}")
+        return tree
 
 
 def _one_line(error: Exception) -> str:

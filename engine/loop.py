@@ -53,6 +53,10 @@ class Loop:
         self._callbacks = tuple(callbacks)
         self._clock = clock
 
+    def now(self) -> float:
+        """The clock that leases are counted with."""
+        return self._clock()
+
     def submit(self, request: Request) -> None:
         self.scheduler.add(request)
 
@@ -152,7 +156,7 @@ class Loop:
         travel = self._backend.travel.pop(effect.sequence, None) or Travel()
         report = Report(
             effect.request_id,
-            {str(instance): count for instance, count in effect.holders},
+            list(effect.holders),
             travel.query_bytes,
             travel.partial_bytes,
             self._mover.moved_bytes.pop(effect.sequence, 0),

@@ -327,7 +327,8 @@ class Report(Message):
     """Where a finished request's context lay and what it cost. Sent after its last Tokens."""
 
     request_id: Text
-    kv_blocks_by_instance: dict[str, int]
+    holders: Blocks
+    """the instance that held each rBlock of the context, in order"""
     query_bytes: Count
     partial_bytes: Count
     moved_bytes: Count

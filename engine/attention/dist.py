@@ -277,3 +277,6 @@ class DistAttention(AttentionBackend):
                 travel.query_bytes += per_row * num_rows * shape.head_dim * ITEM_BYTES[layout.dtype]
                 travel.partial_bytes += per_row * num_node_rows * (shape.head_dim + 1) * 4
                 travel.kv_bytes_avoided += num_leaves * layout.block_bytes
+        for sequence, refs in self._mapped.items():
+            if sequence not in poisoned:
+                self.travel[sequence].kv_bytes_avoided += len(refs) * layout.block_bytes

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.attention.base import Kernel
-from engine.attention.shapes import check_attend, check_merge
+from engine.attention.shapes import check_attend, check_merge, check_piece
 from engine.attention.tree import MergeProgram, Node, Piece
 from engine.core import BlockLayout
 
@@ -37,11 +37,12 @@ class NumpyKernel(Kernel):
         lse_RH: Floats,
     ) -> None:
         check_attend(piece, q_THD, layout, layer, out_RHD, lse_RH)
-        heads, tokens = q_THD.shape[1], layout.tokens
+        check_piece(piece, len(q_THD))
+        (_, heads, dim), tokens = q_THD.shape, layout.tokens
         for at, nodes in zip(piece.segments_S6.tolist(), piece.nodes, strict=True):
             row_start, num_rows, first_position, leaf_start, num_leaves, node_start = at
             q = _widen(q_THD[row_start : row_start + num_rows]) * np.float32(scale)
-            q_TKGD = q.reshape(num_rows, layout.kv_heads, heads // layout.kv_heads, -1)
+            q_TKGD = q.reshape(num_rows, layout.kv_heads, heads // layout.kv_heads, dim)
             stack: list[tuple[Node, Floats, Floats]] = []
             at_once = max(1, _SCORES_AT_ONCE // max(1, num_rows * heads * tokens))
             for start in range(leaf_start, leaf_start + num_leaves, at_once):
@@ -152,5 +153,5 @@ def _widen(x: NDArray[Any]) -> Floats:
 
 def _instruction_sets() -> str:
     """What numpy's own exp and log were picked for on this processor."""
-    features: dict[str, bool] = np.core._multiarray_umath.__cpu_features__  # type: ignore[attr-defined]
-    return "+".join(name for name, found in sorted(features.items()) if found)
+    picked = np.lib.introspect.opt_func_info(func_name="^(exp|log)$", signature="float32")
+    return "+".join(loop["current"] for name in sorted(picked) for loop in picked[name].values())

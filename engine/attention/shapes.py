@@ -5,7 +5,6 @@ What the addresses point to cannot be checked here; the pool's books vouch for t
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from engine.attention.tree import MergeProgram, Piece
@@ -13,7 +12,7 @@ from engine.core import ITEM_BYTES, BlockLayout
 
 MAX_DIM = 512
 MAX_TOKENS = 256
-QUERY_DTYPES = ("float32", "float16", "uint16")
+QUERY_DTYPES = {"f": "float32", "e": "float16", "H": "uint16"}
 
 
 def check_attend(
@@ -24,7 +23,10 @@ def check_attend(
     out_RHD: NDArray[Any],
     lse_RH: NDArray[Any],
 ) -> None:
-    """Raises ValueError; the piece's own arrays are taken to be made by ``Piece.of``."""
+    """Raises ValueError, once a layer; ``check_piece`` once a piece does the rest.
+
+    The piece's own arrays are taken to be made by ``Piece.of``.
+    """
     if layout.dtype not in ITEM_BYTES:
         raise ValueError(f"layout dtype {layout.dtype!r}; known: {', '.join(ITEM_BYTES)}")
     if not (0 < layout.head_dim <= MAX_DIM and 0 < layout.tokens <= MAX_TOKENS):
@@ -34,9 +36,9 @@ def check_attend(
         )
     if not 0 <= layer < layout.layers:
         raise ValueError(f"layer {layer} of {layout.layers}")
-    if q_THD.dtype.name not in QUERY_DTYPES or q_THD.ndim != 3 or not q_THD.flags.c_contiguous:
+    if q_THD.dtype.char not in QUERY_DTYPES or q_THD.ndim != 3 or not q_THD.flags.c_contiguous:
         raise ValueError(
-            f"q must be contiguous [T, H, D] in {', '.join(QUERY_DTYPES)} (bfloat16), "
+            f"q must be contiguous [T, H, D] in {', '.join(QUERY_DTYPES.values())} (bfloat16), "
             f"not {q_THD.dtype}{list(q_THD.shape)}"
         )
     num_queries, heads, dim = q_THD.shape
@@ -47,13 +49,14 @@ def check_attend(
     _check_rows("node rows", out_RHD, lse_RH, heads, dim)
     if len(out_RHD) < piece.num_node_rows:
         raise ValueError(f"{piece.num_node_rows} node rows do not fit {len(out_RHD)}")
+
+
+def check_piece(piece: Piece, num_queries: int) -> None:
+    """Raises ValueError where a segment would leave the query rows."""
     table = piece.segments_S6
-    if len(table) and (
-        (table[:, 0] + table[:, 1]).max() > num_queries or table[:, :3].min() < 0
-    ):
-        raise ValueError(
-            f"a segment ends at query row {int((table[:, 0] + table[:, 1]).max())} of {num_queries}"
-        )
+    ends = table[:, 0] + table[:, 1]
+    if len(table) and (ends.max() > num_queries or table[:, :3].min() < 0):
+        raise ValueError(f"a segment ends at query row {int(ends.max())} of {num_queries}")
 
 
 def check_merge(
@@ -87,5 +90,5 @@ def _check_rows(name: str, out: NDArray[Any], lse: NDArray[Any], heads: int, dim
             f"not {list(out.shape)} and {list(lse.shape)}"
         )
     for array in (out, lse):
-        if array.dtype != np.float32 or not array.flags.c_contiguous or not array.flags.writeable:
+        if array.dtype.char != "f" or not array.flags.carray:
             raise ValueError(f"{name} must be contiguous, writable float32, not {array.dtype}")

@@ -143,7 +143,7 @@ class ShmTransport(Transport):
         if addresses != self._spun_on:
             array = ctypes.c_uint64 * len(words)
             self._spun_on, self._addresses, self._values = addresses, array(*addresses), array()
-        self._values[:] = values
+        self._values[:] = list(values)
         spin_ns = int(spin_s * 1e9)
         return self._atomics.wait_change(self._addresses, self._values, len(words), spin_ns) >= 0
 

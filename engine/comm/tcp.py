@@ -122,8 +122,9 @@ class TcpChannel(Channel):
 
     def fill(self) -> None:
         """Take what the kernel has, at most the free room."""
-        if self._fault or self._end == len(self._buffer):
+        if self._fault:
             return
+        assert self._end < len(self._buffer), "a whole frame was left unread"
         try:
             num_bytes = self._socket.recv_into(self._buffer[self._end :])
         except BlockingIOError:

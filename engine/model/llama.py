@@ -39,10 +39,10 @@ class Llama:
         self,
         token_ids_T: Tensor,
         positions_T: Tensor,
-        logit_rows_N: Tensor,
+        logit_rows: Tensor,
         backend: AttentionBackend,
     ) -> Tensor:
-        """Float32 logits ``[N, V]`` of the rows ``logit_rows_N``; all three are int64 vectors.
+        """Float32 logits ``[N, V]`` of the rows ``logit_rows``; all three are int64 vectors.
 
         The backend gets contiguous q, k, v in the model's dtype, rotated, and applies the scale
         ``1 / sqrt(D)``; the step was begun by the caller, who also ends it.
@@ -52,7 +52,7 @@ class Llama:
         for index, layer in enumerate(self.layers):
             hidden_TE = hidden_TE + self._attention(index, layer, hidden_TE, rotary, backend)
             hidden_TE = hidden_TE + self._mlp(layer, hidden_TE)
-        return self._logits(_rms_norm(hidden_TE[logit_rows_N], self.norm, self.config.norm_eps))
+        return self._logits(_rms_norm(hidden_TE[logit_rows], self.norm, self.config.norm_eps))
 
     def _attention(
         self,

@@ -3,18 +3,14 @@
 // The interface is Kernel of engine/attention/base.py; a unit of work is some query rows of one
 // segment with one KV head and a run of leaves.
 
-#include <atomic>
-
+#include "leaf.h"
 #include "partial.h"
 #include "threads.h"
-#include "tiles.h"
 
 namespace lk {
 
 enum Kind { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
 
-constexpr int UNIT_ROWS = 96;      // widening a block once serves this many rows; they fit the L2
-constexpr int DIRECT_ROWS = 2 * TILE_ROWS;  // up to here widening while reading is cheaper
 constexpr int CHUNKS_PER_THREAD = 4;
 constexpr int64_t SMALL_WORK = 1 << 18;     // row-keys times dim not worth waking a thread for
 
@@ -39,7 +35,8 @@ struct Unit {
 };
 
 struct Scratch {
-    Buffer q, k, v, scores;
+    Buffer q;
+    LeafScratch leaf;
     Stack stack;
 };
 
@@ -47,7 +44,7 @@ template <class T>
 class Attend {
 public:
     explicit Attend(const AttendCall& call)
-        : c_(call), group_(call.heads / call.kv_heads), width_(round_up(call.tokens, LANES)),
+        : c_(call), group_(call.heads / call.kv_heads),
           head_items_(int64_t(2) * call.tokens * call.dim) {}
 
     void run() {
@@ -117,18 +114,26 @@ private:
     void compute(const Unit& unit, const Unit* next, Stack& stack) {
         Scratch& s = scratch();
         int rows = unit.num_tokens * group_;
-        int64_t last = unit.segment->first_position + unit.token_start + unit.num_tokens - 1;
+        int64_t first = unit.segment->first_position + unit.token_start;
         const float* q = gather_queries(unit, s.q);
         stack.reset(rows, c_.dim);
         for (int n = unit.leaf_from; n < unit.leaf_to; n++) {
-            int64_t index = leaf(*unit.segment, n);
-            if (index * c_.tokens > last) {
+            int64_t index = leaf(*unit.segment, n), before = first - index * c_.tokens;
+            if (before + unit.num_tokens <= 0) {
                 stack.fill_empty();
             } else {
                 const T* ahead = n + 1 < unit.leaf_to ? block(unit, n + 1)
                     : next && next->leaf_from < next->leaf_to ? block(*next, next->leaf_from)
                     : nullptr;
-                one_leaf(unit, q, rows, index, block(unit, n), ahead, s, stack);
+                size_t slot = stack.nodes.size();
+                float* out = stack.out(slot);
+                LeafTask task{c_.dim, c_.tokens, rows, group_, before, c_.scale, q,
+                              stack.lse(slot), out, stack.stride()};
+                if (ahead) {
+                    task.prefetch.at = reinterpret_cast<const char*>(ahead);
+                    task.prefetch.end = reinterpret_cast<const char*>(ahead + head_items_);
+                }
+                attend_leaf(task, block(unit, n), s.leaf);
             }
             stack.push({0, index});
         }
@@ -148,125 +153,6 @@ private:
             }
         }
         return q;
-    }
-
-    // Writes the stack's next slot: the partial of the unit's rows over one leaf.
-    void one_leaf(const Unit& unit, const float* q, int rows, int64_t index, const T* keys,
-                  const T* ahead, Scratch& s, Stack& stack) {
-        int64_t first = unit.segment->first_position + unit.token_start - index * c_.tokens;
-        int seen = int(std::min<int64_t>(c_.tokens, first + unit.num_tokens));
-        const T* values = keys + int64_t(c_.tokens) * c_.dim;
-        size_t slot = stack.nodes.size();
-        float* out = stack.out(slot);
-        Leaf leaf{first, seen, rows, q, stack.lse(slot), out, stack.stride()};
-        if (ahead) {
-            leaf.prefetch.at = reinterpret_cast<const char*>(ahead);
-            leaf.prefetch.end = reinterpret_cast<const char*>(ahead + head_items_);
-        }
-        float* scores = s.scores.floats(TILE_ROWS * width_);
-        bool direct = rows <= DIRECT_ROWS;
-        float* k = s.k.floats(width_ * c_.dim);
-        if constexpr (std::is_same_v<T, Bf16>) {
-            if (direct && c_.dim % 32 == 0 && c_.tokens % LANES == 0) {
-                auto* pairs = reinterpret_cast<uint32_t*>(k);
-                transpose_key_pairs(keys, c_.tokens, c_.dim, pairs);
-                tiles(leaf, Pairs{pairs, width_}, Rows<T>{values, c_.dim}, scores);
-                return;
-            }
-        }
-        transpose_keys(keys, seen, c_.dim, k, width_);
-        Rows<float> k_DC{k, width_};
-        if (c_.dim % LANES == 0 && (direct || std::is_same_v<T, float>))
-            tiles(leaf, k_DC, Rows<T>{values, c_.dim}, scores);
-        else
-            tiles(leaf, k_DC, widened(values, seen, s.v), scores);
-    }
-
-    Rows<float> widened(const T* values, int seen, Buffer& buffer) const {
-        int64_t stride = round_up(c_.dim, LANES);
-        float* v = buffer.floats(seen * stride);
-        for (int key = 0; key < seen; key++) {
-            const T* from = values + int64_t(key) * c_.dim;
-            float* to = v + key * stride;
-            int d = 0;
-            for (; d + LANES <= c_.dim; d += LANES) store(to + d, load(from + d));
-            for (; d < c_.dim; d++) to[d] = widen(from[d]);
-            for (; d < stride; d++) to[d] = 0.0f;
-        }
-        return {v, stride};
-    }
-
-    struct Leaf {
-        int64_t first;  // keys before the first token's own, relative to the leaf; may be negative
-        int seen;       // keys that any row sees
-        int rows;
-        const float* q;
-        float* lse;
-        float* out;
-        int64_t stride;
-        Prefetch prefetch{};
-    };
-
-    template <class K, class V>
-    void tiles(Leaf& leaf, const K& k, const V& v, float* scores) {
-        float scale[TILE_ROWS], inverse[TILE_ROWS], sums[UNIT_ROWS + 2 * LANES];
-        std::fill_n(scale, TILE_ROWS, c_.scale * LOG2_E);
-        for (int row = 0; row < leaf.rows;) {
-            int left = leaf.rows - row;
-            int num = left > TILE_ROWS && left <= 8 ? 4 : std::min(left, TILE_ROWS);
-            int64_t visible = leaf.first + (row + num - 1) / group_ + 1;
-            int depth = int(std::clamp<int64_t>(visible, 0, c_.tokens));
-            float* out = leaf.out + row * leaf.stride;
-            product(num, c_.dim, int(round_up(depth, LANES)), leaf.q + int64_t(row) * c_.dim,
-                    c_.dim, k, scale, scores, width_, leaf.prefetch);
-            for (int r = 0; r < num; r++) {
-                int64_t own = leaf.first + (row + r) / group_ + 1;
-                int keys = int(std::clamp<int64_t>(own, 0, c_.tokens));
-                weights(scores + r * width_, keys, int(round_up(depth, LANES)),
-                        &leaf.lse[row + r], &sums[row + r]);
-                inverse[r] = 1.0f / sums[row + r];
-            }
-            product(num, depth, int(leaf.stride), scores, width_, v, inverse, out, leaf.stride,
-                    leaf.prefetch);
-            row += num;
-        }
-        for (int row = 0; row < leaf.rows; row += LANES) {
-            int num = std::min(LANES, leaf.rows - row);
-            Vec top, sum = set1(1.0f);
-            top = sum;
-            std::memcpy(&top, leaf.lse + row, num * sizeof(float));
-            std::memcpy(&sum, sums + row, num * sizeof(float));
-            Vec lse = fma(top, set1(0.6931471805599453f), ln(sum));
-            std::memcpy(leaf.lse + row, &lse, num * sizeof(float));
-        }
-    }
-
-    // Scores (base 2) become exp2(s - top) for the row's own keys and 0 for others.
-    static LK_INLINE void weights(float* scores, int keys, int width, float* top, float* sum) {
-        if (keys == 0) {
-            std::fill_n(scores, width, 0.0f);
-            *top = EMPTY;
-            *sum = 1.0f;
-            return;
-        }
-        const VecI lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-        Vec highest = set1(EMPTY);
-        for (int i = 0; i < width; i += LANES) {
-            Vec score = load(scores + i);
-            if (keys < i + LANES) {
-                score = select(lane < keys - i, score, set1(EMPTY));
-                store(scores + i, score);
-            }
-            highest = max(highest, score);
-        }
-        *top = max_lane(highest);
-        Vec total = {};
-        for (int i = 0; i < width; i += LANES) {
-            Vec weight = exp2_of_negative(load(scores + i) - *top);
-            store(scores + i, weight);
-            total += weight;
-        }
-        *sum = sum_lanes(total);
     }
 
     void emit(const Unit& unit, Stack& stack) const {
@@ -298,7 +184,7 @@ private:
 
     const AttendCall& c_;
     const int group_;
-    const int64_t width_, head_items_;
+    const int64_t head_items_;
     std::vector<Unit> units_;
     std::vector<Stack> stacks_;
     bool split_ = false;

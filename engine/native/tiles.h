@@ -5,6 +5,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "simd.h"
@@ -25,24 +26,53 @@ struct Prefetch {
     }
 };
 
-// Right-hand matrices [depth, columns]: plain rows, or bfloat16 pairs (depth 2k and 2k + 1 in the
-// low and the high half of row k).
+LK_INLINE Vec half_of_pairs(VecU pairs, bool high) {
+    return (Vec)(high ? pairs & 0xffff0000u : pairs << 16);
+}
+
+// Right-hand matrices [depth, columns]; ``get`` gives vector v of the columns from ``column`` on.
 template <class T>
 struct Rows {
+    static constexpr bool INTERLEAVED = false;
     const T* at;
     int64_t stride;
     template <int ODD>
-    LK_INLINE Vec get(int k, int column) const { return load(at + k * stride + column); }
+    LK_INLINE Vec get(int k, int column, int v) const {
+        return load(at + k * stride + column + v * LANES);
+    }
 };
-struct Pairs {
+
+// Depths 2k and 2k + 1 are the low and the high half of row k.
+struct DepthPairs {
+    static constexpr bool INTERLEAVED = false;
     const uint32_t* at;
     int64_t stride;
     template <int ODD>
-    LK_INLINE Vec get(int k, int column) const {
-        VecU pair = load_as<VecU>(at + (k >> 1) * stride + column);
-        return (Vec)(ODD ? pair & 0xffff0000u : pair << 16);
+    LK_INLINE Vec get(int k, int column, int v) const {
+        return half_of_pairs(load_as<VecU>(at + (k >> 1) * stride + column + v * LANES), ODD);
     }
 };
+
+// Plain rows read 32 at a time: vector 2i holds the even columns, 2i + 1 the odd ones. Cheaper than
+// widening in order; the product puts the sums back in order.
+struct ColumnPairs {
+    static constexpr bool INTERLEAVED = true;
+    const Bf16* at;
+    int64_t stride;
+    template <int ODD>
+    LK_INLINE Vec get(int k, int column, int v) const {
+        const Bf16* from = at + k * stride + column + (v & ~1) * LANES;
+        return half_of_pairs(load_as<VecU>(from), v & 1);
+    }
+};
+
+LK_INLINE void put_in_order(Vec* even_odd) {
+    Vec even = even_odd[0], odd = even_odd[1];
+    even_odd[0] = __builtin_shufflevector(even, odd, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6,
+                                          22, 7, 23);
+    even_odd[1] = __builtin_shufflevector(even, odd, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29,
+                                          14, 30, 15, 31);
+}
 
 // c[r, column + i] = factor[r] * sum over k of a[r, k] b[k, column + i], for NR rows and NV vectors.
 template <int NR, int NV, class B>
@@ -54,7 +84,7 @@ LK_INLINE void product_tile(int depth, const float* a, int64_t stride_a, const B
         Vec right[NV];
 #pragma GCC unroll 4
         for (int v = 0; v < NV; v++)
-            right[v] = b.template get<decltype(odd)::value>(k, column + v * LANES);
+            right[v] = b.template get<decltype(odd)::value>(k, column, v);
 #pragma GCC unroll 8
         for (int r = 0; r < NR; r++) {
             Vec left = set1(a[r * stride_a + k]);
@@ -70,6 +100,9 @@ LK_INLINE void product_tile(int depth, const float* a, int64_t stride_a, const B
     }
     if (k < depth) add(k, std::integral_constant<int, 0>{});
     prefetch = ahead;
+    if constexpr (B::INTERLEAVED && NV % 2 == 0)
+        for (int r = 0; r < NR; r++)
+            for (int v = 0; v < NV; v += 2) put_in_order(&sum[r][v]);
 #pragma GCC unroll 8
     for (int r = 0; r < NR; r++)
 #pragma GCC unroll 4
@@ -85,8 +118,9 @@ void product_rows(int depth, int columns, const float* a, int64_t stride_a, cons
         product_tile<NR, 4>(depth, a, stride_a, b, column, factor, c, stride_c, prefetch);
     for (; column + 2 * LANES <= columns; column += 2 * LANES)
         product_tile<NR, 2>(depth, a, stride_a, b, column, factor, c, stride_c, prefetch);
-    for (; column < columns; column += LANES)
-        product_tile<NR, 1>(depth, a, stride_a, b, column, factor, c, stride_c, prefetch);
+    if constexpr (!B::INTERLEAVED)  // those have a multiple of 32 columns
+        for (; column < columns; column += LANES)
+            product_tile<NR, 1>(depth, a, stride_a, b, column, factor, c, stride_c, prefetch);
 }
 
 constexpr int TILE_ROWS = 6;  // 6 x 4 sums, 4 right and 1 left: 29 of the 32 registers
@@ -167,7 +201,7 @@ void transpose_keys(const T* rows, int keys, int dim, float* to, int64_t stride)
     }
 }
 
-// The same as bfloat16 pairs, see Pairs; keys a multiple of 16 and dim of 32.
+// The same as bfloat16 pairs, see DepthPairs; keys a multiple of 16 and dim of 32.
 inline void transpose_key_pairs(const Bf16* rows, int keys, int dim, uint32_t* to) {
     for (int key = 0; key < keys; key += LANES)
         for (int pair = 0; pair < dim / 2; pair += LANES) {

@@ -53,8 +53,8 @@ class Finish:
     request_id: str
     final: bool
     """it ends, and the client is owed a report"""
-    holders: tuple[tuple[int, int], ...]
-    """blocks by instance when it ended"""
+    holders: tuple[int, ...]
+    """the instance that held each leaf when it ended"""
     recomputed_tokens: int
 
 

@@ -111,7 +111,7 @@ class Holdings:
                 sequence.number,
                 sequence.request.request_id,
                 final,
-                tuple(sorted(sequence.holders().items())),
+                sequence.holders(),
                 sequence.recomputed_tokens,
             )
         )

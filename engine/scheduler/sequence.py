@@ -56,9 +56,6 @@ class Sequence:
     def is_prefill(self) -> bool:
         return len(self.token_ids) - self.num_computed > 1
 
-    def holders(self) -> dict[int, int]:
-        """Blocks of the table by instance."""
-        counts: dict[int, int] = {}
-        for ref in self.table:
-            counts[ref.instance] = counts.get(ref.instance, 0) + 1
-        return counts
+    def holders(self) -> tuple[int, ...]:
+        """The instance that holds each leaf."""
+        return tuple(ref.instance for ref in self.table)

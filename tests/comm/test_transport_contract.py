@@ -4,7 +4,15 @@ import os
 import threading
 
 import pytest
-from comm_harness import TRANSPORT_NAMES, Link, link, next_message, sealed_region, until
+from comm_harness import (
+    PATIENCE_S,
+    TRANSPORT_NAMES,
+    Link,
+    link,
+    next_message,
+    sealed_region,
+    until,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -101,6 +109,32 @@ def test_senders_never_block_and_what_is_queued_drains(net):
         assert next_message(server, near, lambda: client.wait([far], 0)) == (b"%d" % i, body)
     client.wait([far], 0)
     assert far.unsent_bytes == 0
+
+
+def test_a_sleeping_sender_is_woken_when_its_peer_makes_room(net):
+    if net.name == "loopback":
+        pytest.skip("one thread cannot sleep and make room")
+    server, near, client, far = net.pair()
+    num_sent, body = 0, bytes(100_000)
+    while far.unsent_bytes < 3_000_000:
+        far.send(b"", body)
+        num_sent += 1
+    read, write = os.pipe()
+
+    def sleep_until_told() -> None:
+        client.wait([far], 3 * PATIENCE_S, also=[read])
+
+    sleeper = threading.Thread(target=sleep_until_told)
+    sleeper.start()
+    try:
+        for _ in range(num_sent):
+            assert next_message(server, near) == (b"", body)
+        until(lambda: far.unsent_bytes == 0)
+    finally:
+        os.write(write, b"x")
+        sleeper.join()
+        os.close(read)
+        os.close(write)
 
 
 def test_both_sides_flood_each_other_without_deadlock(net):

@@ -127,6 +127,49 @@ def test_shm_survives_a_senseless_count_of_read_bytes(read):
         assert server.wait([near], 0) == [near]
 
 
+@pytest.mark.parametrize(("body", "written"), [(1000, 64), (64, 64), (10_000, 8192), (0, 128)])
+def test_shm_delivers_no_frame_beyond_what_was_written(body, written):
+    with link("shm", **SMALL_RINGS) as net:
+        server, near, _, far = net.pair()
+        with rings_of(far) as memory:
+            memory[PAGE_BYTES : PAGE_BYTES + frame.HEADER.size] = header(body=body)
+            poke(memory, WRITTEN, written)
+        if body == 0:
+            assert next_message(server, near) == (b"", b"")  # itself whole; nonsense follows
+        with pytest.raises(PeerLost, match="arrived|starts with"):
+            next_message(server, near)
+
+
+def test_shm_delivers_no_frame_across_the_end_of_the_ring():
+    with link("shm", **SMALL_RINGS) as net:
+        server, near, client, far = net.pair()
+        num_sent = (RING_BYTES - 64) // 64
+        for _ in range(num_sent):
+            far.send(b"")
+            assert next_message(server, near) == (b"", b"")
+        with rings_of(far) as memory:
+            at = PAGE_BYTES + RING_BYTES - 64
+            memory[at : at + frame.HEADER.size] = header(body=200, number=num_sent)
+            poke(memory, WRITTEN, RING_BYTES + 640)
+        with pytest.raises(PeerLost, match="frame of 320 bytes"):
+            next_message(server, near)
+
+
+def test_shm_looks_once_more_after_it_has_seen_the_end():
+    with link("shm") as net:
+        _, near, _, far = net.pair()
+        listen = near.listen_to_socket
+
+        def late() -> None:
+            far.send(b"late", b"but whole")
+            far.close()
+            listen()
+
+        near.listen_to_socket = late
+        head, body = near.receive()
+        assert (head, bytes(body)) == (b"late", b"but whole")
+
+
 @given(data=st.data())
 @example(data=None)
 def test_shm_survives_any_corruption_of_its_memory(data):

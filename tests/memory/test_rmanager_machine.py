@@ -4,91 +4,21 @@ The model is plain dicts. A debtor's clock runs up to 4 % slow, its Renews may a
 and out of order. Each block carries a note of whose keys it holds, as bytes would.
 """
 
-from dataclasses import dataclass
-
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from rmanager_harness import BLOCK_BYTES, OWN, OWN_EPOCH, Talk, hello
+from hypothesis.stateful import invariant, precondition, rule
+from rmanager_harness import BLOCK_BYTES, OWN, OWN_EPOCH, hello
+from rmanager_model import ModelLoan, RManagerModel
 
 from engine import protocol as p
 from engine.errors import Fenced
 from engine.memory.books import BlockState
 from engine.memory.effects import CopyIn, CopyOut
 
-SLOW_CLOCK = 1.04
-DRIFT = 1.05
 LEASES = st.sampled_from([1.0, 4.0])
 
 
-@dataclass
-class ModelLoan:
-    debtor: tuple[int, int]
-    reservation: int
-    granted: p.Granted
-    slots: list[str]
-    expires: float
-    believed: float
-    """until when the debtor, by its own clock, may use the loan"""
-    ended: bool = False
-
-
-class RManagerMachine(RuleBasedStateMachine):
-    @initialize(num_blocks=st.integers(2, 8), keep_blocks=st.integers(0, 2))
-    def start(self, num_blocks, keep_blocks):
-        self.talk = Talk(num_blocks, lend_fraction=0.8, keep_blocks=keep_blocks)
-        self.rmanager = self.talk.rmanager
-        self.cap = int(0.8 * num_blocks)
-        self.peers, self.epochs, self.met, self.tables = {}, {1: 1, 2: 1}, set(), {}
-        self.loans, self.renews = {}, []
-        self.step, self.drawn = None, {}
-        self.next_peer = self.next_reservation = 1
-
-    # --- the model's own books ------------------------------------------------------------------
-
-    def settle(self):
-        """What any call does first: leases end."""
-        for loan in self.loans.values():
-            loan.ended |= loan.expires <= self.talk.now
-
-    def say(self, peer, message, num_bytes=0):
-        self.settle()
-        return self.talk.ask(peer, message, num_bytes)
-
-    def extend(self, loan, sent):
-        lease_s = loan.granted.lease_s
-        loan.expires = max(loan.expires, self.talk.now + lease_s * DRIFT)
-        loan.believed = max(loan.believed, sent + lease_s * SLOW_CLOCK)
-
-    def end_slots(self, loan, slots):
-        ended = [s for s in slots if not loan.ended and loan.slots[s] != "released"]
-        for slot in ended:
-            loan.slots[slot] = "released"
-        loan.ended |= all(slot == "released" for slot in loan.slots)
-        return ended
-
-    def peer_and_loan(self, data):
-        """A connected debtor and one of its loans, perhaps ended."""
-        pairs = [
-            (peer, number)
-            for peer, debtor in self.peers.items()
-            for number, loan in self.loans.items()
-            if loan.debtor == debtor
-        ]
-        peer, number = data.draw(st.sampled_from(pairs))
-        return peer, number, self.loans[number]
-
-    def has_loan(self):
-        return bool({loan.debtor for loan in self.loans.values()} & set(self.peers.values()))
-
-    def num_lent(self):
-        return sum(
-            slot != "released"
-            for loan in self.loans.values()
-            if not loan.ended
-            for slot in loan.slots
-        )
-
+class RManagerMachine(RManagerModel):
     # --- peers ----------------------------------------------------------------------------------
 
     @rule(instance=st.sampled_from([1, 2]), newer=st.booleans())
@@ -119,12 +49,6 @@ class RManagerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def disconnect(self, data):
         self.lose(data.draw(st.sampled_from(sorted(self.peers))))
-
-    def lose(self, peer):
-        self.settle()
-        self.rmanager.peer_lost(peer, self.talk.now)
-        self.peers.pop(peer)
-        self.tables = {key: table for key, table in self.tables.items() if key[0] != peer}
 
     # --- the own step ---------------------------------------------------------------------------
 
@@ -188,7 +112,7 @@ class RManagerMachine(RuleBasedStateMachine):
             self.loans[answer.loan] = loan
         self.next_reservation += 1
 
-    @precondition(has_loan)
+    @precondition(RManagerModel.has_loan)
     @rule(data=st.data())
     def reserve_again(self, data):
         peer, _, loan = self.peer_and_loan(data)
@@ -200,7 +124,7 @@ class RManagerMachine(RuleBasedStateMachine):
         assert self.say(peer, again) == granted
         self.extend(loan, self.talk.now)
 
-    @precondition(has_loan)
+    @precondition(RManagerModel.has_loan)
     @rule(data=st.data())
     def send_renew(self, data):
         _, number, loan = self.peer_and_loan(data)
@@ -220,7 +144,7 @@ class RManagerMachine(RuleBasedStateMachine):
         if renewed:
             self.extend(loan, sent)
 
-    @precondition(has_loan)
+    @precondition(RManagerModel.has_loan)
     @rule(data=st.data())
     def release(self, data):
         peer, number, loan = self.peer_and_loan(data)
@@ -231,7 +155,7 @@ class RManagerMachine(RuleBasedStateMachine):
 
     # --- keys -----------------------------------------------------------------------------------
 
-    @precondition(has_loan)
+    @precondition(RManagerModel.has_loan)
     @rule(data=st.data())
     def write(self, data):
         peer, number, loan = self.peer_and_loan(data)
@@ -251,7 +175,7 @@ class RManagerMachine(RuleBasedStateMachine):
         loan.slots[slot] = "committed"
         return None
 
-    @precondition(has_loan)
+    @precondition(RManagerModel.has_loan)
     @rule(data=st.data(), sequence=st.integers(0, 1), version=st.integers(1, 2))
     def attach(self, data, sequence, version):
         peer, number, loan = self.peer_and_loan(data)
@@ -282,7 +206,7 @@ class RManagerMachine(RuleBasedStateMachine):
             assert self.talk.pool.notes[block] == (number, slot)
             assert self.loans[number].debtor == self.peers[peer]
 
-    @precondition(has_loan)
+    @precondition(RManagerModel.has_loan)
     @rule(data=st.data())
     def read(self, data):
         peer, number, loan = self.peer_and_loan(data)

@@ -19,6 +19,14 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 PASSED, FAILED = 0, 1
 """exit codes of pytest; others mean that the test did not run"""
+NO_SHRINKING = """
+from hypothesis import Phase, settings
+
+def pytest_collection():
+    settings.register_profile("unshrunk", settings(), phases=[Phase.explicit, Phase.generate])
+    settings.load_profile("unshrunk")
+"""
+"""a pytest plugin: whether a mutation is caught does not need the smallest example"""
 
 
 def main() -> int:
@@ -29,6 +37,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="lendkv-mutations-") as folder:
         tree = Path(folder)
         _copy_tree(tree)
+        (tree / "no_shrinking.py").write_text(NO_SHRINKING)
         baseline: dict[str, int] = {}
         for name in names:
             verdicts[name] = _judge(HERE / f"{name}.patch", tree, baseline)
@@ -80,7 +89,8 @@ def _run(test: str, tree: Path) -> int:
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     profile = os.environ.get("HYPOTHESIS_PROFILE")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test]
+    plugins = ["-p", "no:cacheprovider", "-p", "no_shrinking"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", *plugins, test]
     command += [f"--hypothesis-profile={profile}"] if profile else []
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, check=False)
     return done.returncode

@@ -1,0 +1,110 @@
+"""Child processes of a supervisor: forked, watched, and never left behind."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe
+from typing import Any
+
+from engine.errors import LendKVError
+
+PR_SET_PDEATHSIG = 1
+USER_ERROR = 2
+"""exit status of a child whose failure is the user's to mend; its sentences were sent"""
+
+
+def die_with_parent(parent: int) -> None:
+    """The kernel kills this process when its parent ends, however that ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the line above
+        os._exit(1)
+
+
+@dataclass(slots=True)
+class Child:
+    """A forked process and the pipe to it."""
+
+    name: str
+    pid: int
+    pipe: Connection
+    status: int | None = None
+    """exit status once it has ended; minus the signal if one killed it"""
+
+    def poll(self) -> int | None:
+        if self.status is None:
+            pid, raw = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = os.waitstatus_to_exitcode(raw)
+        return self.status
+
+    def messages(self) -> list[dict[str, Any]]:
+        """What the child has said since the last call."""
+        said = []
+        with contextlib.suppress(EOFError, OSError):
+            while self.pipe.poll():
+                said.append(self.pipe.recv())
+        return said
+
+    def say(self, **message: Any) -> None:
+        with contextlib.suppress(OSError):
+            self.pipe.send(message)
+
+    def signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def fork(name: str, main: Callable[[Connection], int | None]) -> Child:
+    """Run ``main(pipe)`` in a child; it inherits this process's memory maps.
+
+    Must be called by a process with one thread only (so before torch or ZMQ are used in it).
+    """
+    ours, theirs = Pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        return Child(name, pid, ours)
+    status = 1
+    try:
+        ours.close()
+        die_with_parent(parent)
+        # Ctrl-C reaches the whole process group: the supervisor alone decides what it means.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        status = main(theirs) or 0
+    except LendKVError as error:
+        with contextlib.suppress(OSError):
+            theirs.send({"error": str(error)})
+        status = USER_ERROR
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def stop(children: list[Child], patience_s: float = 3.0) -> None:
+    """Ask all to end, then make them."""
+    for child in children:
+        child.signal(signal.SIGTERM)
+    deadline = time.monotonic() + patience_s
+    while any(child.poll() is None for child in children) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for child in children:
+        child.signal(signal.SIGKILL)
+    for child in children:
+        while child.poll() is None:
+            time.sleep(0.005)
+        child.pipe.close()

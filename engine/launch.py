@@ -1,0 +1,226 @@
+"""The supervisor: one for each torchrun rank; forks the roles, restarts them, leaves no orphan.
+
+It imports no torch and uses no threads, so that forking is safe and cheap. It owns the pool's
+memory: a restarted step inherits the map that the dead one wrote to; a restarted pool gets new
+memory, a new epoch and with it a new step.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from engine import roles
+from engine.build import build_pool, layout_of
+from engine.children import USER_ERROR, Child, die_with_parent, fork, stop
+from engine.config import Config
+from engine.core import ModelShape
+from engine.errors import ConfigError, LendKVError
+from engine.memory.base import MemoryPool
+from engine.model.checkpoint import describe
+
+MAX_RESTARTS = 5
+"""restarts of one role within RESTART_WINDOW_S before the instance gives up"""
+RESTART_WINDOW_S = 30.0
+
+Frontend = Callable[[Connection, str], int]
+"""what runs beside the cluster on rank 0: given its pipe and the planner's address"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """This process's place in the launch, from torchrun's environment."""
+
+    rank: int = 0
+    size: int = 1
+    cluster: str = "alone"
+    store: tuple[str, int] | None = None
+    """host and port of torchrun's key-value store"""
+
+    @staticmethod
+    def from_environment() -> "World":
+        if "WORLD_SIZE" not in os.environ:
+            return World(cluster=f"alone-{os.getpid()}")
+        run = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        port = int(os.environ["MASTER_PORT"])
+        return World(
+            rank=int(os.environ["RANK"]),
+            size=int(os.environ["WORLD_SIZE"]),
+            cluster=f"{run}/{attempt}/{port}",
+            store=(os.environ["MASTER_ADDR"], port),
+        )
+
+    @property
+    def under_torchrun(self) -> bool:
+        return self.store is not None
+
+
+class Supervisor:
+    """Runs one instance, and on rank 0 the planner and a frontend."""
+
+    def __init__(self, config: Config, world: World, frontend: Frontend | None) -> None:
+        if world.size != config.instances:
+            raise ConfigError(
+                f"instances is {config.instances} and {world.size} processes were started; use "
+                f"torchrun --nproc-per-node {config.instances}, or instances={world.size}"
+            )
+        self._config = config
+        self._world = world
+        self._frontend_main = frontend if world.rank == 0 else None
+        self._shape: ModelShape = describe(config.model.path).shape
+        self._epoch = 0
+        self._pool_memory: MemoryPool | None = None
+        self._planner_address = ""
+        self._pool_address = ""
+        self._planner: Child | None = None
+        self._pool: Child | None = None
+        self._step: Child | None = None
+        self._frontend: Child | None = None
+        self._restarts: dict[str, list[float]] = {}
+        self._signal = 0
+
+    def run(self) -> int:
+        """Until the frontend ends, a Goodbye comes, or a signal; returns the exit status."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        if self._world.under_torchrun:
+            die_with_parent(os.getppid())
+        try:
+            self._start_all()
+            while True:
+                status = self._watch()
+                if status is not None:
+                    return status
+        finally:
+            stop(self._children())
+            if self._pool_memory is not None:
+                self._pool_memory.close()
+
+    def _start_all(self) -> None:
+        if self._world.rank == 0:
+            self._start_planner()
+        self._start_instance()
+        if self._frontend_main is not None:
+            main, address = self._frontend_main, self._planner_address
+            self._frontend = fork("frontend", lambda pipe: main(pipe, address))
+
+    def _start_planner(self) -> None:
+        config, address = self._config, self._planner_address
+        self._planner = fork("planner", lambda pipe: roles.planner(pipe, config, address))
+        self._planner_address = self._first_word(self._planner)["planner"]
+
+    def _start_instance(self) -> None:
+        """New memory, a new epoch, a pool and a step."""
+        self._epoch = max(self._epoch + 1, time.time_ns() // 1_000_000)
+        if self._pool_memory is not None:
+            self._pool_memory.close()
+        memory = build_pool(self._config, layout_of(self._config, self._shape))
+        self._pool_memory = memory
+        place = self._place()
+        self._pool = fork("pool", lambda pipe: roles.pool(pipe, place, memory))
+        self._pool_address = self._first_word(self._pool)["pool"]
+        self._start_step()
+        seal = getattr(memory, "seal_writes", None)
+        if seal is not None:  # who may write has inherited the map by now
+            seal()
+
+    def _start_step(self) -> None:
+        place, memory, address = self._place(), self._pool_memory, self._pool_address
+        assert memory is not None
+        self._step = fork("step", lambda pipe: roles.step(pipe, place, memory, address))
+
+    def _place(self) -> roles.Place:
+        return roles.Place(
+            config=self._config,
+            instance=self._world.rank,
+            cluster=self._world.cluster,
+            epoch=self._epoch,
+            shape=self._shape,
+            planner=self._planner_address,
+            store=self._world.store,
+        )
+
+    def _children(self) -> list[Child]:
+        found = (self._frontend, self._step, self._pool, self._planner)
+        return [child for child in found if child is not None]
+
+    def _first_word(self, child: Child) -> dict[str, Any]:
+        """A new child's address; its own error if it fails first."""
+        while child.poll() is None or child.pipe.poll():
+            if self._signal:
+                raise SystemExit(128 + self._signal)
+            if child.pipe.poll(0.05):
+                for said in child.messages():
+                    if "error" in said:
+                        raise LendKVError(said["error"])
+                    return said
+        raise LendKVError(f"the {child.name} process ended with status {child.status} at its start")
+
+    def _watch(self) -> int | None:
+        """Wait a moment, pass messages on, restart who died; an exit status ends it."""
+        children = self._children()
+        wait([child.pipe for child in children if child.status is None], timeout=0.1)
+        if self._signal:
+            return 0 if self._signal == signal.SIGTERM else 128 + self._signal
+        for child in children:
+            for said in child.messages():
+                if "error" in said:
+                    raise LendKVError(said["error"])
+                if "planner" in said and not self._planner_address:
+                    self._planner_address = said["planner"]
+                    if self._pool is not None:
+                        self._pool.say(planner=self._planner_address)
+        if self._frontend is not None and self._frontend.poll() is not None:
+            return self._frontend.status
+        if self._step is not None and self._step.poll() == 0:  # it was told Goodbye
+            return None if self._frontend is not None else 0
+        if self._planner is not None and self._planner.poll() is not None:
+            self._note(self._planner)
+            self._start_planner()
+        if self._pool is not None and self._pool.poll() is not None:
+            self._note(self._pool)
+            if self._step is not None:
+                stop([self._step], patience_s=0.0)
+            self._start_instance()
+        elif self._step is not None and self._step.poll() is not None:
+            self._note(self._step)
+            self._start_step()
+        return None
+
+    def _note(self, child: Child) -> None:
+        """Count and tell a restart; too many at once end the instance."""
+        now = time.monotonic()
+        recent = [t for t in self._restarts.get(child.name, []) if now - t < RESTART_WINDOW_S]
+        self._restarts[child.name] = [*recent, now]
+        if len(recent) >= MAX_RESTARTS:
+            raise LendKVError(
+                f"instance {self._world.rank}: its {child.name} process ended {len(recent) + 1} "
+                f"times in {RESTART_WINDOW_S:g} s (last status {child.status}); giving up"
+            )
+        print(
+            f"lendkv: instance {self._world.rank}: the {child.name} process ended "
+            f"(status {child.status}); starting it again",
+            file=sys.stderr,
+            flush=True,
+        )
+        child.pipe.close()
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self._signal = number
+
+
+def launch(config: Config, frontend: Frontend | None) -> int:
+    """Run this rank; the exit status. User errors print one sentence each, never a traceback."""
+    world = World.from_environment()
+    try:
+        return Supervisor(config, world, frontend).run()
+    except LendKVError as error:
+        who = f"instance {world.rank}: " if world.rank else ""
+        for line in str(error).splitlines():
+            print(f"lendkv: {who}{line}", file=sys.stderr, flush=True)
+        return USER_ERROR

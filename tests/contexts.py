@@ -1,0 +1,107 @@
+"""One sequence's keys and values in scattered rBlocks, with garbage wherever nothing was written."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine.attention.base import Kernel
+from engine.attention.tree import MergeProgram, Node, Piece, Segment
+from engine.core import BlockLayout
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def bits(array: np.ndarray[Any, Any]) -> bytes:
+    return np.ascontiguousarray(array).tobytes()
+
+
+class Context:
+    """``num_keys`` keys of one layer; ``rows`` queries at its last positions (T >= 1)."""
+
+    def __init__(
+        self,
+        layout: BlockLayout,
+        *,
+        num_keys: int,
+        rows: int,
+        group: int,
+        seed: int,
+        size: float = 1.0,
+        layer: int = 0,
+    ) -> None:
+        self.layout, self.num_keys, self.layer = layout, num_keys, layer
+        self.heads, self.scale = layout.kv_heads * group, layout.head_dim**-0.5
+        self.first_position = num_keys - rows
+        torch_dtype = DTYPES[layout.dtype]
+        random = torch.Generator().manual_seed(seed)
+
+        def normal(*shape: int) -> torch.Tensor:
+            return (size * torch.randn(shape, generator=random)).to(torch_dtype)
+
+        self.q_THD = normal(rows, self.heads, layout.head_dim)
+        self.k_SKD = normal(num_keys, layout.kv_heads, layout.head_dim)
+        self.v_SKD = normal(num_keys, layout.kv_heads, layout.head_dim)
+        self.num_leaves = layout.blocks_for(num_keys)
+        order = torch.randperm(self.num_leaves + 1, generator=random)[: self.num_leaves].tolist()
+        # Every byte that holds no key is part of a NaN.
+        memory = torch.full((self.num_leaves + 1, layout.block_bytes), 0xFF, dtype=torch.uint8)
+        blocks = memory.view(torch_dtype).view(-1, *layout.shape)
+        for leaf, block in enumerate(order):
+            at = slice(leaf * layout.tokens, min((leaf + 1) * layout.tokens, num_keys))
+            count = at.stop - at.start
+            blocks[block, layer, :, 0, :count] = self.k_SKD[at].transpose(0, 1)
+            blocks[block, layer, :, 1, :count] = self.v_SKD[at].transpose(0, 1)
+        self.memory = memory
+        self.addresses = [memory.data_ptr() + block * layout.block_bytes for block in order]
+
+    @property
+    def q(self) -> np.ndarray[Any, Any]:
+        bfloat16 = self.q_THD.dtype == torch.bfloat16
+        return (self.q_THD.view(torch.uint16) if bfloat16 else self.q_THD).numpy()
+
+    def segment(self, leaves: Sequence[int], from_row: int = 0, num_rows: int = -1) -> Segment:
+        num_rows = len(self.q_THD) - from_row if num_rows < 0 else num_rows
+        addresses = tuple(self.addresses[leaf] for leaf in leaves)
+        first = self.first_position + from_row
+        return Segment(from_row, num_rows, first, tuple(leaves), addresses)
+
+    def attend(self, kernel: Kernel, segments: Sequence[Segment]) -> "Rows":
+        piece = Piece.of(segments)
+        rows = Rows(self, piece)
+        kernel.attend(piece, self.q, self.layout, self.layer, self.scale, rows.out, rows.lse)
+        return rows
+
+    def whole(self, kernel: Kernel, cuts: Sequence[Segment]) -> tuple[Any, Any]:
+        """Finished rows: each segment is its own piece; those of equal rows are merged."""
+        pieces = [self.attend(kernel, [cut]) for cut in cuts]
+        held: dict[tuple[int, int], dict[Node, int]] = {}
+        base = 0
+        for cut, rows in zip(cuts, pieces, strict=True):
+            nodes = held.setdefault((cut.row_start, cut.num_rows), {})
+            for number, node in enumerate(rows.piece.nodes[0]):
+                nodes[node] = base + number * cut.num_rows
+            base += len(rows.lse)
+        program = MergeProgram.of(list(held), list(held.values()))
+        out = np.concatenate([rows.out for rows in pieces])
+        lse = np.concatenate([rows.lse for rows in pieces])
+        out_THD = np.full(self.q_THD.shape, np.nan, np.float32)
+        lse_TH = np.full(self.q_THD.shape[:2], np.nan, np.float32)
+        kernel.merge(program, out, lse, out_THD, lse_TH)
+        return out_THD, lse_TH
+
+
+class Rows:
+    """A piece's node rows, filled with NaN before the kernel runs."""
+
+    def __init__(self, context: Context, piece: Piece) -> None:
+        self.piece = piece
+        shape = (piece.num_node_rows, context.heads, context.layout.head_dim)
+        self.out = np.full(shape, np.nan, np.float32)
+        self.lse = np.full(shape[:2], np.nan, np.float32)
+
+    def node(self, segment: int, node: Node) -> tuple[Any, Any]:
+        _, num_rows, _, _, _, start = self.piece.segments_S6[segment].tolist()
+        start += self.piece.nodes[segment].index(node) * num_rows
+        return self.out[start : start + num_rows], self.lse[start : start + num_rows]
