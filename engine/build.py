@@ -137,15 +137,16 @@ def build_loop(
     lenders.connect(instance, pool_address, CONNECT_OWN_S)
 
     cls, options = options_of(BACKENDS, "attention", config.attention)
-    runtime = {
+    runtime: dict[str, Any] = {
         "shape": shape,
         "layout": layout,
         "pool": pool,
         "num_threads": config.threads,
     }
     if issubclass(cls, LocalBackend):
-        local: LocalBackend = cls(options, **runtime)
-        backend = DistAttention(DistAttention.Config(), local=local, lenders=lenders)
+        backend = DistAttention(
+            DistAttention.Config(), local=construct(cls, options, **runtime), lenders=lenders
+        )
     elif issubclass(cls, DistAttention):
         part = Component(name=options.local, options=options.local_options)
         local_cls, local_options = options_of(BACKENDS, "attention.options.local", part)
@@ -154,7 +155,8 @@ def build_loop(
                 f"attention.options.local={options.local}: not a backend for local memory; "
                 "known: native, numpy, reference, sdpa, or a LocalBackend of your own"
             )
-        backend = cls(options, local=local_cls(local_options, **runtime), lenders=lenders)
+        local = construct(local_cls, local_options, **runtime)
+        backend = cls(options, local=local, lenders=lenders)
     else:
         raise ConfigError(
             f"attention.name={config.attention.name}: {cls.__name__} is neither a DistAttention "
@@ -184,3 +186,7 @@ def build_loop(
         clock=clock,
     )
 
+
+def construct(cls: type[Any], options: Any, **runtime: Any) -> Any:
+    """A plugin from its options and the runtime objects of its interface."""
+    return cls(options, **runtime)

@@ -9,11 +9,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from engine import __version__
 from engine.children import USER_ERROR, die_with_parent
 from engine.config import Config, load, to_yaml
-from engine.errors import LendKVError
+from engine.errors import ConfigError, LendKVError
 from engine.generate import Generate, read_prompt
 from engine.launch import launch
 from engine.model.checkpoint import describe
@@ -23,11 +24,11 @@ STATUS_FILE = "LENDKV_STATUS_FILE"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
     under_torchrun = "WORLD_SIZE" in os.environ
     is_first = os.environ.get("RANK", "0") == "0"
     try:
-        config = load(args.recipe, _overrides(args))
+        args = _parse(sys.argv[1:] if argv is None else argv)
+        config = load(args.recipe, args.overrides)
         if args.print_config:
             if is_first:
                 print(to_yaml(config), end="")
@@ -45,37 +46,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _leave(status, under_torchrun)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(
         prog="lendkv", description="LLM serving instances that lend each other KV-cache memory."
     )
     parser.add_argument("--version", action="version", version=f"lendkv {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=_Parser)
     generate = verbs.add_parser(
         "generate",
         help="answer one prompt and show where its context lay",
         description="Answer one prompt with the instances of a recipe. Without torchrun it starts "
         "as many processes as the recipe has instances.",
+        epilog="key=value overrides a recipe's value, such as transport.name=tcp",
     )
     generate.add_argument("recipe", nargs="?", help="a YAML file; defaults where it is left out")
-    generate.add_argument("overrides", nargs="*", help="key=value, such as transport.name=tcp")
+    generate.add_argument("overrides", nargs="*", metavar="key=value")
     generate.add_argument("--prompt", metavar="TEXT")
     generate.add_argument("--prompt-file", metavar="FILE")
     generate.add_argument("--json", action="store_true", help="print one JSON object instead")
     generate.add_argument("--print-config", action="store_true", help="show the merged tree")
-    return parser
-
-
-def _overrides(args: argparse.Namespace) -> list[str]:
-    overrides = list(args.overrides)
-    if args.prompt is not None:
-        overrides.append(f"generate.prompt={json.dumps(args.prompt)}")
-    if args.prompt_file is not None:
-        overrides.append(f"generate.prompt_file={json.dumps(args.prompt_file)}")
+    # argparse takes positionals in one run only; overrides may stand between options as well.
+    args, rest = parser.parse_known_args(argv)
+    for text in rest:
+        if text.startswith("-"):
+            parser.error(f"unknown option {text}")
+    args.overrides += rest
     if args.recipe and "=" in args.recipe and not Path(args.recipe).exists():
-        overrides.insert(0, args.recipe)
+        args.overrides.insert(0, args.recipe)
         args.recipe = None
-    return overrides
+    for key in ("prompt", "prompt_file"):
+        if getattr(args, key) is not None:
+            args.overrides.append(f"generate.{key}={json.dumps(getattr(args, key))}")
+    return args
 
 
 def _leave(status: int, under_torchrun: bool) -> int:

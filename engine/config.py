@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from engine.errors import ConfigError
-from engine.memory.rmanager import RManager
+from engine.memory.lending import Lending
 from engine.registry import Registry
 from engine.scheduler.gmanager import GManager
 from engine.scheduler.scheduler import Scheduler
@@ -48,7 +48,7 @@ class PoolConfig:
     """tokens in an rBlock; the same in the whole cluster"""
     kernel: str = "native"
     """what computes partials for others: native or numpy"""
-    lending: RManager.Config = field(default_factory=RManager.Config)
+    lending: Lending.Config = field(default_factory=Lending.Config)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -211,7 +211,7 @@ def _leaves(layer: DictConfig, prefix: str = "") -> list[tuple[str, Any]]:
     """Dotted paths and values; a plugin's ``options`` are walked like any other keys."""
     found: list[tuple[str, Any]] = []
     for key in layer:
-        path = f"{prefix}{key}"
+        path = f"{prefix}{key!s}"
         value = layer._get_node(key)
         if isinstance(value, DictConfig) and not value._is_none() and len(value):
             found += _leaves(value, f"{path}.")

@@ -1,11 +1,11 @@
 """The errors a user of the engine can meet; each carries numbers and what to do.
 
-    LendKVError
-    |-- ConfigError        a recipe, an override or the machine cannot give what was asked
-    |-- CheckpointError    model files are missing, damaged or of an unsupported kind
-    |-- CapacityError      memory or positions are short; nothing was taken
-    |-- PeerLost           the other end of a channel is gone, frozen or talks nonsense
-    |-- Fenced             a pool refused to answer: its books no longer match the caller's
+LendKVError
+|-- ConfigError        a recipe, an override or the machine cannot give what was asked
+|-- CheckpointError    model files are missing, damaged or of an unsupported kind
+|-- CapacityError      memory or positions are short; nothing was taken
+|-- PeerLost           the other end of a channel is gone, frozen or talks nonsense
+|-- Fenced             a pool refused to answer: its books no longer match the caller's
 """
 
 

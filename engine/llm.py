@@ -8,7 +8,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
+from engine.attention.answer import PoolServer
 from engine.build import (
     build_loop,
     build_planner,
@@ -22,6 +24,9 @@ from engine.comm.loopback import LoopbackNetwork
 from engine.config import Component, Config
 from engine.core import Request, SamplingParams
 from engine.errors import LendKVError
+from engine.loop import Loop
+from engine.memory.base import MemoryPool
+from engine.memory.rmanager import RManager
 from engine.model import checkpoint as checkpoints
 from engine.model.llama import Llama
 from engine.protocol import BorrowOffer, Failed, Message, Progress, Report, Tokens
@@ -65,7 +70,10 @@ class LLM:
         shape = self.checkpoint.config.shape
         layout = layout_of(config, shape)
         model = Llama(self.checkpoint.config, self.checkpoint.weights)
-        self.pools, self.servers, self.rmanagers, self.loops = [], [], [], []
+        self.pools: list[MemoryPool] = []
+        self.servers: list[PoolServer] = []
+        self.rmanagers: list[RManager] = []
+        self.loops: list[Loop] = []
         self.addresses: list[str] = []
         for instance in range(config.instances):
             pool = build_pool(config, layout)
@@ -97,7 +105,7 @@ class LLM:
                 pool=pool,
                 pool_address=self.addresses[instance],
                 transport=build_transport(config, network=self.network),
-                to_planner=lambda message, at=instance: self._to_planner(at, message),
+                to_planner=partial(self._to_planner, instance),
                 to_client=self._to_client,
                 model=model,
                 callbacks=callbacks,

@@ -48,7 +48,9 @@ class Mover:
                 move, offset = queue.popleft()
                 end = min(offset + part_bytes, size)
                 write = Write(move.to.loan, move.to.slot, offset, end == size)
-                if not self._lenders.send(instance, write, self._pool.block(move.block)[offset:end]):
+                if not self._lenders.send(
+                    instance, write, self._pool.block(move.block)[offset:end]
+                ):
                     break
 
     def on_ack(self, instance: int, ack: Ack) -> Move | None:

@@ -34,7 +34,7 @@ class Message(Struct, tag=True, frozen=True, array_like=True, gc=False):
 # --- a step and a pool -----------------------------------------------------------------------
 
 
-class Hello(Message):
+class Hello(Message, frozen=True):
     """First message of a step on a channel. Answer: Welcome or Rejected."""
 
     protocol: Index
@@ -44,7 +44,7 @@ class Hello(Message):
     layout: Text
 
 
-class Welcome(Message):
+class Welcome(Message, frozen=True):
     instance: Index
     epoch: Count
     kernel: Text
@@ -52,33 +52,33 @@ class Welcome(Message):
     num_blocks: Count
 
 
-class Rejected(Message):
+class Rejected(Message, frozen=True):
     """The pool will not talk to this peer; the channel is closed after it."""
 
     reason: Text
 
 
-class Draw(Message):
+class Draw(Message, frozen=True):
     """The pool's own step wants free blocks. Answer: Drawn, with as many as there were."""
 
     num_blocks: Index
     staging: bool = False
 
 
-class Drawn(Message):
+class Drawn(Message, frozen=True):
     blocks: Blocks
     num_free: Count
     """free blocks left in the pool"""
     staging: bool = False
 
 
-class Give(Message):
+class Give(Message, frozen=True):
     """The pool's own step returns blocks it drew. No answer."""
 
     blocks: Blocks
 
 
-class Reserve(Message):
+class Reserve(Message, frozen=True):
     """A debtor asks for a loan; idempotent by ``reservation``. Answer: Granted or Refused."""
 
     reservation: Count
@@ -86,7 +86,7 @@ class Reserve(Message):
     lease_s: Annotated[float, Meta(gt=0, le=3600)]
 
 
-class Granted(Message):
+class Granted(Message, frozen=True):
     reservation: Count
     loan: Count
     blocks: Blocks
@@ -94,34 +94,34 @@ class Granted(Message):
     lease_s: float
 
 
-class Refused(Message):
+class Refused(Message, frozen=True):
     reservation: Count
     num_lendable: Count
 
 
-class Renew(Message):
+class Renew(Message, frozen=True):
     """Keep these loans for another lease. Answer: Renewed with those that still stand."""
 
     loans: Blocks
 
 
-class Renewed(Message):
+class Renewed(Message, frozen=True):
     loans: Blocks
 
 
-class Release(Message):
+class Release(Message, frozen=True):
     """Give back slots of a loan, or the whole loan when ``slots`` is empty. Answer: Released."""
 
     loan: Count
     slots: Blocks = []
 
 
-class Released(Message):
+class Released(Message, frozen=True):
     loan: Count
     slots: Blocks
 
 
-class Write(Message):
+class Write(Message, frozen=True):
     """Part of a sealed rBlock for a lent slot; bytes at ``offset`` are the body.
 
     The part with ``last`` commits the slot. Answer to that part: Ack.
@@ -133,12 +133,12 @@ class Write(Message):
     last: bool
 
 
-class Ack(Message):
+class Ack(Message, frozen=True):
     loan: Count
     slot: Index
 
 
-class Read(Message):
+class Read(Message, frozen=True):
     """Fetch part of a committed slot (way ``copy``). Answer: Data with the bytes as body."""
 
     loan: Count
@@ -147,13 +147,13 @@ class Read(Message):
     num_bytes: Count
 
 
-class Data(Message):
+class Data(Message, frozen=True):
     loan: Count
     slot: Index
     offset: Count
 
 
-class Attach(Message):
+class Attach(Message, frozen=True):
     """Which lent slots hold which leaves of a sequence; replaces an earlier table. No answer."""
 
     sequence: Count
@@ -162,7 +162,7 @@ class Attach(Message):
     """(leaf index, loan, slot), ascending by leaf"""
 
 
-class Detach(Message):
+class Detach(Message, frozen=True):
     sequence: Count
 
 
@@ -175,7 +175,7 @@ class AskSpan(Struct, frozen=True, array_like=True, gc=False):
     first_position: Index
 
 
-class Begin(Message):
+class Begin(Message, frozen=True):
     """The step's spans, in slices; each slice is asked with one message a layer. No answer."""
 
     step: Count
@@ -183,7 +183,7 @@ class Begin(Message):
     slices: Annotated[list[list[AskSpan]], Meta(max_length=1 << 16)]
 
 
-class Ask(Message):
+class Ask(Message, frozen=True):
     """Queries ``q_THD`` of one slice are the body. Answer: Answer, Fenced or Busy."""
 
     step: Count
@@ -191,7 +191,7 @@ class Ask(Message):
     slice: Index
 
 
-class Answer(Message):
+class Answer(Message, frozen=True):
     """Body: node rows ``out_RHD`` then ``lse_RH``, float32 (see attention/tree.py)."""
 
     step: Count
@@ -199,7 +199,7 @@ class Answer(Message):
     slice: Index
 
 
-class FencedOff(Message):
+class FencedOff(Message, frozen=True):
     """The pool's books do not match: data gone. The debtor forgets these loans."""
 
     step: Count
@@ -210,7 +210,7 @@ class FencedOff(Message):
 # --- pools, steps and the planner --------------------------------------------------------------
 
 
-class Heartbeat(Message):
+class Heartbeat(Message, frozen=True):
     """A pool's state, sent often and whole. Answer: none."""
 
     instance: Index
@@ -225,7 +225,7 @@ class Heartbeat(Message):
     """most blocks it would ever lend"""
 
 
-class BorrowQuery(Message):
+class BorrowQuery(Message, frozen=True):
     """Who could lend this many blocks? Answer: BorrowOffer."""
 
     query: Count
@@ -244,14 +244,14 @@ class Creditor(Struct, frozen=True, array_like=True, gc=False):
     num_lendable: Count
 
 
-class BorrowOffer(Message):
+class BorrowOffer(Message, frozen=True):
     query: Count
     creditors: Annotated[list[Creditor], Meta(max_length=64)]
     num_lend_cap: Count
     """blocks all pools but the asker's own would ever lend: a need beyond it can never be met"""
 
 
-class Register(Message):
+class Register(Message, frozen=True):
     """A step is ready to serve at this control address. Answer: none."""
 
     instance: Index
@@ -259,7 +259,7 @@ class Register(Message):
     address: Text
 
 
-class MembersQuery(Message):
+class MembersQuery(Message, frozen=True):
     """Answer: Members."""
 
 
@@ -274,18 +274,18 @@ class Member(Struct, frozen=True, array_like=True, gc=False):
     num_lendable: Count
 
 
-class Members(Message):
+class Members(Message, frozen=True):
     members: Annotated[list[Member], Meta(max_length=1 << 16)]
 
 
-class Goodbye(Message):
+class Goodbye(Message, frozen=True):
     """The cluster, or this instance, is leaving."""
 
 
 # --- frontend and step --------------------------------------------------------------------------
 
 
-class Submit(Message):
+class Submit(Message, frozen=True):
     request_id: Text
     prompt_ids: Annotated[list[Index], Meta(max_length=1 << 24)]
     max_tokens: Index
@@ -296,7 +296,7 @@ class Submit(Message):
     ignore_eos: bool
 
 
-class Tokens(Message):
+class Tokens(Message, frozen=True):
     """New tokens of a request, the first of them number ``index``; the exact-once key."""
 
     request_id: Text
@@ -306,7 +306,7 @@ class Tokens(Message):
     """empty while running; then stop or length"""
 
 
-class Progress(Message):
+class Progress(Message, frozen=True):
     """Prompt tokens prefilled so far."""
 
     request_id: Text
@@ -314,16 +314,16 @@ class Progress(Message):
     num_total: Count
 
 
-class Failed(Message):
+class Failed(Message, frozen=True):
     request_id: Text
     reason: Text
 
 
-class Abort(Message):
+class Abort(Message, frozen=True):
     request_id: Text
 
 
-class Report(Message):
+class Report(Message, frozen=True):
     """Where a finished request's context lay and what it cost. Sent after its last Tokens."""
 
     request_id: Text

@@ -199,5 +199,3 @@ def _request(message: Submit) -> Request:
             ignore_eos=message.ignore_eos,
         ),
     )
-
-

@@ -1,8 +1,21 @@
 """Hypothesis profiles: ``dev`` by default, ``ci`` by ``--hypothesis-profile=ci``."""
 
+import contextlib
+
+import pytest
 from hypothesis import HealthCheck, settings
+
+from engine.errors import ConfigError
+from engine.native import library
 
 _shared = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("dev", max_examples=50, **_shared)
 settings.register_profile("ci", max_examples=300, derandomize=True, **_shared)
 settings.load_profile("dev")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def native_helper():
+    """Compiled before any test waits for a process that needs it."""
+    with contextlib.suppress(ConfigError):
+        library.load()

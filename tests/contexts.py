@@ -1,4 +1,4 @@
-"""One sequence's keys and values in scattered rBlocks, with garbage wherever nothing was written."""
+"""A sequence's keys and values in scattered rBlocks, garbage wherever none was written."""
 
 from collections.abc import Sequence
 from typing import Any

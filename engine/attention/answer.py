@@ -23,7 +23,7 @@ from engine.core import ModelShape
 from engine.errors import PeerLost
 from engine.memory.base import MemoryPool
 from engine.memory.effects import CopyIn, CopyOut, LosePeer, Output, Reply, Zero
-from engine.memory.tables import LoanFenced
+from engine.memory.loans import LoanFenced
 from engine.protocol import TO_POOL, Answer, Ask, AskSpan, Begin, FencedOff, Message, encode
 
 if TYPE_CHECKING:
@@ -177,8 +177,7 @@ class PoolServer:
         """The job's units, checked against the books now; raises Fenced."""
         now = self._clock()
         tables = [
-            self._rmanager.resolve(job.peer, span.sequence, span.version, now)
-            for span in job.spans
+            self._rmanager.resolve(job.peer, span.sequence, span.version, now) for span in job.spans
         ]
         known = peer.units.get(job.ask.slice)
         if known is not None and known[0] == tables:
@@ -211,8 +210,8 @@ class PoolServer:
         q_THD = job.q_THD[unit.row_start : unit.row_start + unit.num_rows]
         layout = self._pool.layout
         self._kernel.attend(unit.piece, q_THD, layout, job.ask.layer, scale, out_RHD, lse_RH)
-        job.parts.append(memoryview(out_RHD).cast("B"))
-        job.lses.append(memoryview(lse_RH).cast("B"))
+        job.parts.append(out_RHD.data.cast("B"))
+        job.lses.append(lse_RH.data.cast("B"))
         job.next_unit += 1
 
     def _perform(self, outputs: Sequence[Output], body: memoryview = _NO_BODY) -> None:

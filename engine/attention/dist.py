@@ -100,7 +100,9 @@ class DistAttention(AttentionBackend):
         self.local.place_writes(plan)
         # 1) Which leaves are read here, and which are asked for where they lie.
         at_hand, remote = self._sort_leaves(plan)
-        self._steps, cuts = holder_steps(plan, remote, self.local.shape, self._lenders.max_body_bytes)
+        self._steps, cuts = holder_steps(
+            plan, remote, self.local.shape, self._lenders.max_body_bytes
+        )
         self._piece = self.local.piece(cuts, at_hand)
         # 2) One buffer for all node rows, and the program that merges them.
         base = self._piece.num_node_rows
@@ -113,7 +115,13 @@ class DistAttention(AttentionBackend):
         per_leaf = self.local.layout.tokens * self.local.shape.num_layers
         for instance, step in self._steps.items():
             self._attach(instance, remote[instance])
-            spans = step.ask_spans(lambda sequence, at=instance: self._attached[at, sequence][0])
+            spans = step.ask_spans(
+                {
+                    sequence: version
+                    for (at, sequence), (version, _) in self._attached.items()
+                    if at == instance
+                }
+            )
             self._budget_s[instance] = (
                 self._config.wait_s + self._config.wait_per_key_s * step.num_row_keys * per_leaf
             )
@@ -128,7 +136,7 @@ class DistAttention(AttentionBackend):
             for number, part in enumerate(step.slices):
                 if instance in self._failed:
                     break
-                body = memoryview(as_numpy(q_THD[part.rows])).cast("B")
+                body = as_numpy(q_THD[part.rows]).data.cast("B")
                 self._asking[instance, layer, number] = self._rows.slice(part.base, part.num_rows)
                 if not self._lenders.send(instance, Ask(self._plan.step, layer, number), body):
                     self._failed.add(instance)

@@ -32,8 +32,13 @@ class _Known(NamedTuple):
     @staticmethod
     def of(piece: Piece, num_queries: int) -> "_Known":
         check_piece(piece, num_queries)
-        arrays = (piece.segments_S6, piece.leaf_index, piece.address)
-        return _Known(piece, num_queries, *map(_address, arrays))
+        return _Known(
+            piece,
+            num_queries,
+            segments=_address(piece.segments_S6),
+            leaf_index=_address(piece.leaf_index),
+            address=_address(piece.address),
+        )
 
 
 class _AttendCall(ctypes.Structure):

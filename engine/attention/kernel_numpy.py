@@ -131,17 +131,18 @@ def _merge(out_a: Floats, lse_a: Floats, out_b: Floats, lse_b: Floats) -> tuple[
     shift = np.where(empty_a & empty_b, np.float32(0), top)
     weight_a, weight_b = np.exp(lse_a - shift), np.exp(lse_b - shift)
     total = np.where(empty_a & empty_b, np.float32(1), weight_a + weight_b)
-    out = (weight_a / total)[..., None] * out_a + (weight_b / total)[..., None] * out_b
-    out = np.where(empty_a[..., None], out_b, np.where(empty_b[..., None], out_a, out))
-    return out, np.where(empty_a | empty_b, top, top + np.log(total))
+    both = (weight_a / total)[..., None] * out_a + (weight_b / total)[..., None] * out_b
+    out: Floats = np.where(empty_a[..., None], out_b, np.where(empty_b[..., None], out_a, both))
+    lse: Floats = np.where(empty_a | empty_b, top, top + np.log(total))
+    return out, lse
 
 
 def _block(address: int, layout: BlockLayout, layer: int) -> Floats:
     """Keys and values [K, 2, C, D] of one rBlock's layer, in float32."""
     num_bytes = layout.layer_bytes
     memory = (ctypes.c_uint8 * num_bytes).from_address(address + layer * num_bytes)
-    dtype = np.uint16 if layout.dtype == "bfloat16" else np.dtype(layout.dtype)
-    return _widen(np.frombuffer(memory, dtype).reshape(layout.shape[1:]))
+    dtype = np.dtype(np.uint16 if layout.dtype == "bfloat16" else layout.dtype)
+    return _widen(np.ctypeslib.as_array(memory).view(dtype).reshape(layout.shape[1:]))
 
 
 def _widen(x: NDArray[Any]) -> Floats:

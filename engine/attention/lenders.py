@@ -168,4 +168,3 @@ class Lenders:
             whole = np.frombuffer(region, np.uint8)
             lender.generations = whole[: 8 * message.num_blocks].view(np.uint64)
             lender.blocks_address = whole.ctypes.data + header_bytes(message.num_blocks)
-

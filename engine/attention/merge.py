@@ -8,9 +8,7 @@ from engine.attention.local import NodeRows
 from engine.attention.tree import MergeProgram
 
 
-def merge_pair(
-    out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor
-) -> tuple[Tensor, Tensor]:
+def merge_pair(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
     """Partial over the union of two disjoint sets of keys; shapes [..., D] and [...].
 
         lse = m + ln(w_a + w_b),  w_x = exp(lse_x - m),  m = max(lse_a, lse_b)

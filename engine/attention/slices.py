@@ -1,6 +1,6 @@
 """How one step's remote part is cut into messages for each holder. Pure bookkeeping."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from engine.attention.local import SEGMENT_ROWS, Cut, cut
@@ -69,15 +69,15 @@ class HolderStep:
                     base += num_rows
         return base
 
-    def ask_spans(self, version_of: Callable[[int], int]) -> list[list[AskSpan]]:
-        """The slices as the holder is told of them."""
+    def ask_spans(self, versions: Mapping[int, int]) -> list[list[AskSpan]]:
+        """The slices as the holder is told of them; ``versions`` of the attached tables."""
         told = []
         for part in self.slices:
             spans = []
             for number in part.segments:
                 index, _, num_rows, first_position = self.cuts[number]
                 sequence = self.plan.spans[index].sequence
-                spans.append(AskSpan(sequence, version_of(sequence), num_rows, first_position))
+                spans.append(AskSpan(sequence, versions[sequence], num_rows, first_position))
             told.append(spans)
         return told
 
@@ -108,7 +108,11 @@ def holder_steps(
     cuts = cut(plan, max_rows)
     steps = {
         instance: HolderStep(
-            plan, cuts, spans, nodes[instance], _slices(cuts, nodes[instance], max_body_bytes, shape)
+            plan,
+            cuts,
+            spans,
+            nodes[instance],
+            _slices(cuts, nodes[instance], max_body_bytes, shape),
         )
         for instance, spans in remote.items()
     }

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Node(NamedTuple):
+@dataclass(frozen=True, order=True, slots=True)
+class Node:
     level: int
     index: int
 

@@ -14,7 +14,9 @@ enum Kind { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
 constexpr int CHUNKS_PER_THREAD = 4;
 constexpr int64_t SMALL_WORK = 1 << 18;     // row-keys times dim not worth waking a thread for
 
-struct SegmentRow { int32_t row_start, num_rows, first_position, leaf_start, num_leaves, node_start; };
+struct SegmentRow {
+    int32_t row_start, num_rows, first_position, leaf_start, num_leaves, node_start;
+};
 
 struct AttendCall {  // the same fields as _AttendCall in kernel_native.py
     const SegmentRow* segments;
@@ -160,9 +162,10 @@ private:
         for (size_t n = 0; n < stack.nodes.size(); n++) {
             const float *out = stack.out(n), *lse = stack.lse(n);
             for (int row = 0; row < stack.rows(); row++) {
-                int64_t to = at.node_start + int64_t(n) * at.num_rows + unit.token_start + row / group_;
-                to = to * c_.heads + unit.head * group_ + row % group_;
-                std::memcpy(c_.out + to * c_.dim, out + row * stack.stride(), c_.dim * sizeof(float));
+                int64_t to = at.node_start + int64_t(n) * at.num_rows + unit.token_start;
+                to = (to + row / group_) * c_.heads + unit.head * group_ + row % group_;
+                std::memcpy(c_.out + to * c_.dim, out + row * stack.stride(),
+                            c_.dim * sizeof(float));
                 c_.lse[to] = lse[row];
             }
         }
@@ -203,7 +206,8 @@ void lk_attend(const lk::AttendCall* call) {
 
 // merges: (left, right, n) each; roots: (node row or -1, query row, n) each.
 void lk_merge(const int32_t* merges, int32_t num_merges, const int32_t* roots, int32_t num_roots,
-              int32_t heads, int32_t dim, float* rows_out, float* rows_lse, float* out, float* lse) {
+              int32_t heads, int32_t dim, float* rows_out, float* rows_lse, float* out,
+              float* lse) {
     int64_t row_items = int64_t(heads) * dim;
     for (const int32_t* m = merges; m < merges + 3 * int64_t(num_merges); m += 3)
         lk::merge_rows(m[2] * heads, dim, rows_lse + int64_t(m[0]) * heads,

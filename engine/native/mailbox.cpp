@@ -1,14 +1,11 @@
 // Publishing, sleeping and spinning on words shared by two processes, for the rings of engine/comm.
-// Loads and stores alone are in atomics.cpp. Every address is a naturally aligned 64-bit word that another process may change at any time.
-#include <sched.h>
-
+// Loads and stores alone are in atomics.cpp. Every address is a naturally aligned 64-bit word that
+// another process may change at any time.
 #include <atomic>
 #include <cstdint>
 #include <ctime>
 
 using Word = std::atomic_ref<uint64_t>;
-
-constexpr int64_t kPureSpin_ns = 10'000;
 
 static inline void relax() {
 #if defined(__x86_64__)
@@ -43,27 +40,18 @@ int32_t lk_fall_asleep_u64(uint64_t* asleep, uint64_t* counter, uint64_t seen) {
   return Word(*counter).load(std::memory_order_acquire) != seen;
 }
 
-// Watches until a word at `addresses[i]` differs from `values[i]`; returns i, or -1 after spin_ns.
-// After a first part it yields between looks: the peer may be waiting for this very core.
+// Spins until a word at `addresses[i]` differs from `values[i]`; returns i, or -1 after spin_ns.
+// It does not yield: on a crowded machine that gave the core away for milliseconds.
 int64_t lk_wait_change(const uint64_t* addresses, const uint64_t* values, int64_t count,
                        int64_t spin_ns) {
-  const int64_t start = now_ns();
-  bool yields = false;
+  const int64_t end = now_ns() + spin_ns;
   for (uint32_t turn = 1;; turn++) {
     for (int64_t i = 0; i < count; i++) {
       uint64_t* at = reinterpret_cast<uint64_t*>(addresses[i]);
       if (Word(*at).load(std::memory_order_acquire) != values[i]) return i;
     }
-    if (yields || turn % 16 == 0) {
-      const int64_t spent_ns = now_ns() - start;
-      if (spent_ns >= spin_ns) return -1;
-      yields = spent_ns >= kPureSpin_ns;
-    }
-    if (yields) {
-      sched_yield();
-    } else {
-      relax();
-    }
+    if (turn % 16 == 0 && now_ns() >= end) return -1;
+    relax();
   }
 }
 }

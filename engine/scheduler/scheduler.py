@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from engine.core import BlockLayout, Plan, Request, SamplingParams, Span
 from engine.protocol import (
     BorrowOffer,
-    Draw,
     Drawn,
     Failed,
     FencedOff,
@@ -30,7 +29,7 @@ from engine.scheduler.debts import Debts
 from engine.scheduler.effects import Effect, ToClient
 from engine.scheduler.holdings import Holdings
 from engine.scheduler.negotiator import Negotiator, Placed
-from engine.scheduler.sequence import Sequence, State
+from engine.scheduler.sequence import Sequence
 
 
 class Scheduler:
@@ -252,9 +251,10 @@ class Scheduler:
         reason = ""
         if last in self._eos_ids and not request.sampling.ignore_eos:
             reason = "stop"
-        elif sequence.num_output >= request.sampling.max_tokens:
-            reason = "length"
-        elif len(sequence.token_ids) >= self._max_positions:
+        elif (
+            sequence.num_output >= request.sampling.max_tokens
+            or len(sequence.token_ids) >= self._max_positions
+        ):
             reason = "length"
         tokens = Tokens(request.request_id, sequence.num_output - 1, [last], reason)
         self._effects.append(ToClient(request.request_id, tokens))

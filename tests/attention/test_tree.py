@@ -96,7 +96,9 @@ def test_each_sequence_has_its_own_root(sets: list[list[int]]) -> None:
         held.append({node: base + 2 * n for n, node in enumerate(cover(leaves))})
         base += 2 * len(held[-1])
     program = MergeProgram.of([(10 * s, 2) for s in range(len(sets))], held)
-    assert [root[1:] for root in program.roots_S3.tolist()] == [[10 * s, 2] for s in range(len(sets))]
+    assert [root[1:] for root in program.roots_S3.tolist()] == [
+        [10 * s, 2] for s in range(len(sets))
+    ]
     for (root, _, _), nodes in zip(program.roots_S3.tolist(), held, strict=True):
         assert (root in nodes.values()) if nodes else root == -1
     sources = Counter(right for _, right, _ in program.merges_M3.tolist())

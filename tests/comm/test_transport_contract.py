@@ -126,6 +126,7 @@ def test_a_sleeping_sender_is_woken_when_its_peer_makes_room(net):
 
     sleeper = threading.Thread(target=sleep_until_told)
     sleeper.start()
+    server.wait([], 0.05)  # let it fall asleep
     try:
         for _ in range(num_sent):
             assert next_message(server, near) == (b"", body)

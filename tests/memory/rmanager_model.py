@@ -44,6 +44,10 @@ class RManagerModel(RuleBasedStateMachine):
         for loan in self.loans.values():
             loan.ended |= loan.expires <= self.talk.now
 
+    def tick(self):
+        self.settle()
+        self.rmanager.tick(self.talk.now)
+
     def say(self, peer, message, num_bytes=0):
         self.settle()
         return self.talk.ask(peer, message, num_bytes)

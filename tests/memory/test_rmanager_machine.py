@@ -15,13 +15,13 @@ from engine.errors import Fenced
 from engine.memory.books import BlockState
 from engine.memory.effects import CopyIn, CopyOut
 
-LEASES = st.sampled_from([1.0, 4.0])
+LEASES = st.sampled_from([1.0, 4.0, 30.0])
 
 
 class RManagerMachine(RManagerModel):
     # --- peers ----------------------------------------------------------------------------------
 
-    @rule(instance=st.sampled_from([1, 2]), newer=st.booleans())
+    @rule(instance=st.sampled_from([1, 2]), newer=st.sampled_from([False] * 5 + [True]))
     def connect(self, instance, newer):
         self.epochs[instance] += newer
         debtor = (instance, self.epochs[instance])
@@ -116,7 +116,7 @@ class RManagerMachine(RManagerModel):
     @rule(data=st.data())
     def reserve_again(self, data):
         peer, _, loan = self.peer_and_loan(data)
-        self.settle()
+        self.tick()
         if loan.ended or "released" in loan.slots:
             return
         granted = loan.granted
@@ -166,31 +166,40 @@ class RManagerMachine(RManagerModel):
                 peer, p.Write(number, slot, 0, True), BLOCK_BYTES
             )
             return self.lose(peer)
+        return self.write_slot(peer, number, slot)
+
+    def write_slot(self, peer, number, slot):
+        loan = self.loans[number]
         outputs = self.talk.say(peer, p.Write(number, slot, 0, True), BLOCK_BYTES)
         if loan.ended:
             assert not any(isinstance(out, CopyIn) for out in outputs)
-            return None
+            return
         assert outputs[0] == CopyIn(loan.granted.blocks[slot], 0)
         self.talk.carry_out(outputs, (number, slot))
         loan.slots[slot] = "committed"
-        return None
 
     @precondition(RManagerModel.has_loan)
     @rule(data=st.data(), sequence=st.integers(0, 1), version=st.integers(1, 2))
     def attach(self, data, sequence, version):
         peer, number, loan = self.peer_and_loan(data)
         self.settle()
+        for slot, state in enumerate(loan.slots):
+            if state == "open" and not loan.ended:
+                self.write_slot(peer, number, slot)
         written = [s for s, state in enumerate(loan.slots) if loan.ended or state == "committed"]
         leaves = [(leaf, number, slot) for leaf, slot in enumerate(written)]
         assert self.talk.say(peer, p.Attach(sequence, version, leaves)) == []
         self.tables[peer, sequence] = (version, leaves)
 
-    @precondition(lambda self: self.peers)
-    @rule(data=st.data(), sequence=st.integers(0, 1), version=st.integers(1, 2))
-    def resolve(self, data, sequence, version):
+    @precondition(lambda self: self.tables)
+    @rule(data=st.data(), stranger=st.booleans(), stale=st.booleans())
+    def resolve(self, data, stranger, stale):
         """Promise 2: answered exactly when all of it stands, and from the debtor's own keys."""
-        peer = data.draw(st.sampled_from(sorted(self.peers)))
+        peer, sequence = data.draw(st.sampled_from(sorted(self.tables)))
+        if stranger:
+            peer = data.draw(st.sampled_from(sorted(self.peers)))
         attached, leaves = self.tables.get((peer, sequence), (None, []))
+        version = 3 - (attached or 1) if stale else attached or 1
         loans = [self.loans[number] for _, number, _ in leaves]
         fresh = attached == version and all(
             not loan.ended and loan.expires > self.talk.now and loan.slots[slot] == "committed"
@@ -210,7 +219,7 @@ class RManagerMachine(RManagerModel):
     @rule(data=st.data())
     def read(self, data):
         peer, number, loan = self.peer_and_loan(data)
-        self.settle()
+        self.tick()
         for slot, state in enumerate(loan.slots):
             if state == "committed" and not loan.ended:
                 [out] = self.talk.say(peer, p.Read(number, slot, 0, BLOCK_BYTES))
@@ -219,12 +228,11 @@ class RManagerMachine(RManagerModel):
 
     # --- time -----------------------------------------------------------------------------------
 
-    @rule(seconds=st.sampled_from([0.1, 0.9, 3.0, 5.0]), tick=st.booleans())
+    @rule(seconds=st.sampled_from([0.1, 0.9, 1.03, 3.0, 5.0]), tick=st.booleans())
     def advance(self, seconds, tick):
         self.talk.now += seconds
         if tick:
-            self.settle()
-            self.rmanager.tick(self.talk.now)
+            self.tick()
 
     # --- promises -------------------------------------------------------------------------------
 
