@@ -170,7 +170,7 @@ def _meet(place: Place) -> str:
     """The planner's address: rank 0 leaves it in torchrun's store, all others fetch it."""
     if place.store is None:
         return place.planner
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     host, port = place.store
     try:

@@ -45,7 +45,7 @@ class Lenders:
     """Pools by instance number."""
 
     def __init__(self, transport: Transport, *, own: Hello, debtor: Hello) -> None:
-        """Greets the own pool with ``own`` (its epoch), other pools with ``debtor`` (the step's)."""
+        """Greets the own pool with ``own`` (its epoch), others with ``debtor`` (the step's)."""
         self._transport = transport
         self._own = own
         self._debtor = debtor

@@ -75,11 +75,11 @@ class Admission:
             self._borrow_more(sequence, now)
 
     def grow(self, sequence: Sequence) -> None:
-        """A running sequence has no block for its next leaf: draw, and if there is none, borrow."""
-        if self._draw_for is None and not self._holdings.drawing:
-            if sequence.number not in self._growing:
-                self._draw_for = sequence
-                self._holdings.draw(self._grow_blocks)
+        """A running sequence lacks a block for its next leaf: draw, and if there is none, borrow."""
+        if self._draw_for or self._holdings.drawing or sequence.number in self._growing:
+            return
+        self._draw_for = sequence
+        self._holdings.draw(self._grow_blocks)
 
     def on_placed(self, placed: Placed) -> Sequence | None:
         """Memory was found; returns the sequence if it starts to run with it."""
@@ -88,7 +88,8 @@ class Admission:
             self._adopt_more(grown, placed)
             return None
         sequence = self.placing
-        assert sequence is not None and sequence.number == placed.sequence
+        assert sequence is not None
+        assert sequence.number == placed.sequence
         leaves = {
             leaf: instance
             for leaf, instance in enumerate(placed.holders)
@@ -103,7 +104,8 @@ class Admission:
         if grown is not None:
             return grown
         sequence = self.placing
-        assert sequence is not None and sequence.number == failed.sequence
+        assert sequence is not None
+        assert sequence.number == failed.sequence
         self.placing = None
         self._holdings.trim(sequence, 0)
         if failed.hopeless:

@@ -1,4 +1,4 @@
-"""Placement: which instance shall hold which rBlock of a sequence. Pure functions of their input."""
+"""Placement: which instance shall hold which rBlock of a sequence. Pure functions."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

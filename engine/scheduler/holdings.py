@@ -76,7 +76,7 @@ class Holdings:
         sequence.table.append(BlockRef(self._instance, sequence.spare.pop(0)))
 
     def seal(self, sequence: Sequence, first: int) -> None:
-        """Leaves from ``first`` on that are full now are immutable: hash them, start their moves."""
+        """Leaves from ``first`` on that are full are immutable now: hash them, start moves."""
         tokens = self._layout.tokens
         for leaf in range(first, sequence.num_computed // tokens):
             ref = sequence.table[leaf]
