@@ -75,7 +75,7 @@ class Admission:
             self._borrow_more(sequence, now)
 
     def grow(self, sequence: Sequence) -> None:
-        """A running sequence lacks a block for its next leaf: draw, and if there is none, borrow."""
+        """A running sequence lacks a block for its next leaf: draw; if there is none, borrow."""
         if self._draw_for or self._holdings.drawing or sequence.number in self._growing:
             return
         self._draw_for = sequence
