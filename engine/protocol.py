@@ -200,7 +200,8 @@ class Answer(Message, frozen=True):
 
 
 class FencedOff(Message, frozen=True):
-    """The pool's books do not match: data gone. The debtor forgets these loans."""
+    """The pool's books do not match; ``step`` is 0 outside a step. ``loans`` are those that ended,
+    empty when only the attached table is wrong."""
 
     step: Count
     loans: Blocks

@@ -23,6 +23,7 @@ class Channel(ABC):
     def send(self, head: bytes, *body: Buffer) -> None:
         """Queue one message and push out as much as goes without blocking.
 
+        A head beyond 64 KiB takes its room from the body; ValueError when both are too long.
         The parts of ``body`` are joined on the way. Their memory must not change until
         ``unsent_bytes`` has passed them. Raises PeerLost once the channel is broken.
         """
@@ -31,7 +32,8 @@ class Channel(ABC):
     def receive(self) -> tuple[bytes, memoryview] | None:
         """The next message, or None when there is none yet.
 
-        The body is valid until the next call of ``receive`` on this channel. Messages that
+        The body is valid until the next call of ``receive`` on this channel, and aligned to 16
+        bytes at least. Messages that
         arrived whole before a peer's death are still delivered; then raises PeerLost.
         """
 
@@ -61,7 +63,10 @@ class Transport(ABC):
 
     @abstractmethod
     def connect(self, address: str, timeout_s: float) -> Channel:
-        """Open a channel to a listener. Raises PeerLost when nobody answers in time."""
+        """Open a channel to a listener. Raises PeerLost at once when it is refused, or in time.
+
+        Not from the thread that accepts there: some transports wait for its ``accept``.
+        """
 
     @abstractmethod
     def wait(
@@ -69,7 +74,8 @@ class Transport(ABC):
     ) -> list[Channel]:
         """The channels that have a message or are lost, waiting up to ``timeout_s`` for one.
 
-        Pushes out queued messages meanwhile. Returns early, perhaps with an empty list, when a
+        Pushes out queued messages meanwhile, but does not return because of that; waits at least a
+        millisecond once it sleeps. Returns early, perhaps with an empty list, when a
         peer wants to connect or one of the file descriptors ``also`` is readable.
         """
 
