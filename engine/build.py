@@ -27,10 +27,11 @@ from engine.scheduler.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from engine.attention.answer import PoolServer
+    from engine.attention.local import LocalBackend
     from engine.callbacks import Callback
     from engine.loop import Loop
     from engine.model.checkpoint import Checkpoint
-    from engine.model.runner import Model
+    from engine.model.transformers_checkpoint import TransformersCheckpoint
 
 CONNECT_OWN_S = 10.0
 
@@ -43,6 +44,47 @@ def layout_of(config: Config, shape: ModelShape) -> BlockLayout:
         tokens=config.pool.block_tokens,
         dtype=config.model.dtype,
     )
+
+
+def check_parts(config: Config) -> list[str]:
+    """What is wrong with the parts' names and options, attention's apart; imports no torch."""
+    problems: list[str] = []
+    for look in (
+        lambda: options_of(POOLS, "pool", config.pool),
+        lambda: KERNELS.load(config.pool.kernel),
+        lambda: options_of(PLACEMENTS, "placement", config.placement),
+        lambda: options_of(TRANSPORTS, "transport", config.transport),
+    ):
+        try:
+            look()
+        except ConfigError as error:
+            problems += error.problems
+    if config.transport.name == "loopback":
+        problems.append("transport.name=loopback joins instances of one process; use shm or tcp")
+    return problems
+
+
+def attention_parts(config: Config) -> tuple[type[Any], Any, type[LocalBackend], Any]:
+    """The attention class and its options, then those of its local backend (the same, perhaps)."""
+    from engine.attention.dist import DistAttention
+    from engine.attention.local import LocalBackend
+
+    cls, options = options_of(BACKENDS, "attention", config.attention)
+    if issubclass(cls, LocalBackend):
+        return DistAttention, DistAttention.Config(), cls, options
+    if not issubclass(cls, DistAttention):
+        raise ConfigError(
+            f"attention.name={config.attention.name}: {cls.__name__} is neither a DistAttention "
+            "nor a LocalBackend"
+        )
+    part = Component(name=options.local, options=options.local_options)
+    local_cls, local_options = options_of(BACKENDS, "attention.options.local", part)
+    if not issubclass(local_cls, LocalBackend):
+        raise ConfigError(
+            f"attention.options.local={options.local}: not a backend for local memory; "
+            "known: native, numpy, reference, sdpa, or a LocalBackend of your own"
+        )
+    return cls, options, local_cls, local_options
 
 
 def build_pool(config: Config, layout: BlockLayout) -> MemoryPool:
@@ -110,22 +152,18 @@ def build_loop(
     step_epoch: int,
     cluster: str,
     host: str,
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | TransformersCheckpoint,
     pool: MemoryPool,
     pool_address: str,
     transport: Transport,
     to_planner: Callable[[Message], None],
     to_client: Callable[[str, Message], None],
-    model: Model | None = None,
     callbacks: Sequence[Callback] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> Loop:
-    """The step role, connected to its own pool; ``model`` may be shared between instances."""
-    from engine.attention.dist import DistAttention
+    """The step role, connected to its own pool."""
     from engine.attention.lenders import Lenders
-    from engine.attention.local import LocalBackend
     from engine.loop import Loop
-    from engine.model.llama import Llama
     from engine.model.runner import ModelRunner
     from engine.mover import Mover
 
@@ -136,32 +174,16 @@ def build_loop(
     lenders = Lenders(transport, own=hello, debtor=debtor)
     lenders.connect(instance, pool_address, CONNECT_OWN_S)
 
-    cls, options = options_of(BACKENDS, "attention", config.attention)
-    runtime: dict[str, Any] = {
-        "shape": shape,
-        "layout": layout,
-        "pool": pool,
-        "num_threads": config.threads,
-    }
-    if issubclass(cls, LocalBackend):
-        backend = DistAttention(
-            DistAttention.Config(), local=construct(cls, options, **runtime), lenders=lenders
-        )
-    elif issubclass(cls, DistAttention):
-        part = Component(name=options.local, options=options.local_options)
-        local_cls, local_options = options_of(BACKENDS, "attention.options.local", part)
-        if not issubclass(local_cls, LocalBackend):
-            raise ConfigError(
-                f"attention.options.local={options.local}: not a backend for local memory; "
-                "known: native, numpy, reference, sdpa, or a LocalBackend of your own"
-            )
-        local = construct(local_cls, local_options, **runtime)
-        backend = cls(options, local=local, lenders=lenders)
-    else:
-        raise ConfigError(
-            f"attention.name={config.attention.name}: {cls.__name__} is neither a DistAttention "
-            "nor a LocalBackend"
-        )
+    cls, options, local_cls, local_options = attention_parts(config)
+    local = construct(
+        local_cls,
+        local_options,
+        shape=shape,
+        layout=layout,
+        pool=pool,
+        num_threads=config.threads,
+    )
+    backend = cls(options, local=local, lenders=lenders)
 
     scheduler = Scheduler(
         config.scheduler,
@@ -176,7 +198,7 @@ def build_loop(
     return Loop(
         instance=instance,
         scheduler=scheduler,
-        runner=ModelRunner(model or Llama(checkpoint.config, checkpoint.weights), backend),
+        runner=ModelRunner(checkpoint.model, backend),
         backend=backend,
         lenders=lenders,
         mover=Mover(lenders, pool),

@@ -16,7 +16,7 @@ from engine.children import USER_ERROR, die_with_parent
 from engine.config import Config, load, to_yaml
 from engine.errors import ConfigError, LendKVError
 from engine.generate import Generate, read_prompt
-from engine.launch import launch
+from engine.launch import launch, require_parts
 from engine.model.checkpoint import describe
 
 STATUS_FILE = "LENDKV_STATUS_FILE"
@@ -33,8 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if is_first:
                 print(to_yaml(config), end="")
             return 0
-        describe(config.model.path)
-        read_prompt(args.recipe, config.generate.prompt_file)
+        describe(config.model.path, library=config.model.library)
+        read_prompt(config, args.recipe)
+        require_parts(config, attention=not under_torchrun)
     except LendKVError as error:
         if is_first:
             for line in str(error).splitlines():
@@ -42,7 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _leave(USER_ERROR, under_torchrun)
     if config.instances > 1 and not under_torchrun:
         return _torchrun(config, sys.argv[1:] if argv is None else list(argv))
-    status = launch(config, Generate(config, args.recipe, as_json=args.json))
+    try:
+        status = launch(config, Generate(config, args.recipe, as_json=args.json))
+    except KeyboardInterrupt:  # before the supervisor has its own handler
+        status = 130
     return _leave(status, under_torchrun)
 
 

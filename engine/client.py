@@ -105,6 +105,7 @@ class Client:
                 if answer.token_ids:
                     answer.members = self._members
             if not address:
+                time.sleep(0.05)
                 continue
             for message in self._step(address).receive(0.1):
                 if _is_for(message, f"generate-{attempt}"):

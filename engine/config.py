@@ -36,6 +36,8 @@ class ModelConfig:
     path: str = "smollm2"
     """a Hugging Face folder, a .gguf file, or smollm2 (the embedded model)"""
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
+    library: Literal["lendkv", "transformers"] = "lendkv"
+    """what runs it; transformers: any causal decoder with full attention, but slower"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +80,18 @@ class GenerateConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ServeConfig:
+    host: str = "127.0.0.1"
+    port: int = 8000
+    """of the cluster's gateway, on rank 0"""
+    instance_port: int = 0
+    """when set, instance i also serves HTTP by itself on this port + i"""
+    model_name: str = ""
+    """what clients call the model; its path where empty"""
+    max_body_bytes: int = 16 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """The whole tree; ``lendkv generate --print-config`` shows it."""
 
@@ -94,6 +108,7 @@ class Config:
     planner: GManager.Config = field(default_factory=GManager.Config)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
 
 
 def load(recipe: str | None, overrides: Sequence[str] = ()) -> Config:
@@ -112,7 +127,7 @@ def load(recipe: str | None, overrides: Sequence[str] = ()) -> Config:
     if not problems:
         try:
             config = OmegaConf.to_object(tree)
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, ValueError) as error:
             problems.append(_one_line(error))
     if isinstance(config, Config):
         problems += check(config)
@@ -140,6 +155,15 @@ def check(config: Config) -> list[str]:
             value = getattr(value, part)
         if value < low:
             problems.append(f"{name} is {value}; at least {low} is needed")
+    passing = -(-config.scheduler.max_step_tokens // config.pool.block_tokens) + 1
+    if config.instances > 1 and passing > config.pool.num_blocks // 2:
+        most = (config.pool.num_blocks // 2 - 1) * config.pool.block_tokens
+        problems.append(
+            f"scheduler.max_step_tokens={config.scheduler.max_step_tokens} lets {passing} blocks "
+            f"of {config.pool.block_tokens} tokens pass through a pool of "
+            f"{config.pool.num_blocks} on their way to creditors, and at most half of it may: "
+            f"lower it to {max(most, 0)}, or raise pool.num_blocks"
+        )
     if config.pool.block_tokens > 256:
         problems.append(f"pool.block_tokens is {config.pool.block_tokens}; at most 256 is possible")
     if config.generate.prompt and config.generate.prompt_file:
@@ -160,7 +184,7 @@ def options_of(kind: Registry, key: str, part: Component | PoolConfig) -> tuple[
         raise ConfigError(*problems)
     try:
         return cls, OmegaConf.to_object(tree)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"{key}.options of {part.name!r}: {_one_line(error)}") from error
 
 

@@ -31,8 +31,10 @@ class Generate:
     def __call__(self, pipe: Connection, planner: str) -> int:
         tokenizer, prompt_ids = self._prompt()
         client = Client(planner)
-        answer = self._complete(client, tokenizer, prompt_ids)
-        client.goodbye()
+        try:
+            answer = self._complete(client, tokenizer, prompt_ids)
+        finally:  # also when the request is refused: nobody else would tell the others to leave
+            client.goodbye()
         single_ids = self._single(prompt_ids) if self._config.generate.compare else None
         self._show(answer, tokenizer, prompt_ids, single_ids)
         return 0 if single_ids is None or single_ids == answer.token_ids else 1
@@ -51,14 +53,10 @@ class Generate:
 
     def _prompt(self) -> tuple[Tokenizer, list[int]]:
         wanted = self._config.generate
-        tokenizer = load_tokenizer(self._config.model.path)
+        tokenizer = load_tokenizer(self._config.model.path, library=self._config.model.library)
         if tokenizer is None:
             raise ConfigError(f"model {self._config.model.path!r} has no tokenizer.json")
-        text = wanted.prompt or read_prompt(self._recipe, wanted.prompt_file)
-        if not text.strip():
-            raise ConfigError(
-                "there is no prompt: give --prompt TEXT, --prompt-file FILE or generate.prompt=TEXT"
-            )
+        text = read_prompt(self._config, self._recipe)
         if wanted.chat and tokenizer.template is not None:
             return tokenizer, tokenizer.chat([{"role": "user", "content": text}])
         return tokenizer, tokenizer.encode(text)
@@ -108,6 +106,7 @@ class Generate:
         config = self._config
         torch.set_num_threads(config.threads)
         num_blocks = -(-(len(prompt_ids) + config.generate.max_tokens) // config.pool.block_tokens)
+        num_blocks += int(config.attention.options.get("staging_blocks", 0))
         big = replace(
             config,
             instances=1,
@@ -185,12 +184,17 @@ class Generate:
             out.print(f"tokens equal to one big instance: {equal}/{num_tokens}", style=style)
 
 
-def read_prompt(recipe: str | None, name: str) -> str:
-    """The text of ``generate.prompt_file``; ConfigError when it cannot be read."""
-    if not name:
-        return ""
-    path: Path = recipe_path(recipe, name)
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the prompt file {name!r} cannot be read: {error}") from error
+def read_prompt(config: Config, recipe: str | None) -> str:
+    """``generate.prompt`` or the text of its file; ConfigError when there is none."""
+    text, name = config.generate.prompt, config.generate.prompt_file
+    if name:
+        path: Path = recipe_path(recipe, name)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the prompt file {name!r} cannot be read: {error}") from error
+    if not text.strip():
+        raise ConfigError(
+            "there is no prompt: give --prompt TEXT, --prompt-file FILE or generate.prompt=TEXT"
+        )
+    return text

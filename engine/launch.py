@@ -15,9 +15,9 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from engine import roles
-from engine.build import build_pool, layout_of
+from engine.build import attention_parts, build_pool, check_parts, layout_of
 from engine.children import USER_ERROR, Child, die_with_parent, fork, stop
-from engine.config import Config
+from engine.config import Component, Config
 from engine.core import ModelShape
 from engine.errors import ConfigError, LendKVError
 from engine.memory.base import MemoryPool
@@ -26,6 +26,7 @@ from engine.model.checkpoint import describe
 MAX_RESTARTS = 5
 """restarts of one role within RESTART_WINDOW_S before the instance gives up"""
 RESTART_WINDOW_S = 30.0
+FAREWELL_S = 15.0
 
 Frontend = Callable[[Connection, str], int]
 """what runs beside the cluster on rank 0: given its pipe and the planner's address"""
@@ -72,7 +73,7 @@ class Supervisor:
         self._config = config
         self._world = world
         self._frontend_main = frontend if world.rank == 0 else None
-        self._shape: ModelShape = describe(config.model.path).shape
+        self._shape: ModelShape = describe(config.model.path, library=config.model.library).shape
         self._epoch = 0
         self._pool_memory: MemoryPool | None = None
         self._planner_address = ""
@@ -120,6 +121,11 @@ class Supervisor:
         if self._pool_memory is not None:
             self._pool_memory.close()
         memory = build_pool(self._config, layout_of(self._config, self._shape))
+        if memory.fd is None:
+            raise ConfigError(
+                f"pool.name={self._config.pool.name}: its memory belongs to one process, and an "
+                "instance has two that share it; use pool.name=paged"
+            )
         self._pool_memory = memory
         place = self._place()
         self._pool = fork("pool", lambda pipe: roles.pool(pipe, place, memory))
@@ -168,6 +174,7 @@ class Supervisor:
         if self._signal:
             return 0 if self._signal == signal.SIGTERM else 128 + self._signal
         for child in children:
+            child.poll()  # first the status, then the last words: they were said before
             for said in child.messages():
                 if "error" in said:
                     raise LendKVError(said["error"])
@@ -175,19 +182,19 @@ class Supervisor:
                     self._planner_address = said["planner"]
                     if self._pool is not None:
                         self._pool.say(planner=self._planner_address)
-        if self._frontend is not None and self._frontend.poll() is not None:
+        if self._frontend is not None and self._frontend.status is not None:
             return self._frontend.status
-        if self._step is not None and self._step.poll() == 0:  # it was told Goodbye
+        if self._step is not None and self._step.status == 0:  # it was told Goodbye
             return None if self._frontend is not None else 0
-        if self._planner is not None and self._planner.poll() is not None:
+        if self._planner is not None and self._planner.status is not None:
             self._note(self._planner)
             self._start_planner()
-        if self._pool is not None and self._pool.poll() is not None:
+        if self._pool is not None and self._pool.status is not None:
             self._note(self._pool)
             if self._step is not None:
                 stop([self._step], patience_s=0.0)
             self._start_instance()
-        elif self._step is not None and self._step.poll() is not None:
+        elif self._step is not None and self._step.status is not None:
             self._note(self._step)
             self._start_step()
         return None
@@ -218,9 +225,47 @@ def launch(config: Config, frontend: Frontend | None) -> int:
     """Run this rank; the exit status. User errors print one sentence each, never a traceback."""
     world = World.from_environment()
     try:
+        require_parts(config, attention=world.rank == 0 and world.under_torchrun)
         return Supervisor(config, world, frontend).run()
     except LendKVError as error:
         who = f"instance {world.rank}: " if world.rank else ""
         for line in str(error).splitlines():
             print(f"lendkv: {who}{line}", file=sys.stderr, flush=True)
+        if world.rank == 0 and world.store is not None and world.size > 1:
+            _farewell(config, world)
         return USER_ERROR
+
+
+def require_parts(config: Config, *, attention: bool) -> None:
+    """Raises ConfigError with all that is wrong with the parts' names and options.
+
+    Attention backends import torch, which a supervisor must not: a short-lived child looks at
+    them, and only where a recipe chooses something else than the default.
+    """
+    problems = check_parts(config)
+    if (attention or problems) and config.attention != Component(name="dist"):
+        child = fork("check", lambda _pipe: attention_parts(config) and None)
+        while child.poll() is None:
+            time.sleep(0.01)
+        for said in child.messages():
+            problems += said["error"].splitlines()
+        child.pipe.close()
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _farewell(config: Config, world: World) -> None:
+    place = roles.Place(
+        config=config,
+        instance=0,
+        cluster=world.cluster,
+        epoch=0,
+        shape=describe(config.model.path, library=config.model.library).shape,
+        planner="",
+        store=world.store,
+    )
+    child = fork("farewell", lambda _pipe: roles.farewell(place))
+    deadline = time.monotonic() + FAREWELL_S
+    while child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    stop([child], patience_s=0.0)

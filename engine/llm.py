@@ -28,7 +28,7 @@ from engine.loop import Loop
 from engine.memory.base import MemoryPool
 from engine.memory.rmanager import RManager
 from engine.model import checkpoint as checkpoints
-from engine.model.llama import Llama
+from engine.model.transformers_checkpoint import TransformersCheckpoint
 from engine.protocol import BorrowOffer, Failed, Message, Progress, Report, Tokens
 
 HOST = "this process"
@@ -55,12 +55,16 @@ class LLM:
         self,
         config: Config,
         *,
-        checkpoint: checkpoints.Checkpoint | None = None,
+        checkpoint: checkpoints.Checkpoint | TransformersCheckpoint | None = None,
         callbacks: Sequence[Callback] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        config = replace(config, transport=Component(name="loopback"))
-        self.checkpoint = checkpoint or checkpoints.load(config.model.path, config.model.dtype)
+        if config.transport.name != "loopback":
+            config = replace(config, transport=Component(name="loopback"))
+        wanted = config.model
+        self.checkpoint = checkpoint or checkpoints.load(
+            wanted.path, wanted.dtype, library=wanted.library
+        )
         self._clock = clock
         self._planner = build_planner(config)
         self.network = LoopbackNetwork()
@@ -69,12 +73,12 @@ class LLM:
         self._offers: deque[tuple[int, BorrowOffer]] = deque()
         shape = self.checkpoint.config.shape
         layout = layout_of(config, shape)
-        model = Llama(self.checkpoint.config, self.checkpoint.weights)
         self.pools: list[MemoryPool] = []
         self.servers: list[PoolServer] = []
         self.rmanagers: list[RManager] = []
         self.loops: list[Loop] = []
         self.addresses: list[str] = []
+        self._dead: set[int] = set()
         for instance in range(config.instances):
             pool = build_pool(config, layout)
             transport = build_transport(config, pool, network=self.network)
@@ -107,7 +111,6 @@ class LLM:
                 transport=build_transport(config, network=self.network),
                 to_planner=partial(self._to_planner, instance),
                 to_client=self._to_client,
-                model=model,
                 callbacks=callbacks,
                 clock=clock,
             )
@@ -122,7 +125,8 @@ class LLM:
     def run(self) -> Iterator[None]:
         """Step all instances until every request is done; yields after each round."""
         while any(not completion.done for completion in self._completions.values()):
-            moved = [self._step(instance) for instance in range(len(self.loops))]
+            alive = [n for n in range(len(self.loops)) if n not in self._dead]
+            moved = [self._step(instance) for instance in alive]
             if not any(moved):
                 time.sleep(0.0005)  # somebody pauses before it tries again
             yield
@@ -153,6 +157,11 @@ class LLM:
             if completion.error:
                 raise LendKVError(completion.error)
         return completions
+
+    def kill(self, instance: int) -> None:
+        """The instance dies: its channels are lost and it never steps again."""
+        self._dead.add(instance)
+        self.network.cut(self.addresses[instance])
 
     def check(self) -> None:
         """The books of every pool and every step match."""

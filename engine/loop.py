@@ -16,7 +16,7 @@ from engine.errors import PeerLost
 from engine.model.runner import ModelRunner
 from engine.model.sampler import sample
 from engine.mover import Mover
-from engine.protocol import Ack, FencedOff, Granted, Message, Report
+from engine.protocol import Ack, Draw, Drawn, FencedOff, Granted, Message, Report
 from engine.scheduler.effects import Connect, Effect, Finish, Move, ToClient, ToPlanner, ToPool
 from engine.scheduler.scheduler import Scheduler
 
@@ -52,6 +52,8 @@ class Loop:
         self._to_client = to_client
         self._callbacks = tuple(callbacks)
         self._clock = clock
+        if backend.num_staging_blocks:
+            lenders.send(instance, Draw(backend.num_staging_blocks, staging=True))
 
     def now(self) -> float:
         """The clock that leases are counted with."""
@@ -101,6 +103,9 @@ class Loop:
             if move is not None:
                 self.scheduler.on_moved(move.sequence, move.leaf)
             return
+        if isinstance(message, Drawn) and message.staging:
+            self._backend.staging.add(message.blocks)
+            return
         if isinstance(message, FencedOff):
             self._backend.forget_tables(instance)  # attach anew what still stands
         if isinstance(message, Granted):
@@ -112,6 +117,7 @@ class Loop:
         if instance == self._instance:
             raise PeerLost(f"the own pool is gone: {reason}")
         self._backend.forget_tables(instance)
+        self._backend.staging.forget(instance)
         self._mover.drop_instance(instance)
         self.scheduler.on_lost(instance, self._clock())
         for callback in self._callbacks:

@@ -14,7 +14,7 @@ class Mover:
     def __init__(self, lenders: Lenders, pool: MemoryPool) -> None:
         self._lenders = lenders
         self._pool = pool
-        self._queues: dict[int, deque[tuple[Move, int]]] = {}
+        self._queues: dict[int, deque[tuple[Move, int, int]]] = {}
         self._sent: dict[tuple[int, int, int], Move] = {}
         self.moved_bytes: Counter[int] = Counter()
         """bytes that reached holders, by sequence"""
@@ -25,8 +25,8 @@ class Mover:
 
     def add(self, move: Move) -> None:
         queue = self._queues.setdefault(move.to.instance, deque())
-        size = self._pool.layout.block_bytes
-        queue.extend((move, at) for at in range(0, size, self._lenders.max_body_bytes))
+        size, part_bytes = self._pool.layout.block_bytes, self._lenders.max_body_bytes
+        queue.extend((move, at, min(at + part_bytes, size)) for at in range(0, size, part_bytes))
         self._sent[move.to.instance, move.to.loan, move.to.slot] = move
 
     def cancel(self, sequence: int) -> None:
@@ -45,8 +45,7 @@ class Mover:
         for instance, queue in self._queues.items():
             # One part may wait here; queries that come behind it must not wait for more.
             while queue and self._lenders.unsent_bytes(instance) < part_bytes:
-                move, offset = queue.popleft()
-                end = min(offset + part_bytes, size)
+                move, offset, end = queue.popleft()
                 write = Write(move.to.loan, move.to.slot, offset, end == size)
                 if not self._lenders.send(
                     instance, write, self._pool.block(move.block)[offset:end]

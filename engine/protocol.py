@@ -318,6 +318,8 @@ class Progress(Message, frozen=True):
 class Failed(Message, frozen=True):
     request_id: Text
     reason: Text
+    code: Text = "too_large"
+    """too_large: it can never run here"""
 
 
 class Abort(Message, frozen=True):

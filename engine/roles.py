@@ -33,6 +33,10 @@ log = logging.getLogger(__name__)
 IDLE_S = 0.05
 """longest sleep of a process that waits for messages"""
 MEET_S = 120.0
+GONE = "gone"
+"""stands in torchrun's store for the planner's address when rank 0 has left"""
+MAX_UNHEARD = 5
+"""seconds in a row without a planner to connect to, after which a step leaves: rank 0 is gone"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +105,8 @@ def step(pipe: Connection, place: Place, memory: MemoryPool, pool_address: str) 
     config = place.config
     torch.set_num_threads(config.threads)
     planner_address = _meet(place)
+    if planner_address == GONE:  # rank 0 has said why
+        return 0
     pipe.send({"planner": planner_address})
     planner_client = ControlClient(planner_address, FROM_PLANNER)
     clients = ControlServer(TO_STEP)
@@ -131,7 +137,9 @@ def step(pipe: Connection, place: Place, memory: MemoryPool, pool_address: str) 
         step_epoch=time.time_ns() // 1_000_000,
         cluster=place.cluster,
         host=place.host,
-        checkpoint=checkpoints.load(config.model.path, config.model.dtype),
+        checkpoint=checkpoints.load(
+            config.model.path, config.model.dtype, library=config.model.library
+        ),
         pool=memory,
         pool_address=pool_address,
         transport=build_transport(config),
@@ -139,7 +147,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool, pool_address: str) 
         to_client=to_client,
         clock=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
     )
-    next_register = 0.0
+    next_register, num_unheard = 0.0, 0
     while True:
         for peer, message in clients.receive(0.0):
             match message:
@@ -157,6 +165,10 @@ def step(pipe: Connection, place: Place, memory: MemoryPool, pool_address: str) 
         if time.monotonic() >= next_register:  # again and again: the planner may restart
             next_register = time.monotonic() + 1.0
             to_planner(Register(place.instance, place.epoch, address))
+            num_unheard = 0 if _listens(planner_address) else num_unheard + 1
+            if num_unheard >= MAX_UNHEARD:
+                log.warning("the planner at %s is gone, and this instance leaves", planner_address)
+                return 0
         try:
             moved = loop.step()
         except PeerLost as error:
@@ -164,6 +176,28 @@ def step(pipe: Connection, place: Place, memory: MemoryPool, pool_address: str) 
             return 1
         if not moved and not clients.pending() and not planner_client.pending():
             loop.wait(IDLE_S, [clients.fileno(), planner_client.fileno()])
+
+
+def farewell(place: Place) -> int:
+    """Rank 0 leaves before all have met: tell whoever still waits for the planner's address."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    assert place.store is not None
+    host, port = place.store
+    with suppress(RuntimeError):  # torchrun is gone as well, and with it the others
+        store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
+        store.set(f"lendkv/{place.cluster}/planner", GONE)
+    return 0
+
+
+def _listens(address: str) -> bool:
+    """Whether somebody takes connections there; a planner that restarts is away for a moment."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=0.5):
+            return True
+    except OSError:
+        return False
 
 
 def _meet(place: Place) -> str:

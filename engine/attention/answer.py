@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,6 +96,7 @@ class PoolServer:
         self._decodes: deque[_Job] = deque()
         self._prefills: deque[_Job] = deque()
         self.num_answers = 0
+        self._last_leaf = pool.layout.blocks_for(shape.max_positions)
 
     def serve_once(self, timeout_s: float = 0.0, also: Sequence[int] = ()) -> bool:
         """Take what came, compute one unit; waits only when there is nothing to do."""
@@ -128,6 +129,10 @@ class PoolServer:
     def _take(self, number: int, peer: _Peer, message: Message, body: memoryview) -> None:
         match message:
             case Begin():
+                for span in chain.from_iterable(message.slices):
+                    last = span.first_position + span.num_rows
+                    if last > self._shape.max_positions:
+                        raise PeerLost(f"position {last} of {self._shape.max_positions}")
                 peer.step, peer.scale = message.step, message.scale
                 peer.slices, peer.units = message.slices, {}
             case Ask():
@@ -164,6 +169,10 @@ class PoolServer:
         except LoanFenced as error:
             self._send(job.peer, FencedOff(job.ask.step, list(error.loans), str(error)))
             return True
+        except PeerLost as error:
+            log.warning("peer %d is cut off: %s", job.peer, error)
+            self._lose(job.peer)
+            return True
         self._compute(job, units[job.next_unit], peer.scale)
         if job.next_unit < len(units):
             queue.append(job)
@@ -174,11 +183,13 @@ class PoolServer:
         return True
 
     def _units(self, job: _Job, peer: _Peer, *, whole: bool) -> list[_Unit]:
-        """The job's units, checked against the books now; raises Fenced."""
+        """The job's units, checked against the books now; raises LoanFenced, PeerLost."""
         now = self._clock()
         tables = [
             self._rmanager.resolve(job.peer, span.sequence, span.version, now) for span in job.spans
         ]
+        if any(table and table[-1][0] > self._last_leaf for table in tables):
+            raise PeerLost(f"a table names a leaf behind leaf {self._last_leaf}, the last possible")
         known = peer.units.get(job.ask.slice)
         if known is not None and known[0] == tables:
             return known[1]

@@ -9,7 +9,7 @@ poisons the rows that needed it: the step goes on for all others.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -39,12 +39,6 @@ class Travel:
     steps_by_way: Counter[str] = field(default_factory=Counter)
 
 
-@dataclass(slots=True)
-class _Pending:
-    q_THD: Tensor
-    layer: int
-
-
 class DistAttention(AttentionBackend):
     """Wraps a local backend; asks holders over their channels or reads their mapped memory."""
 
@@ -69,7 +63,7 @@ class DistAttention(AttentionBackend):
             if not local.fingerprint:
                 raise ConfigError(
                     f"attention.options.bits=placement: the backend {config.local!r} sums over "
-                    "many blocks at once; use local=native, numpy or reference, or bits=any"
+                    "many blocks at once; use local=native or numpy as pool.kernel, or bits=any"
                 )
             lenders.required_kernel = local.fingerprint
         self._config = config
@@ -77,7 +71,7 @@ class DistAttention(AttentionBackend):
         self._lenders = lenders
         lenders.on_answer = self._on_answer
         lenders.on_fenced = self._on_fenced
-        self.staging = StagingCache(lenders, local.pool)
+        self.staging = StagingCache(lenders, local.pool, self.num_staging_blocks)
         self.travel: dict[int, Travel] = {}
         self.missed: Counter[int] = Counter()
         """steps in a row in which a holder missed its deadline"""
@@ -131,7 +125,7 @@ class DistAttention(AttentionBackend):
     def write(self, k_TKD: Tensor, v_TKD: Tensor, layer: int) -> None:
         self.local.write(k_TKD, v_TKD, layer)
 
-    def start(self, q_THD: Tensor, layer: int) -> Any:
+    def start(self, q_THD: Tensor, layer: int) -> tuple[Tensor, int]:
         for instance, step in self._steps.items():
             for number, part in enumerate(step.slices):
                 if instance in self._failed:
@@ -140,10 +134,10 @@ class DistAttention(AttentionBackend):
                 self._asking[instance, layer, number] = self._rows.slice(part.base, part.num_rows)
                 if not self._lenders.send(instance, Ask(self._plan.step, layer, number), body):
                     self._failed.add(instance)
-        return _Pending(q_THD, layer)
+        return q_THD, layer
 
-    def finish(self, pending: Any) -> Partial:
-        q_THD, layer = pending.q_THD, pending.layer
+    def finish(self, pending: tuple[Tensor, int]) -> Partial:
+        q_THD, layer = pending
         self.local.attend(self._piece, q_THD, layer, self._rows)
         self._collect()
         partial = self.local.merge(self._program, self._rows, q_THD.shape[0])
@@ -161,6 +155,11 @@ class DistAttention(AttentionBackend):
             if instance not in self._failed:
                 self.missed.pop(instance, None)
         return poisoned
+
+    @property
+    def num_staging_blocks(self) -> int:
+        """Blocks of the own pool that it wants for copies."""
+        return self._config.staging_blocks if self._config.way == "copy" else 0
 
     def forget_sequence(self, sequence: int) -> None:
         """The sequence is done or starts over: drop its tables at the holders."""
@@ -226,7 +225,8 @@ class DistAttention(AttentionBackend):
             if not waiting:
                 break
             began = time.monotonic()
-            self._lenders.pump(min(self._budget_s[i] for i in waiting), waiting)
+            # A budget is below 0 when the last answer came late and yet before it was looked at.
+            self._lenders.pump(max(0.0, min(self._budget_s[i] for i in waiting)), waiting)
             waited = time.monotonic() - began
             for instance in waiting:
                 self._budget_s[instance] -= waited
@@ -242,12 +242,13 @@ class DistAttention(AttentionBackend):
         if message.step != self._plan.step or key not in self._asking:
             return  # late, from a step that was given up
         rows = self._asking.pop(key)
-        got = np.frombuffer(body, np.float32)
         num_out = rows.out_RHD.numel()
-        if got.size != num_out + rows.lse_RH.numel():
+        wanted_bytes = 4 * (num_out + rows.lse_RH.numel())
+        if len(body) != wanted_bytes:
             self._failed.add(instance)
-            self._lenders.drop(instance, f"an answer of {got.size} numbers, not {num_out} + lse")
+            self._lenders.drop(instance, f"an answer of {len(body)} bytes, not {wanted_bytes}")
             return
+        got = np.frombuffer(body, np.float32)
         rows.out_RHD.numpy().reshape(-1)[:] = got[:num_out]
         rows.lse_RH.numpy().reshape(-1)[:] = got[num_out:]
 
@@ -265,12 +266,19 @@ class DistAttention(AttentionBackend):
     def _changed_under_us(self) -> frozenset[int]:
         """Sequences that read mapped blocks which their holder has given to somebody else."""
         changed = set()
+        fenced: defaultdict[int, set[int]] = defaultdict(set)
         for sequence, refs in self._mapped.items():
             for ref in refs:
                 lender = self._lenders.get(ref.instance)
-                gone = lender is None or lender.generations is None
-                if gone or int(lender.generations[ref.block]) != ref.generation:  # type: ignore
+                if lender is None or lender.generations is None:
                     changed.add(sequence)
+                elif int(lender.generations[ref.block]) != ref.generation:
+                    changed.add(sequence)
+                    fenced[ref.instance].add(ref.loan)
+        # Nobody was asked, so nobody says it: the loop treats it like the holder's own word.
+        for instance, loans in fenced.items():
+            message = FencedOff(self._plan.step, sorted(loans), "mapped blocks were given away")
+            self._lenders.inbox.append((instance, message))
         return frozenset(changed)
 
     def _count(self, poisoned: frozenset[int]) -> None:

@@ -22,7 +22,10 @@ def merge_pair(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tu
     total = weight_a + weight_b
     out = weight_a[..., None] * out_a + weight_b[..., None] * out_b
     out = out / total.masked_fill(total == 0.0, 1.0)[..., None]
-    return out, shift + torch.log(total)
+    # Taken as they are: -0.0 + 0.0 is 0.0, another bit.
+    empty_a, empty_b = lse_a == -torch.inf, lse_b == -torch.inf
+    out = torch.where(empty_a[..., None], out_b, torch.where(empty_b[..., None], out_a, out))
+    return out, torch.where(empty_a | empty_b, top, shift + torch.log(total))
 
 
 def run_program(program: MergeProgram, rows: NodeRows, num_queries: int) -> Partial:

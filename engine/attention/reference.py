@@ -26,7 +26,7 @@ class ReferenceBackend(LocalBackend):
         super().__init__(**runtime)
 
     def keys_and_values(self, address: int, layer: int) -> tuple[Tensor, Tensor]:
-        """Float32 keys and values [K, C, D] of one rBlock's layer."""
+        """Float32 copies of the keys and values [K, C, D] of one rBlock's layer."""
         num_bytes = self.layout.layer_bytes
         memory = (ctypes.c_uint8 * num_bytes).from_address(address + layer * num_bytes)
         _, kv_heads, _, tokens, dim = self.layout.shape
@@ -35,7 +35,8 @@ class ReferenceBackend(LocalBackend):
             .view(DTYPES[self.layout.dtype])
             .view(kv_heads, 2, tokens, dim)
         )
-        return layer_K2CD[:, 0].float(), layer_K2CD[:, 1].float()
+        copy_K2CD = layer_K2CD.to(torch.float32, copy=True)
+        return copy_K2CD[:, 0], copy_K2CD[:, 1]
 
     def leaf_partial(
         self, q_KGTD: Tensor, first_position: int, leaf: int, address: int, layer: int

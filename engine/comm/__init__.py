@@ -8,5 +8,6 @@ TRANSPORTS = Registry(
         "loopback": "engine.comm.loopback:LoopbackTransport",
         "shm": "engine.comm.shm:ShmTransport",
         "tcp": "engine.comm.tcp:TcpTransport",
+        "torch": "engine.comm.torch_transport:TorchTransport",
     },
 )

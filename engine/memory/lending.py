@@ -50,10 +50,11 @@ class Lending:
 
     @property
     def num_lend_cap(self) -> int:
-        """Most blocks this pool would ever lend."""
+        """Most blocks this pool would ever lend; its step keeps what it stages copies in."""
         num_blocks = self._books.num_blocks
         share = int(self.config.lend_fraction * num_blocks)
-        return max(0, min(share, num_blocks - self.config.keep_blocks))
+        kept = self.config.keep_blocks + self._books.count(BlockState.STAGING)
+        return max(0, min(share, num_blocks - kept))
 
     @property
     def num_lendable(self) -> int:

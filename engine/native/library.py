@@ -85,6 +85,11 @@ def _hash(compiler: str, sources: list[Path]) -> str:
     return digest.hexdigest()
 
 
+def processor_flags() -> frozenset[str]:
+    """The processor's instruction sets by the kernel's names."""
+    return frozenset(_processor().decode().split())
+
+
 def _processor() -> bytes:
     """What ``-march=native`` depends on: the model and the instruction sets."""
     try:

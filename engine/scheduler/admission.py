@@ -54,8 +54,8 @@ class Admission:
         """Start to place the first sequence of the queue, if none is being placed."""
         if self.placing or not self.waiting or self.waiting[0].not_before > now:
             return
-        if self._holdings.drawing:
-            return
+        if self._holdings.drawing or self._growing:
+            return  # running ones come first
         sequence = self.waiting.pop(0)
         self.placing, sequence.state = sequence, State.PLACING
         missing = self._blocks(sequence) - self._holdings.store.num_free
@@ -152,6 +152,7 @@ class Admission:
             host=self._host,
             num_blocks=num_blocks,
             num_local=num_local,
+            num_pool=self._num_blocks,
             working_blocks=working_blocks,
         )
 

@@ -19,6 +19,8 @@ class Need:
     num_blocks: int
     num_local: int
     """blocks of the own pool it can have"""
+    num_pool: int
+    """blocks of the own pool when nobody else uses it"""
     working_blocks: int
     """of these, blocks that pass through on their way to a creditor, if anything is lent"""
 

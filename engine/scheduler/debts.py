@@ -22,10 +22,14 @@ class Debts:
     def __init__(self, drift_margin: float = 0.05) -> None:
         self._drift_margin = drift_margin
         self._debts: dict[tuple[int, int], _Debt] = {}
-        self._renew_sent: dict[int, float] = {}
+        self._renewing: dict[int, tuple[float, frozenset[int]]] = {}
+        """instance -> when the unanswered Renew was sent, and the loans it named"""
 
     def __len__(self) -> int:
         return len(self._debts)
+
+    def __contains__(self, key: tuple[int, int]) -> bool:
+        return key in self._debts
 
     def add(self, instance: int, loan: int, *, lease_s: float, asked_at: float) -> None:
         lease_s *= 1 - self._drift_margin
@@ -34,37 +38,43 @@ class Debts:
     def remove(self, instance: int, loan: int) -> None:
         self._debts.pop((instance, loan), None)
 
+    def forget(self, instance: int) -> set[tuple[int, int]]:
+        """The channel is gone, and answers with it; returns the loans that are lost."""
+        self._renewing.pop(instance, None)
+        return {(instance, loan) for loan in self.of(instance)}
+
     def of(self, instance: int) -> list[int]:
         return sorted(loan for holder, loan in self._debts if holder == instance)
 
     def tick(self, now: float) -> list[ToPool]:
-        """Renewals that are due: after a third of the lease, one round at a time per instance."""
-        due = set()
-        for (instance, _), debt in self._debts.items():
-            half_way = now >= debt.ends - debt.lease_s * 2 / 3
-            last = self._renew_sent.get(instance, -float("inf"))
-            if half_way and now - last >= debt.lease_s / 6:
-                due.add(instance)
-        return [self.renew(instance, now) for instance in sorted(due)]
+        """Renewals that are due: after a third of the lease."""
+        due = {
+            instance
+            for (instance, _), debt in self._debts.items()
+            if now >= debt.ends - debt.lease_s * 2 / 3
+        }
+        return [renewal for instance in sorted(due) for renewal in self.renew(instance, now)]
 
-    def renew(self, instance: int, now: float) -> ToPool:
-        self._renew_sent[instance] = now
-        return ToPool(instance, Renew(self.of(instance)))
+    def renew(self, instance: int, now: float) -> list[ToPool]:
+        """One at a time per instance: its answers carry no number, and an answer that is still to
+        come says all that another Renew would ask."""
+        loans = self.of(instance)
+        if instance in self._renewing or not loans:
+            return []
+        self._renewing[instance] = (now, frozenset(loans))
+        return [ToPool(instance, Renew(loans))]
 
     def on_renewed(self, instance: int, message: Renewed) -> set[tuple[int, int]]:
         """Extend what still stands; returns the loans that are gone."""
-        sent = self._renew_sent.pop(instance, None)
-        if sent is None:
-            return set()
+        sent, named = self._renewing.pop(instance, (0.0, frozenset()))
         standing = set(message.loans)
         gone = set()
-        for (holder, loan), debt in self._debts.items():
-            if holder != instance:
-                continue
+        for loan in named.intersection(self.of(instance)):
+            debt = self._debts[instance, loan]
             if loan in standing:
                 debt.ends = max(debt.ends, sent + debt.lease_s)
-            elif debt.ends - debt.lease_s <= sent:  # it was in that Renew
-                gone.add((holder, loan))
+            else:
+                gone.add((instance, loan))
         return gone
 
     def expired(self, now: float) -> set[tuple[int, int]]:

@@ -48,7 +48,9 @@ class GManager:
                 if known is None or message.epoch >= known.heartbeat.epoch:
                     self._pools[message.instance] = _Seen(message, now)
             case Register():
-                self._steps[message.instance] = message
+                step = self._steps.get(message.instance)
+                if step is None or message.epoch >= step.epoch:
+                    self._steps[message.instance] = message
             case BorrowQuery():
                 return self._offer(message, now)
             case MembersQuery():

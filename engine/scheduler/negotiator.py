@@ -5,7 +5,7 @@ is stale by design: a creditor may refuse, and then the choice is made again wit
 (PAPER section 2.1: the creditors are tried in turn; their own tables decide.)
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engine.errors import CapacityError
 from engine.protocol import (
@@ -55,6 +55,7 @@ class _Deal:
     asked: dict[int, int] = field(default_factory=dict)
     """reservation -> instance, unanswered"""
     grants: dict[int, Granted] = field(default_factory=dict)
+    asked_at: float = 0.0
     rounds: int = 0
 
 
@@ -77,7 +78,6 @@ class Negotiator:
         self._timeout_s = timeout_s
         self._max_rounds = max_rounds
         self._deals: dict[int, _Deal] = {}
-        self._reserved_at: dict[int, float] = {}
         self._next_id = 1
         self._effects = effects
         self.outcomes: list[Outcome] = []
@@ -90,10 +90,14 @@ class Negotiator:
         self._effects.append(ToPlanner(BorrowQuery(query, need.owner, need.host, wanted)))
 
     def cancel(self, sequence: int) -> None:
-        """Give up a deal without an outcome."""
+        """Give up a deal without an outcome, also one that nobody has acted on yet."""
         deal = self._deals.pop(sequence, None)
         if deal is not None:
             self._undo(deal)
+        for outcome in [one for one in self.outcomes if one.sequence == sequence]:
+            self.outcomes.remove(outcome)
+            if isinstance(outcome, Placed):
+                self._give_back(outcome.grants)
 
     def on_offer(self, offer: BorrowOffer, now: float) -> None:
         for deal in list(self._deals.values()):
@@ -103,21 +107,21 @@ class Negotiator:
                 self._reserve(deal, now)
 
     def on_granted(self, instance: int, message: Granted) -> None:
-        asked_at = self._reserved_at.pop(message.reservation, None)
+        if (instance, message.loan) in self._debts:
+            return  # the same answer again
         deal = self._deal_of(message.reservation)
-        if deal is None or asked_at is None:
+        if deal is None:
             # The deal was given up meanwhile: an unused loan goes back at once.
             self._effects.append(ToPool(instance, Release(message.loan)))
             return
         del deal.asked[message.reservation]
         deal.grants[instance] = message
-        self._debts.add(instance, message.loan, lease_s=message.lease_s, asked_at=asked_at)
+        self._debts.add(instance, message.loan, lease_s=message.lease_s, asked_at=deal.asked_at)
         if not deal.asked:
             del self._deals[deal.sequence]
             self.outcomes.append(Placed(deal.sequence, deal.holders, deal.grants))
 
     def on_refused(self, instance: int, message: Refused, now: float) -> None:
-        self._reserved_at.pop(message.reservation, None)
         deal = self._deal_of(message.reservation)
         if deal is not None:
             self._retry(deal, instance, message.num_lendable, now)
@@ -129,6 +133,14 @@ class Negotiator:
                 deal.grants.pop(instance, None)
                 self._retry(deal, instance, 0, now)
 
+    def on_gone(self, loans: set[tuple[int, int]], now: float) -> None:
+        """These loans have ended; a deal that counted on one chooses again."""
+        for deal in list(self._deals.values()):
+            for instance, grant in list(deal.grants.items()):
+                if (instance, grant.loan) in loans:
+                    self._retry(deal, instance, 0, now)
+                    break
+
     def tick(self, now: float) -> None:
         for deal in list(self._deals.values()):
             if now - deal.started >= self._timeout_s:
@@ -136,6 +148,7 @@ class Negotiator:
                 self._fail(deal, f"no answer from the {who} in {self._timeout_s:g} s", False)
 
     def _reserve(self, deal: _Deal, now: float) -> None:
+        deal.asked_at = now
         deal.rounds += 1
         if deal.rounds > self._max_rounds:
             self._fail(deal, f"creditors changed their mind {self._max_rounds} times", False)
@@ -143,8 +156,7 @@ class Negotiator:
         try:
             deal.holders = self._placement.place(deal.need, deal.creditors)
         except CapacityError as error:
-            short = deal.need.num_blocks - deal.need.num_local - deal.num_lend_cap
-            self._fail(deal, str(error), short > 0)
+            self._fail(deal, str(error), self._is_hopeless(deal))
             return
         by_instance = {creditor.instance: creditor for creditor in deal.creditors}
         for instance in dict.fromkeys(deal.holders):
@@ -152,7 +164,6 @@ class Negotiator:
                 continue
             reservation = self._take_id()
             deal.asked[reservation] = instance
-            self._reserved_at[reservation] = now
             num_blocks = deal.holders.count(instance)
             self._effects.append(Connect(instance, by_instance[instance].address))
             reserve = Reserve(reservation, num_blocks, self._lease_s)
@@ -175,11 +186,23 @@ class Negotiator:
         self.outcomes.append(NotPlaced(deal.sequence, reason, hopeless))
 
     def _undo(self, deal: _Deal) -> None:
-        for instance, grant in deal.grants.items():
-            self._debts.remove(instance, grant.loan)
-            self._effects.append(ToPool(instance, Release(grant.loan)))
+        self._give_back(deal.grants)
         deal.grants = {}
         deal.asked = {}  # what is still granted for these is released when it comes
+
+    def _give_back(self, grants: dict[int, Granted]) -> None:
+        for instance, grant in grants.items():
+            self._debts.remove(instance, grant.loan)
+            self._effects.append(ToPool(instance, Release(grant.loan)))
+
+    def _is_hopeless(self, deal: _Deal) -> bool:
+        """Not even with all pools to itself could the sequence be placed."""
+        need = replace(deal.need, num_local=deal.need.num_pool)
+        try:
+            self._placement.place(need, [Creditor(-1, 0, "", need.host, deal.num_lend_cap)])
+        except CapacityError:
+            return True
+        return False
 
     def _deal_of(self, reservation: int) -> _Deal | None:
         return next((d for d in self._deals.values() if reservation in d.asked), None)

@@ -10,19 +10,8 @@ sequence, which is recomputed later.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from engine import protocol as p
 from engine.core import BlockLayout, Plan, Request, SamplingParams, Span
-from engine.protocol import (
-    BorrowOffer,
-    Drawn,
-    Failed,
-    FencedOff,
-    Granted,
-    Message,
-    Progress,
-    Refused,
-    Renewed,
-    Tokens,
-)
 from engine.scheduler.admission import Admission
 from engine.scheduler.base import Placement
 from engine.scheduler.debts import Debts
@@ -111,23 +100,23 @@ class Scheduler:
             if sequence.request.request_id == request_id:
                 self._stop(sequence)
 
-    def on_message(self, instance: int, message: Message, now: float) -> None:
+    def on_message(self, instance: int, message: p.Message, now: float) -> None:
         """A pool's answer."""
         match message:
-            case Drawn():
+            case p.Drawn():
                 self.holdings.on_drawn(message)
                 self.admission.on_drawn(len(message.blocks), now)
-            case Granted():
+            case p.Granted():
                 self.negotiator.on_granted(instance, message)
-            case Refused():
+            case p.Refused():
                 self.negotiator.on_refused(instance, message, now)
-            case Renewed():
-                self._lose(self.debts.on_renewed(instance, message))
-            case FencedOff():  # which loans stand? The answer to a Renew says it
-                self._effects.append(self.debts.renew(instance, now))
+            case p.Renewed():
+                self._lose(self.debts.on_renewed(instance, message), now)
+            case p.FencedOff():  # which loans stand? The answer to a Renew says it
+                self._effects += self.debts.renew(instance, now)
         self._settle(now)
 
-    def on_offer(self, offer: BorrowOffer, now: float) -> None:
+    def on_offer(self, offer: p.BorrowOffer, now: float) -> None:
         self.negotiator.on_offer(offer, now)
         self._settle(now)
 
@@ -139,15 +128,16 @@ class Scheduler:
 
     def on_lost(self, instance: int, now: float) -> None:
         """An instance's pool is gone: what lay there must be computed again."""
-        self._lose({(instance, loan) for loan in self.debts.of(instance)})
+        self._lose(self.debts.forget(instance), now)
         self.negotiator.on_lost(instance, now)
         self._settle(now)
 
     def tick(self, now: float) -> None:
-        self._lose(self.debts.expired(now))
+        self._lose(self.debts.expired(now), now)
         self._effects += self.debts.tick(now)
         self.negotiator.tick(now)
-        self.admission.admit(now)
+        if len(self.running) < self._config.max_num_seqs:
+            self.admission.admit(now)
         self._settle(now)
 
     # --- the step -----------------------------------------------------------------------------
@@ -173,7 +163,7 @@ class Scheduler:
             tokens += sequence.token_ids[first : first + num_rows]
             budget -= num_rows
         if not spans:
-            self.holdings.give_surplus(self._config.grow_blocks)
+            self._give_surplus()
             return None
         self._next_step += 1
         return Plan(self._next_step, tuple(tokens), tuple(spans), tuple(sampled))
@@ -243,7 +233,9 @@ class Scheduler:
                 if short is not None:
                     self._restart(max(self.running, key=lambda one: one.number))
                     self.num_preempted += 1
-                    self.holdings.give_surplus(self._config.grow_blocks)
+                    if short in self.running and self.holdings.store.num_free:
+                        self.holdings.reserve(short, 1)  # before it goes to who waits
+                self._give_surplus()
 
     def _publish(self, sequence: Sequence) -> None:
         request = sequence.request
@@ -256,18 +248,15 @@ class Scheduler:
             or len(sequence.token_ids) >= self._max_positions
         ):
             reason = "length"
-        tokens = Tokens(request.request_id, sequence.num_output - 1, [last], reason)
+        tokens = p.Tokens(request.request_id, sequence.num_output - 1, [last], reason)
         self._effects.append(ToClient(request.request_id, tokens))
         if reason:
-            self.running.remove(sequence)
-            self.admission.withdraw(sequence)
-            self.holdings.drop(sequence, final=True)
-            self.holdings.give_surplus(self._config.grow_blocks)
+            self._stop(sequence)
 
     def _tell_progress(self, sequence: Sequence) -> None:
         name = sequence.request.request_id
         done = min(sequence.num_computed, sequence.num_prompt)
-        self._effects.append(ToClient(name, Progress(name, done, sequence.num_prompt)))
+        self._effects.append(ToClient(name, p.Progress(name, done, sequence.num_prompt)))
 
     def _restart(self, sequence: Sequence) -> None:
         """Drop its memory and queue it again; its tokens stay, their keys are recomputed."""
@@ -277,11 +266,10 @@ class Scheduler:
         self.holdings.drop(sequence, final=False)
         self.admission.queue_again(sequence)
 
-    def _lose(self, loans: set[tuple[int, int]]) -> None:
-        if not loans:
-            return
+    def _lose(self, loans: set[tuple[int, int]], now: float) -> None:
         for key in loans:
             self.debts.remove(*key)
+        self.negotiator.on_gone(loans, now)
         for sequence in [one for one in self.running if loans & one.loans.keys()]:
             for key in loans & sequence.loans.keys():
                 del sequence.loans[key]  # gone already: nothing to give back
@@ -292,11 +280,15 @@ class Scheduler:
             self.running.remove(sequence)
         self.admission.withdraw(sequence)
         self.holdings.drop(sequence, final=True)
-        self.holdings.give_surplus(self._config.grow_blocks)
+        self._give_surplus()
+
+    def _give_surplus(self) -> None:
+        """Free blocks go back to the pool, but for some that running sequences will soon want."""
+        self.holdings.give_surplus(self._config.grow_blocks if self.running else 0)
 
     def _all(self) -> list[Sequence]:
         placing = [self.admission.placing] if self.admission.placing else []
         return [*self.running, *self.admission.waiting, *placing]
 
     def _fail(self, request_id: str, reason: str) -> None:
-        self._effects.append(ToClient(request_id, Failed(request_id, reason)))
+        self._effects.append(ToClient(request_id, p.Failed(request_id, reason)))

@@ -41,7 +41,7 @@ class Link:
 
     def at(self, address: str) -> dict[str, Any]:
         """Options that make a transport listen on this address."""
-        if self.name == "tcp":
+        if self.name in ("tcp", "torch"):
             return {"port": int(address.rpartition(":")[2])}
         return {"name": address.partition(":")[2].removeprefix("//")}
 

@@ -18,6 +18,8 @@ def echo(transport: Transport, channels: list[Channel]) -> None:
             try:
                 while (message := channel.receive()) is not None:
                     if message[0] == b"print":
+                        while channel.unsent_bytes:  # else a killed peer has not said it
+                            transport.wait([], 0.001)
                         print(bytes(message[1]).decode(), flush=True)
                     else:
                         channel.send(message[0], bytes(message[1]))

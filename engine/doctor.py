@@ -1,0 +1,152 @@
+"""The verb ``doctor``: what of this machine and recipe is fine, what is not, and what to do."""
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from engine.build import build_transport, check_parts, layout_of
+from engine.config import Config
+from engine.errors import LendKVError
+from engine.memory.base import region_bytes
+from engine.memory.room import available_bytes
+from engine.model.checkpoint import describe
+from engine.native import library
+from engine.picture import human
+
+State = Literal["fine", "note", "wrong"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report; ``advice`` says what to do unless all is fine."""
+
+    what: str
+    state: State
+    found: str
+    advice: str = ""
+
+
+def examine(config: Config) -> Iterator[Finding]:
+    """All findings, cheap ones first."""
+    for look in (_machine, _compiler, _packages, _model, _memory, _parts, _transport, _port):
+        yield from look(config)
+
+
+def doctor(config: Config) -> int:
+    """Print the report; status 1 when something is wrong."""
+    console = Console()
+    styles = {"fine": "green", "note": "yellow", "wrong": "bold red"}
+    findings = []
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("", "what", "found", "what to do"):
+        table.add_column(column, overflow="fold")
+    for finding in examine(config):
+        findings.append(finding)
+        state = f"[{styles[finding.state]}]{finding.state}[/]"
+        table.add_row(state, finding.what, finding.found, finding.advice)
+    console.print(table)
+    wrong = sum(finding.state == "wrong" for finding in findings)
+    console.print("all fine" if not wrong else f"{wrong} of {len(findings)} must be mended")
+    return 1 if wrong else 0
+
+
+def _machine(config: Config) -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0))
+    busy = config.instances * config.threads
+    found = f"{cores} cores, {platform.machine()}, Linux {platform.release()}"
+    if busy > cores:
+        advice = "steps share cores: lower threads, or set transport.options.spin_s=0"
+        yield Finding("processor", "note", f"{found}; {busy} step threads wanted", advice)
+    else:
+        yield Finding("processor", "fine", found)
+    flags = library.processor_flags()
+    known = [name for name in ("avx512_bf16", "avx512f", "avx2", "asimd") if name in flags]
+    yield Finding("instruction sets", "fine", ", ".join(known) or "none of AVX2, AVX-512, NEON")
+
+
+def _compiler(config: Config) -> Iterator[Finding]:
+    path = next((shutil.which(name) for name in library.COMPILERS if shutil.which(name)), None)
+    try:
+        library.load()
+        yield Finding("native helper", "fine", f"compiled by {path}" if path else "compiled")
+    except LendKVError as error:
+        yield Finding("native helper", "wrong", "not available", str(error))
+
+
+def _packages(config: Config) -> Iterator[Finding]:
+    for name, needed in (("torch", True), ("triton", False), ("flash-attn", False)):
+        try:
+            yield Finding(f"package {name}", "fine", importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            if needed:
+                yield Finding(f"package {name}", "wrong", "missing", f"pip install {name}")
+            else:
+                yield Finding(f"package {name}", "note", "missing", "only needed on GPUs")
+
+
+def _model(config: Config) -> Iterator[Finding]:
+    try:
+        shape = describe(config.model.path, library=config.model.library).shape
+    except LendKVError as error:
+        yield Finding("model", "wrong", config.model.path, str(error))
+        return
+    yield Finding(
+        "model",
+        "fine",
+        f"{config.model.path}: {shape.num_layers} layers, {shape.num_heads} query and "
+        f"{shape.num_kv_heads} KV heads of {shape.head_dim}, {shape.max_positions} positions",
+    )
+
+
+def _memory(config: Config) -> Iterator[Finding]:
+    with contextlib.suppress(LendKVError):  # a missing model was told already
+        layout = layout_of(config, describe(config.model.path, library=config.model.library).shape)
+        wanted = config.instances * region_bytes(layout, config.pool.num_blocks)
+        there = available_bytes()
+        tokens = config.pool.num_blocks * config.pool.block_tokens
+        found = f"pools of all instances {human(wanted)}, {tokens} tokens each; "
+        found += f"available {human(there)}" if there is not None else "available: unknown"
+        if there is not None and wanted > 0.9 * there:
+            advice = "lower pool.num_blocks or instances, or free memory"
+            yield Finding("memory", "wrong", found, advice)
+        else:
+            yield Finding("memory", "fine", found)
+
+
+def _parts(config: Config) -> Iterator[Finding]:
+    problems = check_parts(config)
+    if problems:
+        yield Finding("recipe's parts", "wrong", f"{len(problems)} mistakes", "\n".join(problems))
+    else:
+        yield Finding("recipe's parts", "fine", "names and options are known")
+
+
+def _transport(config: Config) -> Iterator[Finding]:
+    try:
+        transport = build_transport(config)
+        address = transport.listen()
+        transport.close()
+        yield Finding("transport", "fine", f"{config.transport.name} can listen at {address}")
+    except LendKVError as error:
+        yield Finding("transport", "wrong", config.transport.name, str(error))
+
+
+def _port(config: Config) -> Iterator[Finding]:
+    host, port = config.serve.host, config.serve.port
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            yield Finding("HTTP port", "fine", f"{host}:{port} is free")
+        except OSError as error:
+            advice = "choose another serve.port, or end the server that has it"
+            yield Finding("HTTP port", "wrong", f"{host}:{port}: {error.strerror}", advice)

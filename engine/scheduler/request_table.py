@@ -1,0 +1,165 @@
+"""RequestTable: a gateway's requests, each answered exactly once whatever dies meanwhile. No I/O.
+
+A request runs as attempts; attempt ``n`` continues behind the tokens that came so far. Only the
+current attempt's next token is taken, so nothing is lost or doubled when a step is restarted and
+the request is sent again. What has been taken can be written to a journal and read back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from engine.core import Request
+from engine.protocol import Abort, Failed, Member, Message, Progress, Report, Submit, Tokens
+from engine.scheduler.router import route
+
+
+@dataclass(slots=True)
+class Entry:
+    """A request, and what is known of its answer."""
+
+    request: Request
+    arrived: float
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: str = ""
+    error: str = ""
+    error_code: str = ""
+    report: Report | None = None
+    attempt: int = 0
+    base: int = 0
+    """tokens known when the current attempt began"""
+    instance: int | None = None
+    address: str = ""
+    first_token_at: float | None = None
+    ended_at: float | None = None
+
+    @property
+    def done(self) -> bool:
+        return bool(self.finish_reason or self.error)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.request.prompt_ids) + self.request.sampling.max_tokens
+
+    @property
+    def attempt_id(self) -> str:
+        return f"{self.request.request_id}#{self.attempt}"
+
+
+@dataclass(frozen=True, slots=True)
+class ToStep:
+    """Send to the step at this control address."""
+
+    address: str
+    message: Message
+
+
+class RequestTable:
+    """Entries by request id; ``take_effects`` says what to send, ``changed`` who has news."""
+
+    def __init__(self, *, block_tokens: int, keep_s: float = 300.0) -> None:
+        self._block_tokens = block_tokens
+        self._keep_s = keep_s
+        self._members: list[Member] = []
+        self._effects: list[ToStep] = []
+        self.entries: dict[str, Entry] = {}
+        self.changed: set[str] = set()
+
+    def add(self, request: Request, now: float, token_ids: Sequence[int] = ()) -> Entry:
+        """Take a request; ``token_ids`` are those of an answer that was under way before."""
+        entry = Entry(request, now, list(token_ids))
+        self.entries[request.request_id] = entry
+        self._send(entry)
+        return entry
+
+    def cancel(self, request_id: str, now: float) -> None:
+        """Nobody wants the answer any more: its memory is freed at once."""
+        entry = self.entries.get(request_id)
+        if entry is not None and not entry.done:
+            if entry.address:
+                self._effects.append(ToStep(entry.address, Abort(entry.attempt_id)))
+            self._end(entry, now, reason="abort")
+
+    def finish(self, request_id: str, reason: str, now: float) -> None:
+        """The answer is complete by the gateway's own judgement, such as a stop string."""
+        self.cancel(request_id, now)
+        self.entries[request_id].finish_reason = reason
+
+    def on_members(self, members: Sequence[Member], now: float) -> None:
+        """The planner's view: send again what ran at a step that is gone, forget what is old."""
+        self._members = list(members)
+        addresses = {member.step_address for member in members if member.step_address}
+        for name, entry in list(self.entries.items()):
+            if entry.done:
+                if entry.ended_at is not None and now - entry.ended_at > self._keep_s:
+                    del self.entries[name]
+            elif entry.address not in addresses:
+                self._send(entry)
+
+    def on_message(self, message: Message, now: float) -> None:
+        """From a step. Messages of earlier attempts are dropped."""
+        name, _, attempt = getattr(message, "request_id", "").rpartition("#")
+        entry = self.entries.get(name)
+        if entry is None or attempt != str(entry.attempt):
+            return
+        match message:
+            case Report():
+                entry.report = message
+            case Tokens() if not entry.done:
+                self._take(entry, message, now)
+            case Failed() if not entry.done:
+                entry.error_code = message.code
+                self._end(entry, now, error=message.reason)
+            case Progress():
+                pass
+
+    def take_effects(self) -> list[ToStep]:
+        effects, self._effects = self._effects, []
+        return effects
+
+    @property
+    def running(self) -> list[Entry]:
+        return [entry for entry in self.entries.values() if not entry.done]
+
+    def _take(self, entry: Entry, message: Tokens, now: float) -> None:
+        if entry.base + message.index != len(entry.token_ids):
+            return  # not the next token: it came before, or something was lost on the way
+        entry.token_ids += message.token_ids
+        entry.first_token_at = entry.first_token_at or now
+        self.changed.add(entry.request.request_id)
+        if message.finish_reason:
+            self._end(entry, now, reason=message.finish_reason)
+
+    def _end(self, entry: Entry, now: float, *, reason: str = "", error: str = "") -> None:
+        entry.finish_reason, entry.error, entry.ended_at = reason, error, now
+        self.changed.add(entry.request.request_id)
+
+    def _send(self, entry: Entry) -> None:
+        """Begin the next attempt at an instance that is ready; else it waits for one."""
+        load: dict[int, int] = {}
+        for other in self.running:
+            if other.instance is not None and other is not entry:
+                load[other.instance] = load.get(other.instance, 0) + other.num_tokens
+        instance = route(entry.num_tokens, self._members, load, self._block_tokens)
+        entry.instance, entry.address = instance, ""
+        if instance is None:
+            return
+        member = next(one for one in self._members if one.instance == instance)
+        entry.address = member.step_address
+        entry.attempt += 1
+        entry.base = len(entry.token_ids)
+        self._effects.append(ToStep(entry.address, submit_of(entry)))
+
+
+def submit_of(entry: Entry) -> Submit:
+    """The message that starts the entry's current attempt, behind the tokens it has."""
+    sampling = entry.request.sampling
+    return Submit(
+        entry.attempt_id,
+        [*entry.request.prompt_ids, *entry.token_ids],
+        sampling.max_tokens - len(entry.token_ids),
+        sampling.temperature,
+        sampling.top_p,
+        sampling.top_k,
+        sampling.seed,
+        sampling.ignore_eos,
+    )

@@ -1,0 +1,26 @@
+"""Router: which instance shall run a request. Pure; it sees the cluster late, like the planner."""
+
+from collections.abc import Mapping, Sequence
+
+from engine.protocol import Member
+
+
+def route(
+    num_tokens: int, members: Sequence[Member], load: Mapping[int, int], block_tokens: int
+) -> int | None:
+    """The instance for a request of ``num_tokens``; None while no step is ready.
+
+    ``load`` is the tokens that this gateway has under way at each instance: the pools' own numbers
+    are late. Instances that can hold the request at home come first, then the least loaded.
+    """
+    ready = [member for member in members if member.step_address]
+    if not ready:
+        return None
+    num_blocks = -(-num_tokens // block_tokens)
+
+    def cost(member: Member) -> tuple[bool, float, int]:
+        under_way = load.get(member.instance, 0) / block_tokens
+        room = member.num_blocks - under_way
+        return (num_blocks > room, under_way / max(member.num_blocks, 1), member.instance)
+
+    return min(ready, key=cost).instance

@@ -1,0 +1,84 @@
+"""The verb ``serve``: a gateway process behind a socket that its supervisor holds."""
+
+import socket
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from engine.config import Config
+from engine.errors import ConfigError
+from engine.model.checkpoint import describe, load_tokenizer
+
+BACKLOG = 1024
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, made before anything starts; ConfigError when it is not to be had."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+        listener.set_inheritable(True)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"cannot serve HTTP at {host}:{port} ({getattr(error, 'strerror', None) or error}); "
+            "choose another serve.port or serve.host, or end the server that has it"
+        ) from error
+    return listener
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Runs as a gateway process; restarted it goes on from its journal, with the same socket."""
+
+    config: Config
+    listener: socket.socket
+    journal: Path
+    only: int | None = None
+    """the one instance it serves; None for the cluster"""
+
+    def __call__(self, pipe: Connection, planner: str) -> int:
+        import uvicorn
+
+        from engine.server.app import build_app
+        from engine.server.completions import Completions
+        from engine.server.gateway import Gateway
+        from engine.server.metrics import Metrics
+
+        config, wanted = self.config, self.config.serve
+        shape = describe(config.model.path, library=config.model.library).shape
+        tokenizer = load_tokenizer(config.model.path, library=config.model.library)
+        if tokenizer is None:
+            raise ConfigError(f"model {config.model.path!r} has no tokenizer.json")
+        model = wanted.model_name or config.model.path
+        metrics = Metrics(model)
+        gateway = Gateway(
+            planner,
+            journal=self.journal,
+            block_tokens=config.pool.block_tokens,
+            on_end=metrics.ended,
+            only=self.only,
+        )
+        completions = Completions(
+            gateway,
+            tokenizer,
+            model=model,
+            max_positions=shape.max_positions,
+            vocab_size=shape.vocab_size,
+        )
+        app = build_app(
+            gateway,
+            completions,
+            metrics,
+            model=model,
+            max_positions=shape.max_positions,
+            max_body_bytes=wanted.max_body_bytes,
+        )
+        host, port = self.listener.getsockname()[:2]
+        who = "lendkv" if self.only is None else f"lendkv: instance {self.only}"
+        print(f"{who}: serving {model} at http://{host}:{port}/v1", flush=True)
+        options = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on")
+        uvicorn.Server(options).run(sockets=[self.listener])
+        return 0

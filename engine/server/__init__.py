@@ -1,0 +1,1 @@
+"""HTTP: the OpenAI API over a cluster. Knows no tensors."""

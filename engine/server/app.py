@@ -1,0 +1,150 @@
+"""The HTTP routes of a gateway: the OpenAI API, health and metrics."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI, Header, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from engine import __version__
+from engine.protocol import Member
+from engine.server.completions import Completions
+from engine.server.gateway import Gateway
+from engine.server.metrics import Metrics
+from engine.server.problems import Problem, error_body
+from engine.server.schemas import ChatBody, CompletionBody
+
+
+def build_app(
+    gateway: Gateway,
+    completions: Completions,
+    metrics: Metrics,
+    *,
+    model: str,
+    max_positions: int,
+    max_body_bytes: int,
+) -> FastAPI:
+    """The application; the gateway is pumped while it lives."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        pump = asyncio.create_task(gateway.run())
+        yield
+        pump.cancel()
+        gateway.close()
+
+    app = FastAPI(title="LendKV", version=__version__, lifespan=lifespan)
+    created = int(time.time())
+
+    @app.middleware("http")
+    async def limit_body(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        length = request.headers.get("content-length", "0")
+        if length.isdigit() and int(length) > max_body_bytes:
+            text = f"The body has {length} bytes; at most {max_body_bytes} are taken."
+            return JSONResponse(error_body(413, text), 413)
+        if "chunked" in request.headers.get("transfer-encoding", ""):
+            text = "Send a Content-Length; chunked bodies are not taken."
+            return JSONResponse(error_body(411, text), 411)
+        return await call_next(request)
+
+    @app.exception_handler(Problem)
+    async def problem(_: Request, error: Problem) -> JSONResponse:
+        return JSONResponse(error.body, error.status, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first: dict[str, Any] = dict(error.errors()[0])
+        where = ".".join(str(part) for part in first["loc"] if part != "body")
+        text = f"{where}: {first['msg']}" if where else str(first["msg"])
+        return JSONResponse(error_body(400, text, param=where or None), 400)
+
+    @app.exception_handler(HTTPException)
+    async def other(_: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse(error_body(error.status_code, str(error.detail)), error.status_code)
+
+    async def answer(
+        request: Request, body: ChatBody | CompletionBody, last_event_id: str | None
+    ) -> Response:
+        if last_event_id and body.stream:
+            return resume(last_event_id)
+        entry = await completions.accept(body)
+        if not body.stream:
+            return JSONResponse(await completions.whole(entry, request.is_disconnected))
+        await completions.first_token(entry)
+        return events(completions.stream(entry))
+
+    def resume(last_event_id: str) -> Response:
+        name, _, told = last_event_id.rpartition(":")
+        entry = gateway.table.entries.get(name)
+        if entry is None or not told.isdigit():
+            raise Problem(404, f"There is no stream to resume at {last_event_id!r}.")
+        return events(completions.stream(entry, int(told)))
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(
+        request: Request, body: ChatBody, last_event_id: str | None = Header(default=None)
+    ) -> Response:
+        return await answer(request, body, last_event_id)
+
+    @app.post("/v1/completions")
+    async def plain_completions(
+        request: Request, body: CompletionBody, last_event_id: str | None = Header(default=None)
+    ) -> Response:
+        return await answer(request, body, last_event_id)
+
+    @app.get("/v1/streams/{request_id}")
+    async def stream_again(
+        request_id: str, last_event_id: str | None = Header(default=None)
+    ) -> Response:
+        """Follow a request's stream from behind ``Last-Event-ID``, or from its beginning."""
+        return resume(last_event_id or f"{request_id}:0")
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        card = {
+            "id": model,
+            "object": "model",
+            "created": created,
+            "owned_by": "lendkv",
+            "max_model_len": max_positions,
+        }
+        return {"object": "list", "data": [card]}
+
+    @app.get("/health")
+    async def health() -> Response:
+        """200 while an instance can take requests."""
+        body = {"instances": [_card(member) for member in gateway.members]}
+        return JSONResponse(body, 200 if gateway.ready else 503)
+
+    @app.get("/version")
+    async def version() -> dict[str, str]:
+        return {"version": __version__}
+
+    @app.get("/metrics")
+    async def scrape() -> Response:
+        return PlainTextResponse(metrics.text(gateway.table, gateway.members))
+
+    return app
+
+
+def events(chunks: AsyncIterator[str]) -> StreamingResponse:
+    return StreamingResponse(
+        chunks, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+    )
+
+
+def _card(member: Member) -> dict[str, Any]:
+    return {
+        "instance": member.instance,
+        "ready": bool(member.step_address),
+        "blocks": member.num_blocks,
+        "free": member.num_free,
+        "lent": member.num_lent,
+    }

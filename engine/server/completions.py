@@ -1,0 +1,196 @@
+"""Completions: from a checked body to an answer, whole or streamed. Knows HTTP's events, no routes.
+
+A stream's events carry ``id: REQUEST:INDEX``, the number of tokens told so far; a client that comes
+back with it as Last-Event-ID gets what follows.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+
+from engine.core import Request, SamplingParams
+from engine.model.tokenizer import Tokenizer
+from engine.scheduler.request_table import Entry
+from engine.server.answers import DONE, Shape, Usage, event
+from engine.server.gateway import Gateway
+from engine.server.journal import Terms
+from engine.server.problems import Problem, error_body
+from engine.server.schemas import ChatBody, Common, CompletionBody
+from engine.server.stops import StopFilter
+
+START_S = 600.0
+"""longest wait for the first token of a request"""
+GONE_S = 0.5
+"""how often a waiting answer looks whether its client is still there"""
+
+
+class Completions:
+    """Turns bodies into requests and tokens into answers."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        tokenizer: Tokenizer,
+        *,
+        model: str,
+        max_positions: int,
+        vocab_size: int,
+    ) -> None:
+        self._gateway = gateway
+        self._tokenizer = tokenizer
+        self._model = model
+        self._max_positions = max_positions
+        self._vocab_size = vocab_size
+
+    async def accept(self, body: ChatBody | CompletionBody) -> Entry:
+        """Check and submit; raises Problem."""
+        if body.model not in (self._model, self._model.rsplit("/", 1)[-1]):
+            raise Problem(
+                404,
+                f"The model `{body.model}` does not exist; this server has `{self._model}`.",
+                param="model",
+                code="model_not_found",
+            )
+        if not self._gateway.ready:
+            raise Problem(503, "No instance is ready yet; try again soon.", retry_after_s=2)
+        prompt_ids = await asyncio.to_thread(self._encode, body)
+        sampling = self._sampling(body, len(prompt_ids))
+        chat = isinstance(body, ChatBody)
+        request = Request(
+            request_id=f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}",
+            prompt_ids=tuple(prompt_ids),
+            sampling=sampling,
+        )
+        options = body.stream_options
+        usage = options is not None and options.include_usage
+        return self._gateway.submit(request, Terms(chat, body.stops, usage))
+
+    async def whole(
+        self, entry: Entry, is_gone: Callable[[], Awaitable[bool]]
+    ) -> dict[str, object]:
+        """The whole answer; raises Problem. A client that goes away ends the request."""
+
+        async def collect() -> str:
+            parts = [text async for _, text in self._texts(entry, 0)]
+            return "".join(parts)
+
+        task = asyncio.ensure_future(collect())
+        try:
+            while not (await asyncio.wait([task], timeout=GONE_S))[0]:
+                if await is_gone():
+                    raise Problem(499, "The client has gone.")
+            text = task.result()
+        finally:
+            task.cancel()
+            self._gateway.cancel(entry.request.request_id)
+        if entry.error:
+            raise self._problem(entry)
+        return self._shape(entry).whole(text, entry.finish_reason, self._usage(entry))
+
+    async def first_token(self, entry: Entry) -> None:
+        """Wait until a stream has something to say; raises Problem if it is refused instead."""
+        try:
+            async with asyncio.timeout(START_S), aclosing(self._gateway.follow(entry)) as tokens:
+                async for _ in tokens:
+                    break
+        except (TimeoutError, asyncio.CancelledError):
+            self._gateway.cancel(entry.request.request_id)
+            raise
+        if entry.error:
+            raise self._problem(entry)
+
+    async def stream(self, entry: Entry, start: int = 0) -> AsyncGenerator[str]:
+        """Server-sent events from token ``start`` on; a client that goes away ends the request."""
+        name, shape = entry.request.request_id, self._shape(entry)
+        usage = self._gateway.terms[name].usage
+        try:
+            if not start:
+                yield event(shape.chunk(None, first=True), f"{name}:0")
+            async with aclosing(self._texts(entry, start)) as texts:
+                async for told, text in texts:
+                    if text:
+                        yield event(shape.chunk(text), f"{name}:{told}")
+            if entry.error:
+                yield event(error_body(500, entry.error, code=entry.error_code))
+            else:
+                end = f"{name}:{len(entry.token_ids)}"
+                yield event(shape.chunk(None, entry.finish_reason), end)
+                if usage:
+                    yield event(shape.usage_chunk(self._usage(entry)), end)
+            yield DONE
+        finally:
+            self._gateway.cancel(name)
+
+    async def _texts(self, entry: Entry, start: int) -> AsyncGenerator[tuple[int, str]]:
+        """(tokens told, text) as tokens come; a stop string ends the request."""
+        terms = self._gateway.terms[entry.request.request_id]
+        stream, stop = self._tokenizer.stream(), StopFilter(terms.stops)
+        async with aclosing(self._gateway.follow(entry)) as tokens:
+            async for index, token in tokens:
+                text = stop.push(stream.push(token))
+                if index >= start:
+                    yield index + 1, text
+                if stop.stopped:
+                    self._gateway.finish(entry.request.request_id, "stop")
+                    return
+        yield len(entry.token_ids), stop.push(stream.flush()) + stop.flush()
+
+    def _encode(self, body: ChatBody | CompletionBody) -> list[int]:
+        if isinstance(body, CompletionBody):
+            ids = self._prompt_ids(body.prompt)
+            if not ids:
+                raise Problem(400, "The prompt is empty.", param="prompt")
+            bad = next((token for token in ids if token >= self._vocab_size), None)
+            if bad is not None:
+                size = self._vocab_size
+                raise Problem(400, f"Token id {bad} is not below {size}.", param="prompt")
+            return ids
+        if self._tokenizer.template is None:
+            raise Problem(400, "This model has no chat template; use /v1/completions.")
+        try:
+            return self._tokenizer.chat([message.plain() for message in body.messages])
+        except ValueError as error:
+            raise Problem(400, f"The chat template refuses: {error}", param="messages") from error
+
+    def _prompt_ids(self, prompt: str | list[int] | list[str]) -> list[int]:
+        if isinstance(prompt, str):
+            return self._tokenizer.encode(prompt)
+        ids: list[int] = []
+        for part in prompt:  # token ids, or a list of one text
+            ids += self._tokenizer.encode(part) if isinstance(part, str) else [part]
+        return ids
+
+    def _sampling(self, body: Common, num_prompt: int) -> SamplingParams:
+        room = self._max_positions - num_prompt
+        if room < 1:
+            raise Problem(
+                400,
+                f"This model's maximum context length is {self._max_positions} tokens. However, "
+                f"your prompt has {num_prompt} tokens and needs room for an answer.",
+                code="context_length_exceeded",
+            )
+        default = 16 if isinstance(body, CompletionBody) else room
+        wanted = getattr(body, "max_completion_tokens", None) or body.max_tokens or default
+        temperature = 1.0 if body.temperature is None else body.temperature
+        seed = secrets.randbits(63) if body.seed is None else body.seed % (1 << 63)
+        return SamplingParams(
+            max_tokens=min(wanted, room),
+            temperature=temperature,
+            top_p=1.0 if body.top_p is None else body.top_p,
+            top_k=max(body.top_k or 0, 0),
+            seed=seed % (1 << 48),
+            ignore_eos=body.ignore_eos,
+        )
+
+    def _usage(self, entry: Entry) -> Usage:
+        return Usage(len(entry.request.prompt_ids), len(entry.token_ids))
+
+    def _problem(self, entry: Entry) -> Problem:
+        return Problem(400, entry.error, code=entry.error_code)
+
+    def _shape(self, entry: Entry) -> Shape:
+        name = entry.request.request_id
+        age_s = time.monotonic() - entry.arrived
+        return Shape(name, self._model, int(time.time() - age_s), self._gateway.terms[name].chat)

@@ -1,0 +1,166 @@
+"""Gateway: pumps the request table between HTTP handlers and the cluster's control sockets.
+
+One asyncio loop. It decides nothing: routing, attempts and exactly-once are the table's.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+
+from engine.comm.control import ControlClient
+from engine.core import Request
+from engine.errors import PeerLost
+from engine.protocol import FROM_PLANNER, FROM_STEP, Member, Members, MembersQuery
+from engine.scheduler.request_table import Entry, RequestTable
+from engine.server.journal import Journal, Terms
+
+LOOK_S = 0.25
+"""how often the planner is asked who is there"""
+TICK_S = 0.02
+"""ZMQ's descriptor tells of edges only; look again after so long at the latest"""
+
+
+class Gateway:
+    """Submit requests, follow their tokens."""
+
+    def __init__(
+        self,
+        planner: str,
+        *,
+        journal: Path,
+        block_tokens: int,
+        on_end: Callable[[Entry], None] = lambda _: None,
+        only: int | None = None,
+    ) -> None:
+        """``only`` limits it to one instance; ``on_end`` sees each request once, at its end."""
+        self._planner = ControlClient(planner, FROM_PLANNER)
+        self._only = only
+        self._steps: dict[str, ControlClient] = {}
+        self._news: dict[str, asyncio.Event] = {}
+        self._on_end = on_end
+        self.table = RequestTable(block_tokens=block_tokens)
+        self.terms: dict[str, Terms] = {}
+        self.members: list[Member] = []
+        self._journal, unfinished = Journal.open(journal)
+        self._written: dict[str, int] = {}
+        for request, terms, token_ids in unfinished:
+            self._written[request.request_id] = len(token_ids)
+            self.terms[request.request_id] = terms
+            self.table.add(request, time.monotonic(), token_ids)
+
+    @property
+    def ready(self) -> bool:
+        return any(member.step_address for member in self.members)
+
+    async def run(self) -> None:
+        """Until cancelled: ask the planner, send what is to be sent, take what came."""
+        next_look = 0.0
+        while True:
+            now = time.monotonic()
+            if now >= next_look:
+                next_look = now + LOOK_S
+                with contextlib.suppress(PeerLost):
+                    self._planner.send(MembersQuery())
+            self._pump(now)
+            await self._sleep()
+
+    def submit(self, request: Request, terms: Terms) -> Entry:
+        """Accept a request; from here on it is answered, whatever is restarted."""
+        self._journal.accepted(request, terms)
+        self.terms[request.request_id] = terms
+        self._written[request.request_id] = 0
+        entry = self.table.add(request, time.monotonic())
+        self._pump(time.monotonic())
+        return entry
+
+    def cancel(self, request_id: str) -> None:
+        self.table.cancel(request_id, time.monotonic())
+        self._pump(time.monotonic())
+
+    def finish(self, request_id: str, reason: str) -> None:
+        self.table.finish(request_id, reason, time.monotonic())
+        self._pump(time.monotonic())
+
+    async def follow(self, entry: Entry, start: int = 0) -> AsyncGenerator[tuple[int, int]]:
+        """(index, token) from ``start`` on, as they come, until the request is done."""
+        name = entry.request.request_id
+        at = start
+        while True:
+            news = self._news.setdefault(name, asyncio.Event())
+            news.clear()
+            while at < len(entry.token_ids):
+                yield at, entry.token_ids[at]
+                at += 1
+            if entry.done:
+                self._news.pop(name, None)
+                return
+            await news.wait()
+
+    def _pump(self, now: float) -> None:
+        for message in self._planner.receive(0.0):
+            if isinstance(message, Members):
+                self.members = [
+                    m for m in message.members if self._only is None or m.instance == self._only
+                ]
+                self.table.on_members(self.members, now)
+                self._forget()
+        for client in self._steps.values():
+            for message in client.receive(0.0):
+                self.table.on_message(message, now)
+        for effect in self.table.take_effects():
+            client = self._steps.get(effect.address) or ControlClient(effect.address, FROM_STEP)
+            self._steps[effect.address] = client
+            with contextlib.suppress(PeerLost):
+                client.send(effect.message)
+        self._write()
+
+    def _write(self) -> None:
+        """Journal the news, then wake who waits for it."""
+        changed, self.table.changed = self.table.changed, set()
+        for name in changed:
+            entry = self.table.entries.get(name)
+            if entry is None:
+                continue
+            written = self._written.get(name, 0)
+            if len(entry.token_ids) > written:
+                self._journal.taken(name, written, entry.token_ids[written:])
+                self._written[name] = len(entry.token_ids)
+            if entry.done and self._written.pop(name, None) is not None:
+                self._journal.ended(name)
+                self._on_end(entry)
+            if name in self._news:
+                self._news[name].set()
+
+    def _forget(self) -> None:
+        """Sockets of steps that are gone, terms of requests that the table has forgotten."""
+        for name in self.terms.keys() - self.table.entries.keys():
+            del self.terms[name]
+        known = {member.step_address for member in self.members}
+        for address in [one for one in self._steps if one not in known]:
+            self._steps.pop(address).close()
+
+    async def _sleep(self) -> None:
+        """Until a socket has something, or a moment has passed."""
+        loop = asyncio.get_running_loop()
+        woken = asyncio.Event()
+        sockets = [self._planner, *self._steps.values()]
+        if any(socket.pending() for socket in sockets):
+            await asyncio.sleep(0)
+            return
+        descriptors = [socket.fileno() for socket in sockets]
+        for descriptor in descriptors:
+            loop.add_reader(descriptor, woken.set)
+        try:
+            await asyncio.wait_for(woken.wait(), TICK_S)
+        except TimeoutError:
+            pass
+        finally:
+            for descriptor in descriptors:
+                loop.remove_reader(descriptor)
+
+    def close(self) -> None:
+        for client in (*self._steps.values(), self._planner):
+            client.close()
+        self._journal.close()

@@ -1,0 +1,207 @@
+"""Contract of local backends: packed sequences in chunks, exact against float64.
+
+Each keeps the rows of sequences apart, sees earlier blocks and the chunk itself causally, and
+never uses memory that no key was written to. Those with a fingerprint give the same bits however
+the rows are cut into chunks and whatever else is in the plan.
+"""
+
+import math
+import random
+from dataclasses import dataclass, field
+
+import oracle
+import pytest
+import torch
+from contexts import DTYPES
+from hypothesis import given
+from hypothesis import strategies as st
+from tolerance import TOLERANCE
+from torch import Tensor
+
+from engine.attention import BACKENDS
+from engine.attention.local import LocalBackend
+from engine.core import BlockLayout, BlockRef, ModelShape, Plan, Span
+from engine.memory.base import header_bytes
+from engine.memory.reference import ReferencePool
+
+LOCAL = [name for name in BACKENDS.names() if issubclass(BACKENDS.load(name), LocalBackend)]
+SAME_BITS = [name for name in LOCAL if name != "sdpa"]
+Rows = dict[int, list[tuple[Tensor, Tensor]]]
+"""sequence -> for each layer (out, lse) of all its rows"""
+
+
+@dataclass
+class Work:
+    """Sequences with their queries, keys and values, and the chunks they come in."""
+
+    layout: BlockLayout
+    group: int
+    chunks: dict[int, list[int]]
+    """sequence -> rows of its chunks"""
+    seed: int
+    size: float = 1.0
+    shape: ModelShape = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shape = ModelShape(
+            num_layers=self.layout.layers,
+            num_heads=self.layout.kv_heads * self.group,
+            num_kv_heads=self.layout.kv_heads,
+            head_dim=self.layout.head_dim,
+            vocab_size=1,
+            max_positions=10_000,
+        )
+
+    def tensors(self, sequence: int, layer: int) -> list[Tensor]:
+        """Queries, keys and values of all its positions."""
+        generator = torch.Generator().manual_seed(10_000 * self.seed + 10 * sequence + layer)
+        rows, heads = sum(self.chunks[sequence]), self.shape.num_kv_heads
+        return [
+            (self.size * torch.randn(rows, n, self.layout.head_dim, generator=generator)).to(
+                DTYPES[self.layout.dtype]
+            )
+            for n in (self.shape.num_heads, heads, heads)
+        ]
+
+    def backend(self, name: str) -> LocalBackend:
+        """Over a pool in which every number is NaN."""
+        num_blocks = sum(self.layout.blocks_for(sum(chunks)) for chunks in self.chunks.values())
+        pool = ReferencePool(
+            ReferencePool.Config(), layout=self.layout, num_blocks=max(1, num_blocks)
+        )
+        blocks = pool.region[header_bytes(pool.num_blocks) :]
+        blocks[:] = b"\xff" * len(blocks)
+        cls = BACKENDS.load(name)
+        backend = cls(cls.Config(), shape=self.shape, layout=self.layout, pool=pool)
+        assert isinstance(backend, LocalBackend)
+        return backend
+
+    def run(self, name: str) -> Rows:
+        """Round by round: one chunk of every sequence that has one left, packed."""
+        backend, tables = self.backend(name), self.tables()
+        done = dict.fromkeys(self.chunks, 0)
+        rows: Rows = {s: [(torch.empty(0), torch.empty(0))] * self.layout.layers for s in tables}
+        for step in range(max(map(len, self.chunks.values()))):
+            spans: list[Span] = []
+            start = 0
+            for sequence, chunks in self.chunks.items():
+                if step < len(chunks):
+                    first, count = done[sequence], chunks[step]
+                    table = tables[sequence][: self.layout.blocks_for(first + count)]
+                    spans.append(Span(sequence, start, count, first, table, 0))
+                    start += count
+                    done[sequence] += count
+            backend.begin(Plan(step, (0,) * start, tuple(spans)))
+            for layer in range(self.layout.layers):
+                q, k, v = (torch.cat(parts) for parts in self._packed(spans, layer))
+                backend.write(k, v, layer)
+                partial = backend.finish(backend.start(q, layer))
+                assert partial.out_THD.dtype == partial.lse_TH.dtype == torch.float32
+                assert partial.out_THD.is_contiguous()
+                for span in spans:
+                    at = slice(span.row_start, span.row_start + span.num_rows)
+                    out, lse = rows[span.sequence][layer]
+                    rows[span.sequence][layer] = (
+                        torch.cat([out, partial.out_THD[at]]) if len(out) else partial.out_THD[at],
+                        torch.cat([lse, partial.lse_TH[at]]) if len(lse) else partial.lse_TH[at],
+                    )
+            assert backend.end() == frozenset()
+        return rows
+
+    def tables(self) -> dict[int, tuple[BlockRef, ...]]:
+        """Scattered blocks for each sequence."""
+        counts = {s: self.layout.blocks_for(sum(chunks)) for s, chunks in self.chunks.items()}
+        order = list(range(sum(counts.values())))
+        random.Random(self.seed).shuffle(order)
+        return {s: tuple(BlockRef(0, order.pop()) for _ in range(n)) for s, n in counts.items()}
+
+    def _packed(self, spans: list[Span], layer: int) -> list[list[Tensor]]:
+        parts = []
+        for span in spans:
+            at = slice(span.first_position, span.first_position + span.num_rows)
+            parts.append([x[at] for x in self.tensors(span.sequence, layer)])
+        return [list(part) for part in zip(*parts, strict=True)]
+
+
+@st.composite
+def works(draw: st.DrawFn) -> Work:
+    layout = BlockLayout(
+        layers=draw(st.integers(1, 2), label="layers"),
+        kv_heads=draw(st.integers(1, 2), label="kv_heads"),
+        head_dim=draw(st.sampled_from([8, 16, 5, 64]), label="head_dim"),
+        tokens=draw(st.sampled_from([4, 1, 16, 5]), label="tokens"),
+        dtype=draw(st.sampled_from(["float32", "bfloat16"]), label="dtype"),
+    )
+    short = st.lists(st.integers(1, 7), min_size=1, max_size=4)
+    long = st.tuples(st.integers(1, 3), st.integers(31, 35)).map(list)  # segments end at 32 rows
+    drawn = draw(st.lists(short, min_size=1, max_size=3) | long.map(lambda one: [one]), "chunks")
+    return Work(
+        layout,
+        group=draw(st.sampled_from([1, 2, 3]), label="group"),
+        chunks=dict(enumerate(drawn)),
+        seed=draw(st.integers(0, 999), label="seed"),
+        size=draw(st.sampled_from([1.0, 1e-3, 30.0]), label="size"),
+    )
+
+
+def same_bits(a: Rows, b: Rows, sequence: int) -> bool:
+    return all(
+        torch.equal(x.view(torch.int32), y.view(torch.int32))
+        for one, other in zip(a[sequence], b[sequence], strict=True)
+        for x, y in zip(one, other, strict=True)
+    )
+
+
+def test_every_local_backend_is_listed() -> None:
+    assert LOCAL == ["native", "numpy", "reference", "sdpa"]
+    # Who claims equal bits does so by a fingerprint.
+    work = Work(BlockLayout(layers=1, kv_heads=1, head_dim=8, tokens=4, dtype="float32"), 1, {}, 0)
+    assert [name for name in LOCAL if work.backend(name).fingerprint] == SAME_BITS
+
+
+@pytest.mark.parametrize("name", LOCAL)
+@given(work=works())
+def test_each_row_is_attention_over_its_own_earlier_keys(name: str, work: Work) -> None:
+    rows = work.run(name)
+    for sequence, chunks in work.chunks.items():
+        causal = torch.ones(sum(chunks), sum(chunks), dtype=torch.bool).tril()
+        for layer, (got_out, got_lse) in enumerate(rows[sequence]):
+            q, k, v = work.tensors(sequence, layer)
+            scale = work.layout.head_dim**-0.5
+            out, lse = oracle.attention(q, k, v, scale, causal)
+            norms = [x.double().norm(dim=-1).max().item() for x in (q, k)]
+            bound = TOLERANCE[work.layout.dtype] * (1 + math.prod(norms) * scale)
+            assert (got_lse - lse).abs().max().item() <= bound
+            assert (got_out - out).abs().max().item() <= bound * v.double().abs().max().item()
+
+
+@pytest.mark.parametrize("name", SAME_BITS)
+@given(work=works(), data=st.data())
+def test_neither_the_chunks_nor_the_company_change_a_bit(
+    name: str, work: Work, data: st.DataObject
+) -> None:
+    rows = work.run(name)
+    sequence = data.draw(st.sampled_from(sorted(work.chunks)), label="sequence")
+    total = sum(work.chunks[sequence])
+    cuts = data.draw(st.sets(st.integers(1, total - 1), max_size=4) if total > 1 else st.just(()))
+    ends = [*sorted(cuts), total]
+    chunks = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    alone = Work(work.layout, work.group, {sequence: chunks}, work.seed, work.size)
+    assert same_bits(alone.run(name), rows, sequence)
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_an_unfinished_step_may_be_begun_again(name: str) -> None:
+    """As after a poisoned step: the same rows are written and attended once more."""
+    layout = BlockLayout(layers=1, kv_heads=1, head_dim=8, tokens=4, dtype="float32")
+    work = Work(layout, 2, {0: [9]}, seed=1)
+    backend, (table,) = work.backend(name), work.tables().values()
+    q, k, v = work.tensors(0, 0)
+    plan = Plan(1, (0,) * 9, (Span(0, 0, 9, 0, table, 0),))
+    backend.begin(plan)
+    backend.write(torch.zeros_like(k), torch.zeros_like(v), 0)
+    backend.start(q, 0)
+    backend.begin(plan)
+    backend.write(k, v, 0)
+    partial = backend.finish(backend.start(q, 0))
+    assert torch.equal(partial.out_THD, work.run(name)[0][0][0])

@@ -1,0 +1,152 @@
+"""A user's mistake ends with one sentence on stderr, no traceback and no process left behind."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from command import Command
+from tiny_checkpoint import PROMPT, make_tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_tiny_checkpoint(tmp_path_factory.mktemp("cli") / "model")
+
+
+@pytest.fixture
+def recipe(tmp_path, model):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"instances: 2\nmodel: {{path: {model}, dtype: float32}}\n"
+        "pool: {num_blocks: 24, block_tokens: 8}\nscheduler: {max_step_tokens: 32}\n"
+        "generate: {max_tokens: 8, compare: false}\n"
+    )
+    return path
+
+
+def refused(recipe, *args, processes=2, prompt=PROMPT, **environment):
+    asked = [] if prompt is None else ["--prompt", prompt]
+    command = Command("generate", recipe, *args, *asked, processes=processes, **environment)
+    done = command.finish()
+    assert "Traceback" not in done.err + done.out, done.err
+    assert done.status == (0 if processes else 2), done.err
+    assert done.sentences
+    return done
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_all_mistakes_of_a_configuration_are_told_at_once(recipe, processes):
+    done = refused(
+        recipe,
+        "attention.options.wey=copy",
+        "placement.name=nowhere",
+        "transport.options.ports=1",
+        "pool.kernel=magic",
+        "pool.name=heap",
+        processes=processes,
+    )
+    assert len(done.sentences) == 5, done.err
+    for word in ("wey", "nowhere", "ports", "magic", "heap"):
+        assert sum(word in line for line in done.sentences) == 1
+    assert "did you mean 'way'" in done.err
+
+
+@pytest.mark.parametrize("override", ["transport.name=loopback", "pool.num_block=3", "threads=x"])
+def test_one_bad_override_is_one_sentence(recipe, override):
+    assert len(refused(recipe, override, processes=0).sentences) == 1
+
+
+def test_a_bad_attention_option_alone_ends_all_ranks(recipe):
+    done = refused(recipe, "attention.options.wey=copy")
+    assert len(done.sentences) == 1
+    assert "allowed at the top: bits, local" in done.err
+
+
+def test_a_missing_recipe_a_missing_model_and_a_missing_prompt(recipe, tmp_path):
+    assert "does not exist" in refused(tmp_path / "no.yaml", processes=0).err
+    assert "does not exist" in refused(recipe, "model.path=/no/model", processes=0).err
+    assert "there is no prompt" in refused(recipe, processes=2, prompt=None).err
+
+
+def test_a_wrong_number_of_processes_names_both(recipe):
+    done = refused(recipe, "instances=3")
+    assert "instances is 3 and 2 processes were started" in done.err
+
+
+def test_a_truncated_checkpoint_is_named(recipe, model, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    done = refused(recipe, f"model.path={broken}", "instances=1", processes=0)
+    assert "model.safetensors" in done.err
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_prompt_longer_than_the_positions_is_refused_with_numbers(recipe, processes):
+    done = refused(recipe, processes=processes, prompt=3 * PROMPT)
+    assert str(3 * len(PROMPT)) in done.err
+    assert "512" in done.err
+
+
+def test_a_prompt_that_the_cluster_cannot_hold_is_refused_with_numbers(recipe):
+    done = refused(recipe, "pool.num_blocks=12", "scheduler.max_step_tokens=16")
+    assert "needs 32 blocks" in done.err
+    assert "12" in done.err
+
+
+def test_a_host_of_another_machine_ends_all_ranks(recipe):
+    assert "192.0.2.1" in refused(recipe, "cluster.host=192.0.2.1").err
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [("pool.num_blocks=100000000", "bytes of memory"), ("pool.name=reference", "pool.name=paged")],
+)
+def test_a_pool_that_cannot_be_is_refused(recipe, override, said):
+    assert said in refused(recipe, override).err
+
+
+def test_no_compiler_and_no_cache_folder_are_told(recipe, tmp_path):
+    done = refused(
+        recipe, "instances=1", processes=0, PATH=str(tmp_path), XDG_CACHE_HOME=str(tmp_path)
+    )
+    assert "needs a C++ compiler" in done.err
+    file = tmp_path / "file"
+    file.touch()
+    done = refused(recipe, "instances=1", processes=0, XDG_CACHE_HOME=str(file))
+    assert "set XDG_CACHE_HOME" in done.err
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "attention.options.local=sdpa",
+        "attention.options.local=reference",
+        "attention.options.local=numpy",
+        "placement.name=local_only",
+        "transport.name=tcp",
+        "pool.kernel=numpy",
+    ],
+)
+def test_a_part_is_swapped_by_an_override_alone(recipe, override):
+    done = Command(
+        "generate",
+        recipe,
+        "instances=1",
+        "pool.num_blocks=64",
+        "--json",
+        override,
+        "--prompt",
+        PROMPT,
+    ).finish()
+    assert done.status == 0, done.err
+    assert len(json.loads(done.out)["token_ids"]) == 8
+
+
+def test_print_config_shows_the_merged_tree(recipe):
+    done = Command("generate", recipe, "--print-config", "threads=3").finish()
+    assert (done.status, done.err) == (0, "")
+    assert "threads: 3" in done.out
+    assert Path(recipe).exists()

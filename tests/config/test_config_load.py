@@ -1,0 +1,120 @@
+"""The configuration tree: what wins, and that every mistake is told, with what is allowed."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import attention, comm, memory, scheduler
+from engine.build import check_parts
+from engine.config import Config, load, to_yaml
+from engine.errors import ConfigError
+
+KEYS = {
+    "instances": st.integers(1, 64),
+    "threads": st.integers(1, 64),
+    "model.dtype": st.sampled_from(["bfloat16", "float32", "float16"]),
+    "pool.num_blocks": st.integers(2, 10**6),
+    "pool.block_tokens": st.integers(1, 256),
+    "pool.lending.keep_blocks": st.integers(0, 10**6),
+    "pool.lending.lend_fraction": st.floats(0, 1),
+    "attention.name": st.sampled_from(["dist", "my.module:Class"]),
+    "attention.options.way": st.sampled_from(["query", "copy"]),
+    "generate.seed": st.integers(0, 2**31),
+    "generate.chat": st.booleans(),
+    "generate.temperature": st.floats(0, 10),
+}
+
+
+def problems_of(recipe, *overrides):
+    with pytest.raises(ConfigError) as caught:
+        load(recipe, overrides)
+    return caught.value.problems
+
+
+@given(values=st.fixed_dictionaries({}, optional=KEYS))
+def test_a_printed_tree_loads_back_to_an_equal_one(values, tmp_path_factory):
+    config = load(None, [f"{key}={value}" for key, value in values.items()])
+    path = tmp_path_factory.getbasetemp() / "printed.yaml"
+    path.write_text(to_yaml(config))
+    assert load(str(path)) == config
+
+
+def test_a_recipe_wins_over_defaults_and_an_override_over_both(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("threads: 2\npool: {num_blocks: 7}\n")
+    config = load(str(path), ["pool.num_blocks=9", "pool.num_blocks=10"])
+    assert (config.threads, config.pool.num_blocks) == (2, 10)
+    assert config.pool.block_tokens == Config().pool.block_tokens
+
+
+def test_all_mistakes_are_told_at_once_with_what_is_allowed(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("thread: 2\nmodel: {dtype: int8}\npool: {lending: {keep: 1}}\n")
+    problems = problems_of(str(path), "generate.seed=x", "pool.num_blocks.x=1", "novalue")
+    assert len(problems) == 6, problems
+    text = "\n".join(problems)
+    for part in ("did you mean 'threads'", "int8", "keep_blocks", "generate.seed", "not key=value"):
+        assert part in text
+
+
+def test_impossible_values_are_told_together():
+    problems = problems_of(None, "instances=0", "pool.block_tokens=999", "generate.max_tokens=0")
+    assert len(problems) == 3
+    assert any("at most 256" in line for line in problems)
+
+
+def test_a_share_above_one_is_refused():
+    (problem,) = problems_of(None, "pool.lending.lend_fraction=2")
+    assert "lend_fraction" in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("a: [", "is not YAML"), ("- 1\n", "'key: value'"), ("\0", "not YAML")]
+)
+def test_a_file_that_is_no_recipe_is_refused(tmp_path, text, said):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    assert said in problems_of(str(path))[0]
+
+
+def test_a_folder_or_nothing_is_no_recipe(tmp_path):
+    (tmp_path / "near.yaml").touch()
+    assert "cannot be read" in problems_of(str(tmp_path))[0]
+    assert "near.yaml" in problems_of(str(tmp_path / "far.yaml"))[0]
+
+
+def test_wrong_parts_are_told_together_with_the_known_ones():
+    problems = check_parts(
+        load(None, ["pool.name=a", "pool.kernel=b", "placement.options.c=1", "transport.name=x:y"])
+    )
+    assert len(problems) == 4, problems
+    assert "known: paged, reference" in problems[0]
+    assert "max_creditors" in "\n".join(problems)
+
+
+def test_a_part_may_be_a_class_of_ones_own():
+    name = "engine.scheduler.local_only:LocalOnly"
+    assert check_parts(load(None, [f"placement.name={name}"])) == []
+
+
+def configs():
+    yield Config
+    for registry in (
+        attention.BACKENDS,
+        comm.TRANSPORTS,
+        memory.POOLS,
+        scheduler.PLACEMENTS,
+    ):
+        for name in registry.names():
+            yield registry.load(name).Config
+    for field in dataclasses.fields(Config):
+        if dataclasses.is_dataclass(value := getattr(Config(), field.name)):
+            yield type(value)
+
+
+@pytest.mark.parametrize("cls", list(dict.fromkeys(configs())), ids=lambda cls: cls.__qualname__)
+def test_every_public_attribute_of_a_config_is_a_field(cls):
+    fields = {field.name for field in dataclasses.fields(cls)}
+    assert {name for name in vars(cls) if not name.startswith("_")} <= fields

@@ -1,0 +1,130 @@
+"""What must hold of a plan, and of a whole cluster at any time."""
+
+from collections import Counter
+
+from engine import protocol as p
+from engine.core import BlockLayout
+from engine.memory.books import BlockState
+from engine.memory.loans import Debtor
+
+LAYOUT = BlockLayout(layers=1, kv_heads=1, head_dim=4, tokens=2, dtype="float32")
+TOKENS = LAYOUT.tokens
+
+
+def check_plan(instance, plan):
+    """A plan runs what it should, and writes only to blocks that nobody else uses."""
+    spans = plan.spans
+    assert 0 < plan.num_rows <= instance.scheduler._config.max_step_tokens
+    assert len({span.sequence for span in spans}) == len(spans)
+    assert len(spans) <= instance.scheduler._config.max_num_seqs
+    row, prefills = 0, []
+    for index, span in enumerate(spans):
+        sequence = instance.sequence(span.sequence)
+        end = span.first_position + span.num_rows
+        assert span.row_start == row
+        row += span.num_rows
+        assert span.first_position == sequence.num_computed
+        assert plan.token_ids[span.row_start : row] == tuple(
+            sequence.token_ids[span.first_position : end]
+        )
+        assert len(span.table) == LAYOUT.blocks_for(end)
+        assert (index in plan.sampled) == (end == len(sequence.token_ids))
+        prefills.append(len(sequence.token_ids) - span.first_position > 1)
+        for ref in span.table[span.first_position // TOKENS :]:
+            assert not ref.loan, "keys are written to a lent block"
+            assert ref.instance == instance.number
+            users = [
+                one.number
+                for one in instance.scheduler.running
+                if ref.block in one.spare
+                or any(not r.loan and r.block == ref.block for r in one.table)
+            ]
+            assert users == [span.sequence], "keys are written to a block in other use"
+    assert prefills == sorted(prefills), "decodes come first"
+
+
+def check_cluster(cluster):
+    for instance in cluster.instances:
+        instance.rmanager.check()
+        instance.scheduler.holdings.store.check()
+        _check_drawn(cluster, instance)
+        _check_own_blocks(instance)
+        _check_states(instance)
+        _check_loans(cluster, instance)
+
+
+def _check_drawn(cluster, instance):
+    """What the pool calls used is what the step has, or what is on its way between them."""
+    channel = cluster.channels[instance.number, instance.number]
+    store = instance.scheduler.holdings.store
+    drawn = [*store._free, *store._references]
+    drawn += [b for m in channel.down if isinstance(m, p.Drawn) for b in m.blocks]
+    drawn += [b for m, _ in channel.up if isinstance(m, p.Give) for b in m.blocks]
+    assert sorted(drawn) == instance.rmanager.books.blocks(BlockState.USED)
+
+
+def _check_own_blocks(instance):
+    """Each block in use is used by exactly one leaf, or put aside by one sequence."""
+    used = Counter()
+    for sequence in instance.scheduler._all():
+        used.update(sequence.spare)
+        used.update(ref.block for ref in sequence.table if not ref.loan)
+    assert used == Counter(instance.scheduler.holdings.store._references)
+
+
+def _check_states(instance):
+    scheduler = instance.scheduler
+    waiting = scheduler.admission.waiting
+    assert [one.number for one in waiting] == sorted({one.number for one in waiting})
+    for sequence in waiting:
+        assert not (sequence.table)
+        assert not (sequence.spare)
+        assert not (sequence.targets)
+        assert not (sequence.loans)
+        assert not sequence.num_computed
+    for sequence in scheduler.running:
+        assert sequence not in waiting
+        slots = Counter((ref.instance, ref.loan) for ref in sequence.table if ref.loan)
+        slots.update((ref.instance, ref.loan) for ref in sequence.targets.values())
+        assert slots == Counter(sequence.loans), "slots that no leaf has or will have"
+        assert sequence.moving <= sequence.targets.keys()
+    assert not scheduler.negotiator.outcomes
+
+
+def _check_loans(cluster, instance):
+    """A loan that its debtor may use by its own clock stands at the creditor (promise 5)."""
+    debts = instance.scheduler.debts
+    known = {key for sequence in instance.scheduler.running for key in sequence.loans}
+    for deal in instance.scheduler.negotiator._deals.values():
+        known |= {(holder, grant.loan) for holder, grant in deal.grants.items()}
+    assert known == debts._debts.keys()
+    for (holder, number), debt in debts._debts.items():
+        if holder in instance.lost or debt.ends <= cluster.now:
+            continue
+        loan = cluster.instances[holder].rmanager._lending.loans.get(number)
+        assert loan is not None
+        assert loan.debtor == Debtor(instance.number, instance.epoch)
+        assert loan.expires >= debt.ends
+        assert _standing(cluster, instance, holder, loan) == _wanted(instance, holder, number)
+
+
+def _standing(cluster, instance, holder, loan):
+    """Slots that stand at the creditor and are not on their way back."""
+    slots = set(loan.standing_slots)
+    for message, _ in cluster.channels[instance.number, holder].up:
+        if isinstance(message, p.Release) and message.loan == loan.number:
+            slots -= set(message.slots)
+    return slots
+
+
+def _wanted(instance, holder, number):
+    """Slots of a loan that a leaf has or will have, or that a deal has just got."""
+    wanted = set()
+    for sequence in instance.scheduler.running:
+        refs = [*sequence.table, *sequence.targets.values()]
+        wanted |= {ref.slot for ref in refs if (ref.instance, ref.loan) == (holder, number)}
+    for deal in instance.scheduler.negotiator._deals.values():
+        grant = deal.grants.get(holder)
+        if grant and grant.loan == number:
+            wanted |= set(range(len(grant.blocks)))
+    return wanted

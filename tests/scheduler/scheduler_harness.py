@@ -1,0 +1,258 @@
+"""Instances without tensors or channels: real pools' books, real schedulers, a fake model.
+
+The fake model writes, for each position, the tokens up to it, where keys would be written, and
+reads them through the plan's tables as attention would: reading somebody else's keys is seen at
+once. Messages wait in queues until the test delivers them, in order per channel.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from scheduler_checks import LAYOUT, TOKENS, check_plan
+
+from engine import protocol as p
+from engine.core import Request
+from engine.errors import Fenced
+from engine.memory.rmanager import RManager
+from engine.scheduler.effects import Connect, Finish, Move, ToClient, ToPlanner, ToPool
+from engine.scheduler.scheduler import Scheduler
+
+EOS = 0
+MAX_POSITIONS = 64
+
+
+def next_token(prefix):
+    """What the fake model says after these tokens."""
+    return (sum(prefix) * 7 + len(prefix) * 13) % 97
+
+
+class FakeMemory:
+    """Per block and slot, the tokens whose keys lie there."""
+
+    layout = LAYOUT
+
+    def __init__(self, num_blocks):
+        self.num_blocks = num_blocks
+        self.generations = [0] * num_blocks
+        self.keys = [[None] * TOKENS for _ in range(num_blocks)]
+
+    def generation(self, block):
+        return self.generations[block]
+
+    def bump(self, block):
+        self.generations[block] += 1
+        self.keys[block] = [None] * TOKENS
+
+
+@dataclass
+class Channel:
+    """One step's channel to one pool."""
+
+    peer: int
+    up: deque = field(default_factory=deque)
+    down: deque = field(default_factory=deque)
+
+
+@dataclass
+class Answered:
+    """What a client has got, and what it must get."""
+
+    instance: int
+    request: Request
+    tokens: list[int] = field(default_factory=list)
+    finish_reason: str = ""
+    error: str = ""
+    aborted: bool = False
+    num_reports: int = 0
+
+    @property
+    def done(self):
+        return bool(self.finish_reason or self.error or self.aborted)
+
+    def expected(self):
+        tokens, answer = list(self.request.prompt_ids), []
+        while True:
+            tokens.append(next_token(tokens))
+            answer.append(tokens[-1])
+            if tokens[-1] == EOS:
+                return answer, "stop"
+            if len(answer) == self.request.sampling.max_tokens or len(tokens) >= MAX_POSITIONS:
+                return answer, "length"
+
+
+class Instance:
+    """A pool and its step, of one epoch."""
+
+    def __init__(self, cluster, number, epoch, num_blocks):
+        self.cluster, self.number, self.epoch = cluster, number, epoch
+        self.memory = FakeMemory(num_blocks)
+        self.rmanager = RManager(
+            RManager.Config(lend_fraction=1.0, keep_blocks=cluster.keep_blocks),
+            instance=number,
+            epoch=epoch,
+            cluster="test",
+            kernel_fingerprint="fake",
+            pool=self.memory,
+        )
+        self.scheduler = Scheduler(
+            cluster.config,
+            instance=number,
+            host="host",
+            layout=LAYOUT,
+            placement=cluster.placement,
+            num_blocks=num_blocks,
+            max_positions=MAX_POSITIONS,
+            eos_ids=frozenset({EOS}),
+        )
+        self.moves = deque()
+        self.sent = {}
+        self.attached = {}
+        self.lost = set()
+
+    # --- effects and messages -------------------------------------------------------------------
+
+    def perform(self):
+        while effects := self.scheduler.take_effects():
+            for effect in effects:
+                self.carry_out(effect)
+
+    def carry_out(self, effect):
+        match effect:
+            case ToPool():
+                self.send(effect.instance, effect.message)
+            case ToPlanner():
+                self.cluster.queries.append((self, effect.message))
+            case ToClient():
+                self.cluster.to_client(effect.request_id, effect.message)
+            case Connect():
+                if not self.cluster.connect(self, effect.instance):
+                    self.lost.add(effect.instance)
+            case Move():
+                self.moves.append(effect)
+                self.sent[effect.to.instance, effect.to.loan, effect.to.slot] = effect
+            case Finish():
+                self.forget_moves(lambda move: move.sequence == effect.sequence)
+                for instance, sequence in list(self.attached):
+                    if sequence == effect.sequence:
+                        del self.attached[instance, sequence]
+                        self.send(instance, p.Detach(sequence))
+                if effect.final:
+                    self.cluster.answers[effect.request_id].num_reports += 1
+
+    def send(self, instance, message, payload=None):
+        channel = self.cluster.channels.get((self.number, instance))
+        if channel:
+            channel.up.append((message, payload))
+
+    def forget_moves(self, unwanted):
+        self.moves = deque(move for move in self.moves if not unwanted(move))
+        self.sent = {key: move for key, move in self.sent.items() if not unwanted(move)}
+
+    def push_move(self):
+        move = self.moves.popleft()
+        keys = list(self.memory.keys[move.block])
+        tokens = self.sequence(move.sequence).token_ids
+        assert keys == self.keys_of(tokens, move.leaf * TOKENS, TOKENS), "a move copies other keys"
+        self.send(move.to.instance, p.Write(move.to.loan, move.to.slot, 0, True), keys)
+
+    def on_down(self, instance, message):
+        now = self.cluster.now
+        match message:
+            case p.Welcome() | p.Released():
+                return
+            case p.Ack():
+                move = self.sent.pop((instance, message.loan, message.slot), None)
+                if move:
+                    self.scheduler.on_moved(move.sequence, move.leaf)
+            case p.FencedOff():
+                self.forget_tables(instance)
+                self.scheduler.on_message(instance, message, now)
+            case _:
+                self.scheduler.on_message(instance, message, now)
+        self.perform()
+
+    def forget_tables(self, instance):
+        self.attached = {key: t for key, t in self.attached.items() if key[0] != instance}
+
+    def notice_lost(self):
+        while self.lost:
+            instance = self.lost.pop()
+            self.forget_tables(instance)
+            self.forget_moves(lambda move, gone=instance: move.to.instance == gone)
+            self.scheduler.on_lost(instance, self.cluster.now)
+            self.perform()
+
+    # --- the step -------------------------------------------------------------------------------
+
+    def step(self, misses=(), spoil=False):
+        """``misses``: holders that do not answer now; ``spoil``: the first span is poisoned."""
+        self.notice_lost()
+        plan = self.scheduler.schedule(self.cluster.now)
+        self.perform()
+        if plan is None:
+            return False
+        check_plan(self, plan)
+        poisoned, next_ids = set(), {}
+        for index, span in enumerate(plan.spans):
+            tokens = self.sequence(span.sequence).token_ids
+            read = self.read(span, tokens, misses, plan.step)
+            if not read or (spoil and not index):
+                poisoned.add(span.sequence)
+            end = span.first_position + span.num_rows
+            keys = self.keys_of(tokens, span.first_position, span.num_rows)
+            for position, key in zip(range(span.first_position, end), keys, strict=True):
+                ref = span.table[position // TOKENS]
+                wrong = span.sequence in poisoned
+                self.memory.keys[ref.block][position % TOKENS] = "nonsense" if wrong else key
+            if index in plan.sampled:
+                next_ids[index] = EOS if span.sequence in poisoned else next_token(tokens)
+        self.scheduler.commit(plan, next_ids, frozenset(poisoned))
+        self.perform()
+        return True
+
+    def read(self, span, tokens, misses, step):
+        """True when all keys before the span were read; asserts that they are the right ones."""
+        remote, complete = {}, True
+        for leaf, ref in enumerate(span.table):
+            if ref.loan:
+                remote.setdefault(ref.instance, []).append((leaf, ref.loan, ref.slot))
+            else:
+                self.compare(self.memory.keys[ref.block], tokens, leaf, span.first_position)
+        for instance, leaves in remote.items():
+            channel = self.cluster.channels.get((self.number, instance))
+            if channel is None or instance in misses:
+                complete = False
+                continue
+            version, known = self.attached.get((instance, span.sequence), (0, None))
+            if known != leaves:
+                version += 1
+                self.attached[instance, span.sequence] = (version, leaves)
+                channel.up.append((p.Attach(span.sequence, version, leaves), None))
+            while channel.up:
+                self.cluster.deliver_up(self.number, instance)
+            holder = self.cluster.instances[instance]
+            try:
+                found = holder.rmanager.resolve(
+                    channel.peer, span.sequence, version, self.cluster.now
+                )
+            except Fenced:
+                channel.down.append(p.FencedOff(step, [loan for _, loan, _ in leaves], "fenced"))
+                complete = False
+                continue
+            assert [leaf for leaf, _ in found] == [leaf for leaf, _, _ in leaves]
+            for leaf, block in found:
+                assert span.table[leaf].block == block
+                self.compare(holder.memory.keys[block], tokens, leaf, span.first_position)
+        return complete
+
+    def compare(self, keys, tokens, leaf, end):
+        wanted = self.keys_of(tokens, leaf * TOKENS, TOKENS)
+        for offset in range(min(TOKENS, end - leaf * TOKENS)):
+            assert keys[offset] == wanted[offset], f"leaf {leaf} is read from other keys"
+
+    def sequence(self, number):
+        return next(one for one in self.scheduler.running if one.number == number)
+
+    @staticmethod
+    def keys_of(tokens, first, num):
+        return [tuple(tokens[: at + 1]) for at in range(first, first + num)]

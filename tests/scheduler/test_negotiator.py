@@ -1,0 +1,169 @@
+"""Protects promise 8 on the debtor's side: all blocks or none, and no granted loan is forgotten."""
+
+import pytest
+from negotiator_harness import HOME, Talk, creditor, need
+
+from engine import protocol as p
+from engine.scheduler.effects import Connect, ToPlanner, ToPool
+from engine.scheduler.local_only import LocalOnly
+
+
+@pytest.fixture
+def talk():
+    return Talk()
+
+
+def test_it_asks_the_planner_then_reserves_where_the_placement_chose(talk):
+    talk.negotiator.borrow(5, need(6), talk.now)
+    [query] = talk.effects
+    assert query == ToPlanner(p.BorrowQuery(query.message.query, HOME, "a", 2))
+    talk.offer(creditor(1, 3), creditor(2, 9))
+    assert talk.effects[1:] == [
+        Connect(2, "at-2"),
+        ToPool(2, p.Reserve(talk.reservation(2), 4, 30.0)),
+    ]
+
+
+def test_all_granted_is_placed(talk):
+    talk.borrow(10, creditor(1, 3), creditor(2, 5))
+    talk.grant(2, 20)
+    assert not talk.outcomes
+    talk.grant(1, 10)
+    [placed] = talk.outcomes
+    assert placed.holders == (2,) * 5 + (1,) * 3 + (HOME,) * 2
+    assert {at: grant.loan for at, grant in placed.grants.items()} == {1: 10, 2: 20}
+    assert (1, 10) in talk.debts
+    assert (2, 20) in talk.debts
+    assert not talk.released()
+
+
+def test_a_refusal_gives_all_back_and_chooses_again_with_the_number_said(talk):
+    talk.borrow(8, creditor(1, 5), creditor(2, 4))
+    talk.grant(2, 20)
+    talk.refuse(1, 3)
+    assert talk.released() == [(2, 20)]
+    assert len(talk.debts) == 0
+    assert talk.reserved()[-2:] == [(2, 4), (1, 2)]
+    assert not talk.outcomes
+
+
+def test_who_says_none_is_not_asked_again(talk):
+    talk.borrow(6, creditor(1, 5), creditor(2, 4))
+    talk.refuse(1, 0)
+    assert talk.reserved() == [(1, 4), (2, 4)]
+    talk.refuse(2, 1)
+    [failed] = talk.outcomes
+    assert "6 blocks wanted" in failed.reason
+    assert not failed.hopeless
+
+
+def test_three_rounds_are_enough(talk):
+    talk.borrow(6, creditor(1, 5))
+    for _ in range(3):
+        talk.refuse(1, 5)
+    [failed] = talk.outcomes
+    assert failed.reason == "creditors changed their mind 3 times"
+    assert not failed.hopeless
+
+
+def test_a_late_grant_of_a_deal_given_up_goes_back(talk):
+    talk.borrow(6, creditor(1, 5))
+    late = talk.granted(1, 10)
+    talk.negotiator.cancel(5)
+    talk.negotiator.on_granted(1, late)
+    assert talk.released() == [(1, 10)]
+    assert not talk.outcomes
+    assert len(talk.debts) == 0
+
+
+def test_a_late_grant_of_an_earlier_round_goes_back(talk):
+    talk.borrow(10, creditor(1, 5), creditor(2, 4), creditor(3, 4))
+    late = talk.granted(2, 20)
+    talk.refuse(1, 1)
+    talk.negotiator.on_granted(2, late)
+    assert talk.released() == [(2, 20)]
+
+
+def test_the_same_grant_again_changes_nothing(talk):
+    talk.borrow(8, creditor(1, 4), creditor(2, 4))
+    grant = talk.granted(1, 10)
+    for _ in range(2):
+        talk.negotiator.on_granted(1, grant)
+    talk.grant(2, 20)
+    talk.negotiator.on_granted(1, grant)
+    assert len(talk.outcomes) == 1
+    assert not talk.released()
+
+
+def test_the_same_offer_again_changes_nothing(talk):
+    talk.borrow(6, creditor(1, 5))
+    talk.offer(creditor(2, 9))
+    assert talk.reserved() == [(1, 4)]
+
+
+def test_a_lost_creditor_is_replaced(talk):
+    talk.borrow(8, creditor(1, 4), creditor(2, 3), creditor(3, 3))
+    talk.grant(1, 10)
+    talk.debts.forget(1)
+    talk.negotiator.on_lost(1, talk.now)
+    assert talk.reserved()[-2:] == [(2, 3), (3, 3)]
+    assert talk.outcomes == []
+
+
+def test_a_grant_that_ended_is_not_counted_on(talk):
+    talk.borrow(8, creditor(1, 4), creditor(2, 3), creditor(3, 3))
+    talk.grant(1, 10)
+    talk.negotiator.on_gone({(1, 10)}, talk.now)
+    assert talk.reserved()[-2:] == [(2, 3), (3, 3)]
+    assert (1, 10) not in talk.debts
+
+
+@pytest.mark.parametrize("offered", [True, False])
+def test_silence_ends_a_deal(talk, offered):
+    talk.borrow(8, *[creditor(1, 4), creditor(2, 3)] if offered else [], offer=offered)
+    if offered:
+        talk.grant(1, 10)
+    talk.negotiator.tick(talk.now + 4.9)
+    assert not talk.outcomes
+    talk.negotiator.tick(talk.now + 5.0)
+    [failed] = talk.outcomes
+    who = "instances [2]" if offered else "planner"
+    assert failed.reason == f"no answer from the {who} in 5 s"
+    assert not failed.hopeless
+    assert talk.released() == ([(1, 10)] if offered else [])
+
+
+def test_a_canceled_deal_has_no_outcome_even_when_it_was_ready(talk):
+    """Two deals end at once, and acting on the first ends the second."""
+    talk.borrow(6, creditor(1, 5))
+    talk.grant(1, 10)
+    assert talk.outcomes
+    talk.negotiator.cancel(5)
+    assert not talk.outcomes
+    assert talk.released() == [(1, 10)]
+    assert len(talk.debts) == 0
+
+
+@pytest.mark.parametrize(
+    ("num_blocks", "cap", "hopeless"),
+    [(14, 6, False), (15, 6, True), (10, 0, False), (11, 0, True)],
+)
+def test_hopeless_is_what_all_pools_together_could_not_hold(talk, num_blocks, cap, hopeless):
+    """The own pool has 10 blocks, 2 of them work; of these only 4 are free now."""
+    talk.borrow(num_blocks, cap=cap)
+    [failed] = talk.outcomes
+    assert failed.hopeless == hopeless
+
+
+def test_who_never_borrows_does_not_count_on_others():
+    talk = Talk(LocalOnly(LocalOnly.Config()))
+    talk.borrow(11, creditor(1, 99), cap=99)
+    talk.borrow(10, creditor(1, 99), sequence=6, cap=99)
+    assert [failed.hopeless for failed in talk.outcomes] == [True, False]
+
+
+def test_what_fits_at_home_by_now_borrows_nothing(talk):
+    talk.borrow(4)
+    [placed] = talk.outcomes
+    assert placed.holders == (HOME,) * 4
+    assert not placed.grants

@@ -1,0 +1,150 @@
+"""Protects what every placement promises, and what the ledger promises besides."""
+
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.errors import CapacityError
+from engine.protocol import Creditor
+from engine.scheduler import PLACEMENTS
+from engine.scheduler.base import Need
+from engine.scheduler.ledger import LedgerPlacement
+
+OWNER = 3
+LEDGER = LedgerPlacement(LedgerPlacement.Config())
+
+
+@st.composite
+def needs(draw):
+    num_local = draw(st.integers(0, 12), label="num_local")
+    return Need(
+        owner=OWNER,
+        host=draw(st.sampled_from("ab")),
+        num_blocks=draw(st.integers(1, 30), label="num_blocks"),
+        num_local=num_local,
+        num_pool=num_local + draw(st.integers(0, 4)),
+        working_blocks=draw(st.integers(0, 6), label="working_blocks"),
+    )
+
+
+def creditor(instance, num_lendable, host="a"):
+    return Creditor(instance, 1, f"at-{instance}", host, num_lendable)
+
+
+CREDITORS = st.lists(
+    st.builds(creditor, st.integers(0, 9), st.integers(0, 9), st.sampled_from("ab")),
+    max_size=6,
+    unique_by=lambda one: one.instance,
+)
+"""may name the owner itself, and some that lend nothing"""
+
+
+def need(num_blocks, num_local, working_blocks=2):
+    return Need(
+        owner=OWNER,
+        host="a",
+        num_blocks=num_blocks,
+        num_local=num_local,
+        num_pool=num_local,
+        working_blocks=working_blocks,
+    )
+
+
+def answer(placement, *args):
+    try:
+        return placement.place(*args)
+    except CapacityError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("name", PLACEMENTS.names())
+@given(need=needs(), creditors=CREDITORS)
+def test_every_leaf_is_placed_or_the_need_is_refused_with_numbers(name, need, creditors):
+    kind = PLACEMENTS.load(name)
+    placement = kind(kind.Config())
+    before = list(creditors)
+    holders = answer(placement, need, creditors)
+    assert (
+        holders == answer(placement, need, creditors) == answer(kind(kind.Config()), need, before)
+    )
+    assert creditors == before
+    if isinstance(holders, str):
+        assert f"{need.num_blocks} blocks wanted" in holders
+        assert str(need.num_local) in holders
+        assert need.num_blocks > need.num_local
+        return
+    assert len(holders) == need.num_blocks
+    assert holders[-1] == OWNER
+    lendable = {one.instance: one.num_lendable for one in creditors}
+    for instance in set(holders) - {OWNER}:
+        assert holders.count(instance) <= lendable[instance]
+    kept = holders.count(OWNER)
+    working = need.working_blocks if kept < need.num_blocks else 0
+    assert kept + working <= need.num_local
+
+
+@given(need=needs(), creditors=CREDITORS)
+def test_ledger_finds_a_place_whenever_three_creditors_of_its_order_have_one(need, creditors):
+    """The oracle tries each set of three on the same host first; then the freest."""
+    others = [one for one in creditors if one.instance != OWNER and one.num_lendable]
+    near = [one for one in others if one.host == need.host]
+    far = [one for one in others if one.host != need.host]
+    num_near = min(3, len(near))
+    num_far = min(3 - num_near, len(far))
+    most = max(sum(c.num_lendable for c in some) for some in combinations(near, num_near))
+    most += max(sum(c.num_lendable for c in some) for some in combinations(far, num_far))
+    kept = need.num_local - need.working_blocks
+    fits = need.num_blocks <= need.num_local or (kept >= 1 and need.num_blocks <= kept + most)
+    assert (not isinstance(answer(LEDGER, need, creditors), str)) == fits
+
+
+@given(need=needs(), creditors=CREDITORS)
+def test_ledger_lends_the_earliest_leaves_in_runs_and_no_more_than_it_must(need, creditors):
+    holders = answer(LEDGER, need, creditors)
+    if isinstance(holders, str):
+        return
+    if need.num_blocks <= need.num_local:
+        assert holders == (OWNER,) * need.num_blocks
+        return
+    runs = list(dict.fromkeys(holders))
+    assert list(holders) == sorted(holders, key=runs.index), "a run is torn"
+    assert runs[-1] == OWNER
+    assert len(runs) <= 1 + 3
+    assert holders.count(OWNER) == need.num_local - need.working_blocks
+
+
+@given(need=needs(), creditors=CREDITORS)
+def test_ledger_turns_to_near_and_free_creditors_first(need, creditors):
+    holders = answer(LEDGER, need, creditors)
+    if isinstance(holders, str):
+        return
+    by_instance = {one.instance: one for one in creditors}
+    asked = [by_instance[i] for i in dict.fromkeys(holders) if i != OWNER]
+    rank = [(one.host != need.host, -one.num_lendable) for one in asked]
+    assert rank == sorted(rank)
+    for one in asked[:-1]:
+        assert holders.count(one.instance) == one.num_lendable
+    if asked:
+        for other in creditors:
+            if other not in asked and other.instance != OWNER and other.num_lendable:
+                assert (other.host != need.host, -other.num_lendable) >= rank[-1]
+
+
+def test_ledger_by_example():
+    creditors = [creditor(0, 4, "b"), creditor(1, 2), creditor(2, 3), creditor(OWNER, 9)]
+    assert LEDGER.place(need(11, 5), creditors) == (2, 2, 2, 1, 1, 0, 0, 0, 3, 3, 3)
+
+
+def test_what_works_on_its_way_out_cannot_stay():
+    with pytest.raises(CapacityError, match=r"6 blocks wanted: 0 can stay at home \(of 2 free, 2"):
+        LEDGER.place(need(6, 2), [creditor(1, 9)])
+
+
+def test_ledger_asks_as_many_creditors_as_it_is_told():
+    one = LedgerPlacement(LedgerPlacement.Config(max_creditors=1))
+    creditors = [creditor(1, 2), creditor(2, 3)]
+    assert one.place(need(6, 5), creditors).count(2) == 3
+    with pytest.raises(CapacityError, match="3 can be borrowed from 1 of 2 instances"):
+        one.place(need(8, 5), creditors)

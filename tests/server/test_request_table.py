@@ -1,0 +1,145 @@
+"""The request table: exactly once, whatever attempts, restarts and duplicates there are."""
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from engine.core import Request, SamplingParams
+from engine.protocol import Abort, Failed, Member, Submit, Tokens
+from engine.scheduler.request_table import RequestTable
+from engine.scheduler.router import route
+
+
+def token_at(name: str, index: int) -> int:
+    """What any step would answer: a function of request and position."""
+    return (sum(name.encode()) * 31 + index * 7) % 1000
+
+
+def member(instance: int, address: str, blocks: int = 100) -> Member:
+    return Member(instance, 1, address, blocks, blocks, 0, 0)
+
+
+class Machine(RuleBasedStateMachine):
+    """Steps that answer, repeat old answers, die and come back under new addresses."""
+
+    @initialize(num_instances=st.integers(1, 3))
+    def start(self, num_instances):
+        self.table = RequestTable(block_tokens=4)
+        self.now = 0.0
+        self.life = dict.fromkeys(range(num_instances), 0)
+        self.down: set[int] = set()
+        self.inboxes: dict[str, list[object]] = {}
+        self.sent: list[object] = []
+        self.names: list[str] = []
+        self.cancelled: set[str] = set()
+        self.look()
+
+    def address(self, instance: int) -> str:
+        return f"step{instance}.{self.life[instance]}"
+
+    @rule()
+    def look(self):
+        self.now += 1
+        up = [i for i in self.life if i not in self.down]
+        self.table.on_members([member(i, self.address(i)) for i in up], self.now)
+        self.collect()
+
+    def collect(self):
+        for effect in self.table.take_effects():
+            self.inboxes.setdefault(effect.address, []).append(effect.message)
+
+    @rule(prompt=st.integers(1, 9), wanted=st.integers(1, 6))
+    def submit(self, prompt, wanted):
+        name = f"r{len(self.names)}"
+        self.names.append(name)
+        sampling = SamplingParams(max_tokens=wanted)
+        prompt_ids = tuple(range(prompt))
+        self.table.add(Request(request_id=name, prompt_ids=prompt_ids, sampling=sampling), self.now)
+        self.collect()
+
+    @precondition(lambda self: any(self.inboxes.values()))
+    @rule(data=st.data())
+    def answer(self, data):
+        """A step answers some tokens of a submit it has got, even if it is given up since."""
+        address = data.draw(st.sampled_from(sorted(a for a, box in self.inboxes.items() if box)))
+        message = data.draw(st.sampled_from(self.inboxes[address]))
+        if isinstance(message, Abort):
+            return
+        assert isinstance(message, Submit)
+        name = message.request_id.partition("#")[0]
+        request = self.table.entries[name].request
+        base = len(message.prompt_ids) - len(request.prompt_ids)
+        assert message.prompt_ids[len(request.prompt_ids) :] == [
+            token_at(name, i) for i in range(base)
+        ], "an attempt goes on behind exactly what was taken"
+        assert message.max_tokens == request.sampling.max_tokens - base
+        index = data.draw(st.integers(0, message.max_tokens - 1))
+        reason = "length" if index == message.max_tokens - 1 else ""
+        said = Tokens(message.request_id, index, [token_at(name, base + index)], reason)
+        self.sent.append(said)
+        self.table.on_message(said, self.now)
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data())
+    def repeat(self, data):
+        self.table.on_message(data.draw(st.sampled_from(self.sent)), self.now)
+
+    @rule(data=st.data())
+    def restart(self, data):
+        instance = data.draw(st.sampled_from(sorted(self.life)))
+        self.life[instance] += 1
+        self.down ^= {instance}
+
+    @precondition(lambda self: self.names)
+    @rule(data=st.data())
+    def cancel(self, data):
+        name = data.draw(st.sampled_from(self.names))
+        if not self.table.entries[name].done:
+            self.cancelled.add(name)
+        self.table.cancel(name, self.now)
+        self.collect()
+
+    @invariant()
+    def each_token_once_and_in_order(self):
+        for name, entry in getattr(self, "table", RequestTable(block_tokens=4)).entries.items():
+            wanted = [token_at(name, index) for index in range(len(entry.token_ids))]
+            assert entry.token_ids == wanted
+            if entry.finish_reason == "length":
+                assert len(entry.token_ids) == entry.request.sampling.max_tokens
+            if name in self.cancelled:
+                assert entry.done
+
+    def teardown(self):
+        """Once all steps are up and answer, everything that was promised is complete."""
+        if not hasattr(self, "table"):
+            return
+        self.down = set()
+        self.look()
+        for entry in self.table.running:
+            assert entry.address, "a request waits although a step is ready"
+            for index in range(entry.request.sampling.max_tokens - entry.base):
+                last = entry.base + index == entry.request.sampling.max_tokens - 1
+                token = token_at(entry.request.request_id, entry.base + index)
+                said = Tokens(entry.attempt_id, index, [token], "length" if last else "")
+                self.table.on_message(said, self.now)
+            assert entry.finish_reason == "length"
+        self.each_token_once_and_in_order()
+
+
+TestRequestTable = Machine.TestCase
+
+
+def test_refusal_ends_the_request_with_its_reason():
+    table = RequestTable(block_tokens=4)
+    table.on_members([member(0, "s")], 0.0)
+    entry = table.add(Request(request_id="a", prompt_ids=(1,)), 0.0)
+    table.on_message(Failed(entry.attempt_id, "310 blocks wanted", "too_large"), 0.0)
+    assert entry.done
+    assert (entry.error, entry.error_code) == ("310 blocks wanted", "too_large")
+
+
+def test_router_prefers_room_at_home_then_the_least_loaded():
+    members = [member(0, "a", 10), member(1, "b", 100), member(2, "", 1000)]
+    assert route(60, members, {}, 4) == 1
+    assert route(8, members, {1: 40}, 4) == 0
+    assert route(8, members, {0: 40, 1: 40}, 4) == 1
+    assert route(8, [member(2, "")], {}, 4) is None

@@ -1,0 +1,46 @@
+"""The shape of the code: layers, sizes and names; what a supervisor may import."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.attention import BACKENDS, KERNELS
+from engine.comm import TRANSPORTS
+from engine.memory import POOLS
+from engine.scheduler import PLACEMENTS
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted((ROOT / "engine").rglob("*.py"))
+MAX_LINES = {"protocol.py": 400}
+"""300 for all others; the protocol is one table of messages"""
+
+
+def test_imports_follow_the_layers():
+    program = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports())"
+    program = program.replace("lint_imports()", "lint_imports(no_cache=True)")
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_is_short_and_named_after_what_it_is(path):
+    assert len(path.read_text().splitlines()) <= MAX_LINES.get(path.name, 300)
+    assert path.stem not in {"utils", "util", "helpers", "common", "misc", "manager"}
+
+
+@pytest.mark.parametrize("registry", [BACKENDS, KERNELS, TRANSPORTS, POOLS, PLACEMENTS])
+def test_registries_name_classes_that_exist(registry):
+    for target in registry.entries.values():
+        module, _, name = target.partition(":")
+        tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
+        assert name in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}, target
+
+
+def test_a_supervisor_imports_no_torch():
+    program = "import sys, engine.launch, engine.cli; raise SystemExit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
+    assert done.returncode == 0
