@@ -8,19 +8,32 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from engine import __version__
 from engine.children import USER_ERROR, die_with_parent
 from engine.config import Config, load, to_yaml
+from engine.doctor import doctor
 from engine.errors import ConfigError, LendKVError
 from engine.generate import Generate, read_prompt
 from engine.launch import launch, require_parts
 from engine.model.checkpoint import describe
+from engine.serve import gateways
 
 STATUS_FILE = "LENDKV_STATUS_FILE"
 """where rank 0 leaves its exit status for the ``lendkv`` that started torchrun"""
+
+VERBS = {
+    "generate": "Answer one prompt and show where its context lay",
+    "serve": "Serve the OpenAI API over HTTP until it is stopped",
+    "doctor": "Look at this machine and recipe: what is fine, what is not, what to do",
+}
+NOTE = (
+    "Without torchrun it starts as many processes as the recipe has instances. "
+    "key=value overrides a recipe's value, such as transport.name=tcp."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,8 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if is_first:
                 print(to_yaml(config), end="")
             return 0
+        if args.verb == "doctor":
+            return doctor(config)
         describe(config.model.path, library=config.model.library)
-        read_prompt(config, args.recipe)
+        if args.verb == "generate":
+            read_prompt(config, args.recipe)
         require_parts(config, attention=not under_torchrun)
     except LendKVError as error:
         if is_first:
@@ -44,7 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config.instances > 1 and not under_torchrun:
         return _torchrun(config, sys.argv[1:] if argv is None else list(argv))
     try:
-        status = launch(config, Generate(config, args.recipe, as_json=args.json))
+        with tempfile.TemporaryDirectory(prefix="lendkv-") as folder:
+            if args.verb == "serve":
+                mains = partial(gateways, config, folder=Path(folder))
+                status = launch(config, mains, serves=True)
+            else:
+                main = Generate(config, args.recipe, as_json=args.json)
+                status = launch(config, lambda world: {} if world.rank else {"frontend": main})
     except KeyboardInterrupt:  # before the supervisor has its own handler
         status = 130
     return _leave(status, under_torchrun)
@@ -60,20 +82,17 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         prog="lendkv", description="LLM serving instances that lend each other KV-cache memory."
     )
     parser.add_argument("--version", action="version", version=f"lendkv {__version__}")
+    common = _Parser(add_help=False)
+    common.add_argument("recipe", nargs="?", help="a YAML file; defaults where it is left out")
+    common.add_argument("overrides", nargs="*", metavar="key=value")
+    common.add_argument("--print-config", action="store_true", help="show the merged tree")
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=_Parser)
-    generate = verbs.add_parser(
-        "generate",
-        help="answer one prompt and show where its context lay",
-        description="Answer one prompt with the instances of a recipe. Without torchrun it starts "
-        "as many processes as the recipe has instances.",
-        epilog="key=value overrides a recipe's value, such as transport.name=tcp",
-    )
-    generate.add_argument("recipe", nargs="?", help="a YAML file; defaults where it is left out")
-    generate.add_argument("overrides", nargs="*", metavar="key=value")
-    generate.add_argument("--prompt", metavar="TEXT")
-    generate.add_argument("--prompt-file", metavar="FILE")
-    generate.add_argument("--json", action="store_true", help="print one JSON object instead")
-    generate.add_argument("--print-config", action="store_true", help="show the merged tree")
+    for verb, text in VERBS.items():
+        one = verbs.add_parser(verb, parents=[common], help=text, description=f"{text}. {NOTE}")
+        if verb == "generate":
+            one.add_argument("--prompt", metavar="TEXT")
+            one.add_argument("--prompt-file", metavar="FILE")
+            one.add_argument("--json", action="store_true", help="print one JSON object instead")
     # argparse takes positionals in one run only; overrides may stand between options as well.
     args, rest = parser.parse_known_args(argv)
     for text in rest:
@@ -84,7 +103,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         args.overrides.insert(0, args.recipe)
         args.recipe = None
     for key in ("prompt", "prompt_file"):
-        if getattr(args, key) is not None:
+        if getattr(args, key, None) is not None:
             args.overrides.append(f"generate.{key}={json.dumps(getattr(args, key))}")
     return args
 

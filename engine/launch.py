@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -22,6 +22,7 @@ from engine.core import ModelShape
 from engine.errors import ConfigError, LendKVError
 from engine.memory.base import MemoryPool
 from engine.model.checkpoint import describe
+from engine.world import World
 
 MAX_RESTARTS = 5
 """restarts of one role within RESTART_WINDOW_S before the instance gives up"""
@@ -29,42 +30,16 @@ RESTART_WINDOW_S = 30.0
 FAREWELL_S = 15.0
 
 Frontend = Callable[[Connection, str], int]
-"""what runs beside the cluster on rank 0: given its pipe and the planner's address"""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class World:
-    """This process's place in the launch, from torchrun's environment."""
-
-    rank: int = 0
-    size: int = 1
-    cluster: str = "alone"
-    store: tuple[str, int] | None = None
-    """host and port of torchrun's key-value store"""
-
-    @staticmethod
-    def from_environment() -> "World":
-        if "WORLD_SIZE" not in os.environ:
-            return World(cluster=f"alone-{os.getpid()}")
-        run = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        port = int(os.environ["MASTER_PORT"])
-        return World(
-            rank=int(os.environ["RANK"]),
-            size=int(os.environ["WORLD_SIZE"]),
-            cluster=f"{run}/{attempt}/{port}",
-            store=(os.environ["MASTER_ADDR"], port),
-        )
-
-    @property
-    def under_torchrun(self) -> bool:
-        return self.store is not None
+"""what runs beside an instance: given its pipe and the planner's address"""
 
 
 class Supervisor:
-    """Runs one instance, and on rank 0 the planner and a frontend."""
+    """Runs one instance, its frontends, and on rank 0 the planner."""
 
-    def __init__(self, config: Config, world: World, frontend: Frontend | None) -> None:
+    def __init__(
+        self, config: Config, world: World, frontends: Mapping[str, Frontend], *, serves: bool
+    ) -> None:
+        """``serves``: frontends are restarted; else the first one's end is the end of all."""
         if world.size != config.instances:
             raise ConfigError(
                 f"instances is {config.instances} and {world.size} processes were started; use "
@@ -72,7 +47,8 @@ class Supervisor:
             )
         self._config = config
         self._world = world
-        self._frontend_main = frontend if world.rank == 0 else None
+        self._mains = frontends
+        self._serves = serves
         self._shape: ModelShape = describe(config.model.path, library=config.model.library).shape
         self._epoch = 0
         self._pool_memory: MemoryPool | None = None
@@ -81,7 +57,7 @@ class Supervisor:
         self._planner: Child | None = None
         self._pool: Child | None = None
         self._step: Child | None = None
-        self._frontend: Child | None = None
+        self._frontends: dict[str, Child] = {}
         self._restarts: dict[str, list[float]] = {}
         self._signal = 0
 
@@ -106,9 +82,15 @@ class Supervisor:
         if self._world.rank == 0:
             self._start_planner()
         self._start_instance()
-        if self._frontend_main is not None:
-            main, address = self._frontend_main, self._planner_address
-            self._frontend = fork("frontend", lambda pipe: main(pipe, address))
+        if self._planner_address:
+            self._start_frontends()
+
+    def _start_frontends(self) -> None:
+        """Those that do not run yet."""
+        address = self._planner_address
+        for name, main in self._mains.items():
+            if name not in self._frontends:
+                self._frontends[name] = fork(name, partial(_run, main, address))
 
     def _start_planner(self) -> None:
         config, address = self._config, self._planner_address
@@ -152,7 +134,7 @@ class Supervisor:
         )
 
     def _children(self) -> list[Child]:
-        found = (self._frontend, self._step, self._pool, self._planner)
+        found = (*self._frontends.values(), self._step, self._pool, self._planner)
         return [child for child in found if child is not None]
 
     def _first_word(self, child: Child) -> dict[str, Any]:
@@ -182,10 +164,16 @@ class Supervisor:
                     self._planner_address = said["planner"]
                     if self._pool is not None:
                         self._pool.say(planner=self._planner_address)
-        if self._frontend is not None and self._frontend.status is not None:
-            return self._frontend.status
+                    self._start_frontends()
+        for name, frontend in list(self._frontends.items()):
+            if frontend.status is not None:
+                if not self._serves:
+                    return frontend.status
+                self._note(frontend)
+                del self._frontends[name]
+                self._start_frontends()
         if self._step is not None and self._step.status == 0:  # it was told Goodbye
-            return None if self._frontend is not None else 0
+            return None if self._frontends and not self._serves else 0
         if self._planner is not None and self._planner.status is not None:
             self._note(self._planner)
             self._start_planner()
@@ -221,12 +209,18 @@ class Supervisor:
         self._signal = number
 
 
-def launch(config: Config, frontend: Frontend | None) -> int:
+def _run(main: Frontend, planner: str, pipe: Connection) -> int:
+    return main(pipe, planner)
+
+
+def launch(
+    config: Config, frontends: Callable[[World], Mapping[str, Frontend]], *, serves: bool = False
+) -> int:
     """Run this rank; the exit status. User errors print one sentence each, never a traceback."""
     world = World.from_environment()
     try:
         require_parts(config, attention=world.rank == 0 and world.under_torchrun)
-        return Supervisor(config, world, frontend).run()
+        return Supervisor(config, world, frontends(world), serves=serves).run()
     except LendKVError as error:
         who = f"instance {world.rank}: " if world.rank else ""
         for line in str(error).splitlines():

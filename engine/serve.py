@@ -8,6 +8,7 @@ from pathlib import Path
 from engine.config import Config
 from engine.errors import ConfigError
 from engine.model.checkpoint import describe, load_tokenizer
+from engine.world import World
 
 BACKLOG = 1024
 
@@ -82,3 +83,16 @@ class Serve:
         options = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on")
         uvicorn.Server(options).run(sockets=[self.listener])
         return 0
+
+
+def gateways(config: Config, world: World, folder: Path) -> dict[str, Serve]:
+    """A rank's gateways: the cluster's on rank 0, and one of its own where they are wanted."""
+    wanted, found = config.serve, {}
+    if world.rank == 0:
+        listener = listen(wanted.host, wanted.port)
+        found["gateway"] = Serve(config, listener, folder / "gateway.journal")
+    if wanted.instance_port:
+        listener = listen(wanted.host, wanted.instance_port + world.rank)
+        journal = folder / "instance.journal"
+        found["instance gateway"] = Serve(config, listener, journal, only=world.rank)
+    return found

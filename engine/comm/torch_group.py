@@ -172,9 +172,8 @@ class NcclGroup(GlooGroup):
     def send(self, tensor: torch.Tensor) -> None:
         staged = tensor.to(self._device)
         super().send(staged)
-        torch.cuda.current_stream(
-            self._device
-        ).synchronize()  # sync: the caller writes to ``tensor`` again
+        # sync: the caller writes to ``tensor`` again
+        torch.cuda.current_stream(self._device).synchronize()
 
     def receive(self, tensor: torch.Tensor, num_bytes: int) -> None:
         staged = torch.empty(num_bytes, dtype=torch.uint8, device=self._device)

@@ -142,3 +142,14 @@ def test_all_loans_are_lost_after_a_pause_longer_than_the_lease():
     assert not debtor.running
     run(two)
     assert (answer.tokens, answer.finish_reason) == answer.expected()
+
+
+def test_a_sequence_that_grows_keeps_no_slots_it_has_no_leaf_for():
+    two = cluster(2, 8, grow_blocks=4)
+    answer = two.submit(0, prompt(0, 3), 4)
+    most = 0
+    while not answer.done:
+        two.round()
+        check_cluster(two)
+        most = max(most, two.instances[1].rmanager.books.count(BlockState.LENT))
+    assert most == 2, "4 were granted, and 2 leaves could move"

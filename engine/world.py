@@ -1,0 +1,33 @@
+"""World: this process's place in a launch, from torchrun's environment."""
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """This process's place in the launch, from torchrun's environment."""
+
+    rank: int = 0
+    size: int = 1
+    cluster: str = "alone"
+    store: tuple[str, int] | None = None
+    """host and port of torchrun's key-value store"""
+
+    @staticmethod
+    def from_environment() -> "World":
+        if "WORLD_SIZE" not in os.environ:
+            return World(cluster=f"alone-{os.getpid()}")
+        run = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        port = int(os.environ["MASTER_PORT"])
+        return World(
+            rank=int(os.environ["RANK"]),
+            size=int(os.environ["WORLD_SIZE"]),
+            cluster=f"{run}/{attempt}/{port}",
+            store=(os.environ["MASTER_ADDR"], port),
+        )
+
+    @property
+    def under_torchrun(self) -> bool:
+        return self.store is not None
