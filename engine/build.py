@@ -22,6 +22,7 @@ from engine.memory.base import MemoryPool
 from engine.memory.rmanager import RManager
 from engine.protocol import VERSION, Hello, Message
 from engine.scheduler import PLACEMENTS
+from engine.scheduler.base import Placement
 from engine.scheduler.gmanager import GManager
 from engine.scheduler.scheduler import Scheduler
 
@@ -64,11 +65,15 @@ def check_parts(config: Config) -> list[str]:
     return problems
 
 
-def attention_parts(config: Config) -> tuple[type[Any], Any, type[LocalBackend], Any]:
-    """The attention class and its options, then those of its local backend (the same, perhaps)."""
+def attention_parts(
+    config: Config, given: type[LocalBackend] | None = None
+) -> tuple[type[Any], Any, type[LocalBackend], Any]:
+    """The attention class and its options, then its local backend (perhaps ``given``) and its."""
     from engine.attention.dist import DistAttention
     from engine.attention.local import LocalBackend
 
+    if given is not None:
+        return DistAttention, DistAttention.Config(), given, own_config(given)
     cls, options = options_of(BACKENDS, "attention", config.attention)
     if issubclass(cls, LocalBackend):
         return DistAttention, DistAttention.Config(), cls, options
@@ -87,10 +92,25 @@ def attention_parts(config: Config) -> tuple[type[Any], Any, type[LocalBackend],
     return cls, options, local_cls, local_options
 
 
-def build_pool(config: Config, layout: BlockLayout) -> MemoryPool:
-    cls, options = options_of(POOLS, "pool", config.pool)
-    pool: MemoryPool = cls(options, layout=layout, num_blocks=config.pool.num_blocks)
+def build_pool(
+    config: Config, layout: BlockLayout, given: type[MemoryPool] | None = None
+) -> MemoryPool:
+    """The pool that the recipe names, or one of the ``given`` class."""
+    cls, options = (given, own_config(given)) if given else options_of(POOLS, "pool", config.pool)
+    pool: MemoryPool = construct(cls, options, layout=layout, num_blocks=config.pool.num_blocks)
     return pool
+
+
+def build_placement(config: Config, given: type[Placement] | Placement | None = None) -> Placement:
+    """The placement that the recipe names, or the ``given`` one."""
+    if isinstance(given, Placement):
+        return given
+    part = config.placement
+    cls, options = (
+        (given, own_config(given)) if given else options_of(PLACEMENTS, "placement", part)
+    )
+    placement: Placement = construct(cls, options)
+    return placement
 
 
 def build_transport(config: Config, pool: MemoryPool | None = None, **runtime: Any) -> Transport:
@@ -158,23 +178,24 @@ def build_loop(
     transport: Transport,
     to_planner: Callable[[Message], None],
     to_client: Callable[[str, Message], None],
+    attention: type[LocalBackend] | None = None,
+    placement: type[Placement] | Placement | None = None,
     callbacks: Sequence[Callback] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> Loop:
-    """The step role, connected to its own pool."""
+    """The step role, connected to its own pool; parts not given are those the recipe names."""
     from engine.attention.lenders import Lenders
     from engine.loop import Loop
     from engine.model.runner import ModelRunner
     from engine.mover import Mover
 
     shape, layout = checkpoint.config.shape, pool.layout
-    placement_cls, placement_options = options_of(PLACEMENTS, "placement", config.placement)
     hello = Hello(VERSION, cluster, instance, pool_epoch, layout.fingerprint)
     debtor = Hello(VERSION, cluster, instance, step_epoch, layout.fingerprint)
     lenders = Lenders(transport, own=hello, debtor=debtor)
     lenders.connect(instance, pool_address, CONNECT_OWN_S)
 
-    cls, options, local_cls, local_options = attention_parts(config)
+    cls, options, local_cls, local_options = attention_parts(config, attention)
     local = construct(
         local_cls,
         local_options,
@@ -190,7 +211,7 @@ def build_loop(
         instance=instance,
         host=host,
         layout=layout,
-        placement=placement_cls(placement_options),
+        placement=build_placement(config, placement),
         num_blocks=pool.num_blocks,
         max_positions=shape.max_positions,
         eos_ids=frozenset(checkpoint.eos_ids),
@@ -207,6 +228,11 @@ def build_loop(
         callbacks=callbacks,
         clock=clock,
     )
+
+
+def own_config(cls: type[Any]) -> Any:
+    """A part's default options."""
+    return cls.Config()
 
 
 def construct(cls: type[Any], options: Any, **runtime: Any) -> Any:

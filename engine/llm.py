@@ -1,211 +1,61 @@
-"""LLM: instances in this process, over the loopback transport; for scripts, notebooks and tests.
+"""LLM: text in, text out, with instances in this process; for scripts and notebooks."""
 
-The same machines and plugins as in the processes, in one thread: what `lendkv generate` compares
-its answer with, and the quickest way to try a part of your own.
-"""
+import os
+from collections.abc import Sequence
+from typing import Any
 
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-
-from engine.attention.answer import PoolServer
-from engine.build import (
-    build_loop,
-    build_planner,
-    build_pool,
-    build_pool_server,
-    build_transport,
-    layout_of,
-)
-from engine.callbacks import Callback
-from engine.comm.loopback import LoopbackNetwork
-from engine.config import Component, Config
-from engine.core import Request, SamplingParams
-from engine.errors import LendKVError
-from engine.loop import Loop
-from engine.memory.base import MemoryPool
-from engine.memory.rmanager import RManager
-from engine.model import checkpoint as checkpoints
-from engine.model.transformers_checkpoint import TransformersCheckpoint
-from engine.protocol import BorrowOffer, Failed, Message, Progress, Report, Tokens
-
-HOST = "this process"
+from engine.config import Config, load
+from engine.core import SamplingParams
+from engine.errors import ConfigError
+from engine.inprocess import Completion, Engine
 
 
-@dataclass(slots=True)
-class Completion:
-    """What became of a request."""
+class LLM(Engine):
+    """An Engine from a recipe that takes and gives text.
 
-    token_ids: list[int] = field(default_factory=list)
-    finish_reason: str = ""
-    report: Report | None = None
-    error: str = ""
-
-    @property
-    def done(self) -> bool:
-        return self.report is not None or bool(self.error)
-
-
-class LLM:
-    """``instances`` engines that lend each other memory, driven by ``generate``."""
+    ``LLM("recipes/quickstart.yaml", "pool.num_blocks=64").generate(["Once upon a time"])``
+    """
 
     def __init__(
-        self,
-        config: Config,
-        *,
-        checkpoint: checkpoints.Checkpoint | TransformersCheckpoint | None = None,
-        callbacks: Sequence[Callback] = (),
-        clock: Callable[[], float] = time.monotonic,
+        self, recipe: Config | str | os.PathLike[str] | None = None, *overrides: str, **parts: Any
     ) -> None:
-        if config.transport.name != "loopback":
-            config = replace(config, transport=Component(name="loopback"))
-        wanted = config.model
-        self.checkpoint = checkpoint or checkpoints.load(
-            wanted.path, wanted.dtype, library=wanted.library
-        )
-        self._clock = clock
-        self._planner = build_planner(config)
-        self.network = LoopbackNetwork()
-        self.on_message: Callable[[str, Message], None] | None = None
-        self._completions: dict[str, Completion] = {}
-        self._offers: deque[tuple[int, BorrowOffer]] = deque()
-        shape = self.checkpoint.config.shape
-        layout = layout_of(config, shape)
-        self.pools: list[MemoryPool] = []
-        self.servers: list[PoolServer] = []
-        self.rmanagers: list[RManager] = []
-        self.loops: list[Loop] = []
-        self.addresses: list[str] = []
-        self._dead: set[int] = set()
-        for instance in range(config.instances):
-            pool = build_pool(config, layout)
-            transport = build_transport(config, pool, network=self.network)
-            self.addresses.append(transport.listen())
-            server, rmanager = build_pool_server(
-                config,
-                instance=instance,
-                epoch=1,
-                cluster="local",
-                shape=shape,
-                pool=pool,
-                transport=transport,
-                clock=clock,
-            )
-            self.network.services.append(server.serve_once)
-            self.pools.append(pool)
-            self.servers.append(server)
-            self.rmanagers.append(rmanager)
-        for instance, pool in enumerate(self.pools):
-            loop = build_loop(
-                config,
-                instance=instance,
-                pool_epoch=1,
-                step_epoch=1,
-                cluster="local",
-                host=HOST,
-                checkpoint=self.checkpoint,
-                pool=pool,
-                pool_address=self.addresses[instance],
-                transport=build_transport(config, network=self.network),
-                to_planner=partial(self._to_planner, instance),
-                to_client=self._to_client,
-                callbacks=callbacks,
-                clock=clock,
-            )
-            self.loops.append(loop)
-
-    def submit(self, request: Request, instance: int = 0) -> Completion:
-        """Queue a request at an instance; ``run`` fills in the completion."""
-        self._completions[request.request_id] = completion = Completion()
-        self.loops[instance].submit(request)
-        return completion
-
-    def run(self) -> Iterator[None]:
-        """Step all instances until every request is done; yields after each round."""
-        while any(not completion.done for completion in self._completions.values()):
-            alive = [n for n in range(len(self.loops)) if n not in self._dead]
-            moved = [self._step(instance) for instance in alive]
-            if not any(moved):
-                time.sleep(0.0005)  # somebody pauses before it tries again
-            yield
-        self._completions.clear()
+        """``parts`` are those of Engine. Raises ConfigError, CheckpointError."""
+        if not isinstance(recipe, Config):
+            recipe = load(None if recipe is None else os.fspath(recipe), overrides)
+        elif overrides:
+            raise ConfigError("overrides belong to a recipe; a Config is taken as it is")
+        super().__init__(recipe, **parts)
 
     def generate(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[str | Sequence[int]],
         sampling: SamplingParams | None = None,
         *,
         instances: Sequence[int] = (0,),
     ) -> list[Completion]:
-        """Complete token-id prompts, dealt to ``instances`` in turn; LendKVError if one fails."""
-        completions = [
-            self.submit(
-                Request(
-                    request_id=str(number),
-                    prompt_ids=tuple(prompt),
-                    sampling=sampling or SamplingParams(),
-                ),
-                instances[number % len(instances)],
-            )
-            for number, prompt in enumerate(prompts)
-        ]
-        for _ in self.run():
-            pass
-        for completion in completions:
-            if completion.error:
-                raise LendKVError(completion.error)
-        return completions
+        """Complete texts or token ids, dealt to ``instances`` in turn; in the prompts' order.
 
-    def kill(self, instance: int) -> None:
-        """The instance dies: its channels are lost and it never steps again."""
-        self._dead.add(instance)
-        self.network.cut(self.addresses[instance])
+        Raises LendKVError with the reason if one is refused.
+        """
+        done = self.complete(
+            [self._ids(prompt) for prompt in prompts], sampling, instances=instances
+        )
+        tokenizer = self.checkpoint.tokenizer
+        for completion in done:
+            completion.text = tokenizer.decode(completion.token_ids) if tokenizer else ""
+        return done
 
-    def check(self) -> None:
-        """The books of every pool and every step match."""
-        for rmanager, loop in zip(self.rmanagers, self.loops, strict=True):
-            rmanager.check()
-            loop.scheduler.holdings.store.check()
+    def chat(
+        self, messages: Sequence[dict[str, Any]], sampling: SamplingParams | None = None
+    ) -> Completion:
+        """The assistant's next message; ``messages`` as the OpenAI API has them."""
+        if self.checkpoint.tokenizer is None:
+            raise ConfigError("this model has no tokenizer.json; give token ids to generate")
+        return self.generate([self.checkpoint.tokenizer.chat(messages)], sampling)[0]
 
-    def close(self) -> None:
-        for loop in self.loops:
-            loop.lenders.close()
-        for server in self.servers:
-            server.close()
-        for pool in self.pools:
-            pool.close()
-
-    def _step(self, instance: int) -> bool:
-        while self._offers:
-            to, offer = self._offers.popleft()
-            self.loops[to].scheduler.on_offer(offer, self._clock())
-        pumped = self.network.pump()
-        return self.loops[instance].step() or pumped or bool(self._offers)
-
-    def _to_planner(self, instance: int, message: Message) -> None:
-        now = self._clock()
-        for address, rmanager in zip(self.addresses, self.rmanagers, strict=True):
-            if address in self.network.listeners and address not in self.network.frozen:
-                self._planner.handle(rmanager.heartbeat(address=address, host=HOST), now)
-        answer = self._planner.handle(message, now)
-        if isinstance(answer, BorrowOffer):
-            self._offers.append((instance, answer))
-
-    def _to_client(self, request_id: str, message: Message) -> None:
-        if self.on_message:
-            self.on_message(request_id, message)
-        completion = self._completions.get(request_id)
-        if completion is None:
-            return
-        match message:
-            case Tokens():
-                completion.token_ids += message.token_ids
-                completion.finish_reason = message.finish_reason
-            case Failed():
-                completion.error = message.reason
-            case Report():
-                completion.report = message
-            case Progress():
-                pass
+    def _ids(self, prompt: str | Sequence[int]) -> Sequence[int]:
+        if not isinstance(prompt, str):
+            return prompt
+        if self.checkpoint.tokenizer is None:
+            raise ConfigError("this model has no tokenizer.json; give token ids, not text")
+        return self.checkpoint.tokenizer.encode(prompt)

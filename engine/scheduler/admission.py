@@ -14,6 +14,9 @@ from engine.scheduler.holdings import Holdings
 from engine.scheduler.negotiator import Negotiator, NotPlaced, Placed
 from engine.scheduler.sequence import Sequence, State
 
+SURE_TRIES = 3
+"""a planner that was just restarted has not heard of all pools: ask so often before refusing"""
+
 
 class Admission:
     """Sequences without memory, and running ones that want more."""
@@ -108,7 +111,8 @@ class Admission:
         assert sequence.number == failed.sequence
         self.placing = None
         self._holdings.trim(sequence, 0)
-        if failed.hopeless:
+        sequence.num_tries += 1
+        if failed.hopeless and sequence.num_tries >= SURE_TRIES:
             wanted = self._blocks(sequence)
             reason = (
                 f"a prompt of {len(sequence.token_ids)} tokens needs {wanted} blocks of "
@@ -118,7 +122,6 @@ class Admission:
                 ToClient(sequence.request.request_id, Failed(sequence.request.request_id, reason))
             )
             return None
-        sequence.num_tries += 1
         pause = min(self._retry_s * 2 ** min(sequence.num_tries, 10), 5.0)
         # Instances that refuse each other must not try again in step.
         sequence.not_before = now + pause * (1 + self._instance % 7 / 10)

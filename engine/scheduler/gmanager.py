@@ -67,7 +67,7 @@ class GManager:
     def _offer(self, query: BorrowQuery, now: float) -> BorrowOffer:
         others = [beat for beat in self._alive(now) if beat.instance != query.instance]
         best = sorted(
-            (beat for beat in others if beat.num_lendable),
+            others,
             key=lambda beat: (beat.host != query.host, -beat.num_lendable, beat.instance),
         )
         return BorrowOffer(

@@ -156,6 +156,8 @@ class Negotiator:
         try:
             deal.holders = self._placement.place(deal.need, deal.creditors)
         except CapacityError as error:
+            # A greeting ends what an earlier life of this instance still holds there.
+            self._effects += [Connect(c.instance, c.address) for c in deal.creditors]
             self._fail(deal, str(error), self._is_hopeless(deal))
             return
         by_instance = {creditor.instance: creditor for creditor in deal.creditors}

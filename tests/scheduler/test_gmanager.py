@@ -49,7 +49,8 @@ def test_near_pools_first_then_those_with_most_to_lend(planner):
 def test_nobody_is_offered_itself_but_its_number_of_query_comes_back(planner):
     planner.handle(beat(0, cap=7), 10.0)
     planner.handle(beat(1, 0, cap=9), 10.0)
-    assert offer(planner, 10.0) == p.BorrowOffer(77, [], 9)
+    full = p.Creditor(1, 1, "at-1-1", "a", 0)  # named all the same: it may have to be greeted
+    assert offer(planner, 10.0) == p.BorrowOffer(77, [full], 9)
     assert offer(planner, 10.0, instance=1) == p.BorrowOffer(
         77, [p.Creditor(0, 1, "at-0-1", "a", 5)], 7
     )
