@@ -1,0 +1,75 @@
+"""The engine's own contract tests, run on parts from outside."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+for _folder in ("attention", "comm", "memory", "scheduler"):
+    sys.path.append(str(Path(__file__).parents[1] / _folder))
+
+import test_backends as backends  # noqa: E402
+import test_placements as placements  # noqa: E402
+import test_pool_contract as pools  # noqa: E402
+import test_transport_contract as transports  # noqa: E402
+from comm_harness import Link  # noqa: E402
+
+BACKEND = "example_attention:MatmulBackend"
+POOL = "example_pool:FilePool"
+PLACEMENT = "example_placement:KeepTail"
+
+
+class TracedLink(Link):
+    """Pairs of traced channels; options go to the transport inside."""
+
+    def transport(self, **more: Any) -> Any:
+        region = {key: more.pop(key) for key in ("region", "region_fd") if key in more}
+        self.name, inner = "example_transport:TracedTransport", self.name
+        try:
+            return super().transport(options=more, around=inner, **region)
+        finally:
+            self.name = inner
+
+
+@pytest.fixture(params=["tcp", "shm"])
+def net(request, tmp_path):
+    made = TracedLink(request.param, {"folder": str(tmp_path)})
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pool():
+    made = pools.make(POOL)
+    yield made
+    made.close()
+
+
+def tests_that_take(module: Any, fixture: str) -> dict[str, Any]:
+    """A module's tests of a fixture, to be collected here and given this module's."""
+    found = {name: value for name, value in vars(module).items() if name.startswith("test_")}
+    code = {name: value.__code__ for name, value in found.items() if not is_property(value)}
+    return {name: found[name] for name in code if fixture in code[name].co_varnames[:1]}
+
+
+def is_property(test: Any) -> bool:
+    return hasattr(test, "hypothesis")
+
+
+globals().update(tests_that_take(transports, "net"))
+globals().update(tests_that_take(pools, "pool"))
+
+
+def test_blocks_of_the_own_pool_keep_apart():
+    pools.test_bytes_of_a_block_stay_in_it(name=POOL)
+    pools.test_bump_grows_one_generation_only(name=POOL)
+
+
+def test_the_own_backend_is_exact():
+    backends.test_each_row_is_attention_over_its_own_earlier_keys(name=BACKEND)
+    backends.test_an_unfinished_step_may_be_begun_again(BACKEND)
+
+
+def test_the_own_placement_places_every_leaf_or_refuses():
+    placements.test_every_leaf_is_placed_or_the_need_is_refused_with_numbers(name=PLACEMENT)
