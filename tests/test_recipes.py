@@ -18,7 +18,7 @@ def test_a_recipe_is_short_and_runs(path, tmp_path):
     text = path.read_text()
     assert len(text.splitlines()) < 40
     header = [line for line in text.splitlines() if line.startswith("#")]
-    assert any("-m engine generate" in line and path.name in line for line in header)
+    assert any("torchrun" in line and path.name in line for line in header)
     config = load(str(path))
     model = replace(config.model, path=str(make_tiny(tmp_path / "model")))
     llm = LLM(replace(config, model=model))

@@ -7,7 +7,6 @@ waits for nobody: not for its own step process, not for another instance.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from engine.attention.base import Kernel
 from engine.attention.tree import Piece, Segment
+from engine.attention.turns import Turns
 from engine.comm.base import Buffer, Channel, Transport
 from engine.core import ModelShape
 from engine.errors import PeerLost
@@ -60,7 +60,6 @@ class _Peer:
 class _Job:
     """One Ask under way: its units are computed one at a time."""
 
-    peer: int
     ask: Ask
     q_THD: NDArray[Any]
     spans: list[AskSpan]
@@ -93,8 +92,8 @@ class PoolServer:
         )
         self._peers: dict[int, _Peer] = {}
         self._next_peer = 1
-        self._decodes: deque[_Job] = deque()
-        self._prefills: deque[_Job] = deque()
+        self._decodes: Turns[_Job] = Turns()
+        self._prefills: Turns[_Job] = Turns()
         self.num_answers = 0
         self._last_leaf = pool.layout.blocks_for(shape.max_positions)
 
@@ -151,42 +150,42 @@ class PoolServer:
         if len(body) != expected:
             raise PeerLost(f"queries of {len(body)} bytes, {expected} wanted for {rows} rows")
         q_THD = np.frombuffer(bytes(body), self._query_dtype)
-        job = _Job(number, ask, q_THD.reshape(rows, shape.num_heads, shape.head_dim), spans)
+        job = _Job(ask, q_THD.reshape(rows, shape.num_heads, shape.head_dim), spans)
         short = all(span.num_rows <= DECODE_ROWS for span in spans)
-        (self._decodes if short else self._prefills).append(job)
+        (self._decodes if short else self._prefills).append(number, job)
 
     def _compute_unit(self) -> bool:
         """One unit of the next job; decodes first, prefills take turns."""
         queue = self._decodes or self._prefills
         if not queue:
             return False
-        job = queue.popleft()
-        peer = self._peers.get(job.peer)
+        number, job = queue.take()
+        peer = self._peers.get(number)
         if peer is None or job.ask.step != peer.step:
             return True  # lost, or given up by its debtor
         try:
-            units = self._units(job, peer, whole=queue is self._decodes)
+            units = self._units(number, job, peer, whole=queue is self._decodes)
         except LoanFenced as error:
-            self._send(job.peer, FencedOff(job.ask.step, list(error.loans), str(error)))
+            self._send(number, FencedOff(job.ask.step, list(error.loans), str(error)))
             return True
         except PeerLost as error:
-            log.warning("peer %d is cut off: %s", job.peer, error)
-            self._lose(job.peer)
+            log.warning("peer %d is cut off: %s", number, error)
+            self._lose(number)
             return True
         self._compute(job, units[job.next_unit], peer.scale)
         if job.next_unit < len(units):
-            queue.append(job)
+            queue.put_back(number, job)
             return True
         self.num_answers += 1
         answer = Answer(job.ask.step, job.ask.layer, job.ask.slice)
-        self._send(job.peer, answer, *job.parts, *job.lses)
+        self._send(number, answer, *job.parts, *job.lses)
         return True
 
-    def _units(self, job: _Job, peer: _Peer, *, whole: bool) -> list[_Unit]:
+    def _units(self, number: int, job: _Job, peer: _Peer, *, whole: bool) -> list[_Unit]:
         """The job's units, checked against the books now; raises LoanFenced, PeerLost."""
         now = self._clock()
         tables = [
-            self._rmanager.resolve(job.peer, span.sequence, span.version, now) for span in job.spans
+            self._rmanager.resolve(number, span.sequence, span.version, now) for span in job.spans
         ]
         if any(table and table[-1][0] > self._last_leaf for table in tables):
             raise PeerLost(f"a table names a leaf behind leaf {self._last_leaf}, the last possible")
@@ -257,5 +256,7 @@ class PoolServer:
     def _lose(self, number: int) -> None:
         peer = self._peers.pop(number, None)
         if peer is not None:
+            self._decodes.forget(number)
+            self._prefills.forget(number)
             peer.channel.close()
             self._perform(self._rmanager.peer_lost(number, self._clock()))
