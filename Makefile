@@ -20,7 +20,7 @@ run: install ## four instances answer a question about a passage that fits none 
 	$(BIN)/torchrun --nproc-per-node 4 -m engine generate recipes/quickstart.yaml
 
 test: install ## all tests, on the CPU
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: lint types ## what must be clean before a change lands, tests apart
 
