@@ -22,6 +22,7 @@ CASES: tuple[tuple[str, dict[str, float]], ...] = (
     ("shm", ASLEEP),
     ("tcp", {}),
     ("tcp", ASLEEP),
+    ("torch", {}),
 )
 
 

@@ -1,7 +1,6 @@
 """Transport between hosts: plain non-blocking TCP sockets, one a channel."""
 
 import contextlib
-import errno
 import logging
 import mmap
 import os
@@ -16,7 +15,8 @@ from typing import cast
 from engine.comm import frame
 from engine.comm.base import Buffer, Channel, Transport
 from engine.comm.polling import READ, WRITE, Poller
-from engine.errors import ConfigError, PeerLost
+from engine.comm.sockets import accept_from, address_of, dial, listener_at
+from engine.errors import PeerLost
 
 log = logging.getLogger(__name__)
 
@@ -198,41 +198,19 @@ class TcpTransport(Transport):
 
     def listen(self) -> str:
         assert self._listener is None
-        where = (self.config.host, self.config.port)
-        family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
-        try:
-            self._listener = socket.create_server(where, family=family, backlog=128)
-        except (OSError, OverflowError) as error:
-            taken = getattr(error, "errno", 0) == errno.EADDRINUSE
-            raise ConfigError(
-                f"cannot listen on tcp://{where[0]}:{where[1]} "
-                f"({getattr(error, 'strerror', None) or error}); "
-                + ("choose another port, or 0 for a free one" if taken else "check host and port")
-            ) from error
-        self._listener.setblocking(False)
-        return _address(self._listener.getsockname())
+        self._listener = listener_at("tcp", self.config.host, self.config.port)
+        return address_of("tcp", self._listener.getsockname())
 
     def accept(self) -> list[Channel]:
         new: list[Channel] = []
         while self._listener is not None:
-            try:
-                sock, name = self._listener.accept()
-            except BlockingIOError:
+            if (peer := accept_from(self._listener, "tcp")) is None:
                 break
-            except OSError as error:
-                log.warning("a peer could not be accepted: %s", error)
-                break
-            new.append(self._add(sock, _address(name)))
+            new.append(self._add(*peer))
         return new
 
     def connect(self, address: str, timeout_s: float) -> Channel:
-        host, _, port = address.removeprefix("tcp://").rpartition(":")
-        if not (address.startswith("tcp://") and host and port.isdecimal()):
-            raise PeerLost(f"{address!r} is not of the form tcp://host:port")
-        try:
-            sock = socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s)
-        except (OSError, OverflowError) as error:
-            raise PeerLost(f"{address} does not answer within {timeout_s:g} s: {error}") from error
+        sock = dial("tcp", address, timeout_s)
         return self._add(sock, address)
 
     def wait(
@@ -281,8 +259,3 @@ class TcpTransport(Transport):
         self._channels = [old for old in self._channels if old.fileno() >= 0]
         self._channels.append(channel)
         return channel
-
-
-def _address(name: tuple[str, int]) -> str:
-    host, port = name[:2]
-    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"

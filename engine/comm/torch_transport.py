@@ -5,7 +5,6 @@ threads at either end. Peers are trusted as far as gloo trusts them: one that br
 protocol can end this process.
 """
 
-import errno
 import logging
 import socket
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import torch
 from engine.comm import frame
 from engine.comm.base import Channel, Transport
 from engine.comm.polling import READ, Poller
+from engine.comm.sockets import accept_from, address_of, dial, listener_at
 from engine.comm.torch_channel import LINGER_S, TorchChannel
 from engine.errors import ConfigError, PeerLost
 
@@ -59,31 +59,15 @@ class TorchTransport(Transport):
 
     def listen(self) -> str:
         assert self._listener is None
-        where = (self.config.host, self.config.port)
-        family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
-        try:
-            self._listener = socket.create_server(where, family=family, backlog=128)
-        except (OSError, OverflowError) as error:
-            taken = getattr(error, "errno", 0) == errno.EADDRINUSE
-            raise ConfigError(
-                f"cannot listen on torch://{where[0]}:{where[1]} "
-                f"({getattr(error, 'strerror', None) or error}); "
-                + ("choose another port, or 0 for a free one" if taken else "check host and port")
-            ) from error
-        self._listener.setblocking(False)
-        return _address(self._listener.getsockname())
+        self._listener = listener_at("torch", self.config.host, self.config.port)
+        return address_of("torch", self._listener.getsockname())
 
     def accept(self) -> list[Channel]:
         while self._listener is not None and len(self._greeting) < MAX_GREETING:
-            try:
-                sock, name = self._listener.accept()
-            except BlockingIOError:
-                break
-            except OSError as error:
-                log.warning("a peer could not be accepted: %s", error)
+            if (peer := accept_from(self._listener, "torch")) is None:
                 break
             timeout_s = self.config.greeting_timeout_s
-            channel = self._add(sock, _address(name), dials=False, timeout_s=timeout_s)
+            channel = self._add(*peer, dials=False, timeout_s=timeout_s)
             self._greeting.append(channel)
         new: list[Channel] = []
         for channel in list(self._greeting):
@@ -99,13 +83,7 @@ class TorchTransport(Transport):
 
     def connect(self, address: str, timeout_s: float) -> Channel:
         deadline = monotonic() + timeout_s
-        host, _, port = address.removeprefix("torch://").rpartition(":")
-        if not (address.startswith("torch://") and host and port.isdecimal()):
-            raise PeerLost(f"{address!r} is not of the form torch://host:port")
-        try:
-            sock = socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s)
-        except (OSError, OverflowError) as error:
-            raise PeerLost(f"{address} does not answer within {timeout_s:g} s: {error}") from error
+        sock = dial("torch", address, timeout_s)
         channel = self._add(sock, address, dials=True, timeout_s=deadline - monotonic())
         try:
             channel.opened(block=True)
@@ -152,8 +130,3 @@ class TorchTransport(Transport):
         self._channels = [old for old in self._channels if old.fileno() >= 0]
         self._channels.append(channel)
         return channel
-
-
-def _address(name: tuple[str, int]) -> str:
-    host, port = name[:2]
-    return f"torch://[{host}]:{port}" if ":" in host else f"torch://{host}:{port}"
