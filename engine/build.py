@@ -21,6 +21,7 @@ from engine.memory import POOLS
 from engine.memory.base import MemoryPool
 from engine.memory.rmanager import RManager
 from engine.protocol import VERSION, Hello, Message
+from engine.registry import Registry
 from engine.scheduler import PLACEMENTS
 from engine.scheduler.base import Placement
 from engine.scheduler.gmanager import GManager
@@ -55,6 +56,7 @@ def check_parts(config: Config) -> list[str]:
         lambda: KERNELS.load(config.pool.kernel),
         lambda: options_of(PLACEMENTS, "placement", config.placement),
         lambda: options_of(TRANSPORTS, "transport", config.transport),
+        lambda: callback_classes(config),
     ):
         try:
             look()
@@ -160,6 +162,12 @@ def build_pool_server(
     return server, rmanager
 
 
+def callback_classes(config: Config) -> list[type[Callback]]:
+    """The classes that the recipe names; ConfigError when one cannot be found."""
+    registry = Registry("callback", {})
+    return [registry.load(name) for name in config.callbacks]
+
+
 def build_planner(config: Config) -> GManager:
     return GManager(config.planner)
 
@@ -225,7 +233,7 @@ def build_loop(
         mover=Mover(lenders, pool),
         to_planner=to_planner,
         to_client=to_client,
-        callbacks=callbacks,
+        callbacks=[*callbacks, *(kind() for kind in callback_classes(config))],
         clock=clock,
     )
 

@@ -45,9 +45,13 @@ class Child:
     def messages(self) -> list[dict[str, Any]]:
         """What the child has said since the last call."""
         said = []
-        with contextlib.suppress(EOFError, OSError):
+        try:
             while self.pipe.poll():
                 said.append(self.pipe.recv())
+        except EOFError:  # else it would look readable for ever
+            self.pipe.close()
+        except OSError:
+            pass
         return said
 
     def say(self, **message: Any) -> None:

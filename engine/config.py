@@ -109,6 +109,8 @@ class Config:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
+    callbacks: list[str] = field(default_factory=list)
+    """"package.module:Class" of your own callbacks, run in each step process"""
 
 
 def load(recipe: str | None, overrides: Sequence[str] = ()) -> Config:

@@ -139,20 +139,22 @@ class Supervisor:
 
     def _first_word(self, child: Child) -> dict[str, Any]:
         """A new child's address; its own error if it fails first."""
-        while child.poll() is None or child.pipe.poll():
+        status = None
+        while status is None:
             if self._signal:
                 raise SystemExit(128 + self._signal)
-            if child.pipe.poll(0.05):
-                for said in child.messages():
-                    if "error" in said:
-                        raise LendKVError(said["error"])
-                    return said
+            status = child.poll()  # first the status, then the last words: they were said before
+            for said in child.messages():
+                if "error" in said:
+                    raise LendKVError(said["error"])
+                return said
+            time.sleep(0.005)
         raise LendKVError(f"the {child.name} process ended with status {child.status} at its start")
 
     def _watch(self) -> int | None:
         """Wait a moment, pass messages on, restart who died; an exit status ends it."""
         children = self._children()
-        wait([child.pipe for child in children if child.status is None], timeout=0.1)
+        wait([child.pipe for child in children if not child.pipe.closed], timeout=0.1)
         if self._signal:
             return 0 if self._signal == signal.SIGTERM else 128 + self._signal
         for child in children:

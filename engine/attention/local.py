@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,6 +136,19 @@ class LocalBackend(AttentionBackend):
                 )
             )
         return Piece.of(segments)
+
+    def keys_and_values(self, address: int, layer: int) -> tuple[Tensor, Tensor]:
+        """Float32 copies of the keys and values [K, C, D] of one rBlock's layer."""
+        num_bytes = self.layout.layer_bytes
+        memory = (ctypes.c_uint8 * num_bytes).from_address(address + layer * num_bytes)
+        _, kv_heads, _, tokens, dim = self.layout.shape
+        layer_K2CD = (
+            torch.frombuffer(memory, dtype=torch.uint8)
+            .view(DTYPES[self.layout.dtype])
+            .view(kv_heads, 2, tokens, dim)
+        )
+        copy_K2CD = layer_K2CD.to(torch.float32, copy=True)
+        return copy_K2CD[:, 0], copy_K2CD[:, 1]
 
     def begin(self, plan: Plan) -> None:
         self.place_writes(plan)

@@ -1,6 +1,5 @@
 """ReferenceBackend: the shortest honest partial attention, float32 torch, a leaf at a time."""
 
-import ctypes
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from engine.attention.base import Partial
-from engine.attention.local import DTYPES, LocalBackend, NodeRows
+from engine.attention.local import LocalBackend, NodeRows
 from engine.attention.merge import merge_pair, run_program
 from engine.attention.tree import MergeProgram, Node, Piece
 
@@ -24,19 +23,6 @@ class ReferenceBackend(LocalBackend):
 
     def __init__(self, config: Config, **runtime: Any) -> None:
         super().__init__(**runtime)
-
-    def keys_and_values(self, address: int, layer: int) -> tuple[Tensor, Tensor]:
-        """Float32 copies of the keys and values [K, C, D] of one rBlock's layer."""
-        num_bytes = self.layout.layer_bytes
-        memory = (ctypes.c_uint8 * num_bytes).from_address(address + layer * num_bytes)
-        _, kv_heads, _, tokens, dim = self.layout.shape
-        layer_K2CD = (
-            torch.frombuffer(memory, dtype=torch.uint8)
-            .view(DTYPES[self.layout.dtype])
-            .view(kv_heads, 2, tokens, dim)
-        )
-        copy_K2CD = layer_K2CD.to(torch.float32, copy=True)
-        return copy_K2CD[:, 0], copy_K2CD[:, 1]
 
     def leaf_partial(
         self, q_KGTD: Tensor, first_position: int, leaf: int, address: int, layer: int

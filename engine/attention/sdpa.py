@@ -9,7 +9,6 @@ from torch import Tensor
 from engine.attention.base import Partial
 from engine.attention.local import LocalBackend, NodeRows
 from engine.attention.merge import run_program
-from engine.attention.reference import ReferenceBackend
 from engine.attention.tree import MergeProgram, Piece
 
 
@@ -25,7 +24,6 @@ class SdpaBackend(LocalBackend):
 
     def __init__(self, config: Config, **runtime: Any) -> None:
         super().__init__(**runtime)
-        self._reference = ReferenceBackend(ReferenceBackend.Config(), **runtime)
 
     def attend(self, piece: Piece, q_THD: Tensor, layer: int, rows: NodeRows) -> None:
         heads, kv_heads, dim = q_THD.shape[1], self.layout.kv_heads, self.layout.head_dim
@@ -38,7 +36,7 @@ class SdpaBackend(LocalBackend):
             for index, node in enumerate(nodes):
                 num_leaves = 1 << node.level
                 pairs = [
-                    self._reference.keys_and_values(int(address), layer)
+                    self.keys_and_values(int(address), layer)
                     for address in piece.address[number : number + num_leaves]
                 ]
                 number += num_leaves

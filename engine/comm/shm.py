@@ -43,7 +43,10 @@ class ShmTransport(Transport):
         if fault:
             raise ConfigError(fault)
         if region_fd is not None and not handshake.cannot_shrink(region_fd):
-            raise ValueError("region_fd must be a memfd sealed with F_SEAL_SHRINK")
+            raise ConfigError(
+                "transport shm shows the pool to peers and needs one whose fd is a memfd sealed "
+                "against shrinking; use pool.name=paged or transport.name=tcp"
+            )
         self.config = config
         self._region_fd = region_fd
         self._spin_s = config.spin_s if len(os.sched_getaffinity(0)) > 1 else 0.0

@@ -35,7 +35,10 @@ class MemoryPool(ABC):
     @property
     @abstractmethod
     def fd(self) -> int | None:
-        """File descriptor of the region for other processes, or None when it is private."""
+        """File descriptor of the region for other processes, or None when it is private.
+
+        Transport ``shm`` takes only a memfd that is sealed against shrinking.
+        """
 
     @property
     @abstractmethod

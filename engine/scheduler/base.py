@@ -11,7 +11,8 @@ from engine.protocol import Creditor
 class Need:
     """Blocks a sequence wants placed: its leaves ``[0, num_blocks)``, the last one its tail.
 
-    ``num_blocks`` is what the prompt needs, or, when a running sequence grows, the whole of it.
+    They are those of the prompt; or, when a running sequence grows, some blocks that shall be lent
+    (its oldest own leaves will move there) and a tail at home: then ``num_local`` is 1.
     """
 
     owner: int
@@ -32,6 +33,7 @@ class Placement(ABC):
     def place(self, need: Need, creditors: Sequence[Creditor]) -> tuple[int, ...]:
         """The holder of each leaf, by instance number; the last leaf is the owner's.
 
+        Asked first without creditors: a CapacityError then has the planner asked who could lend.
         Gives no creditor more than its ``num_lendable``. Raises CapacityError, with numbers, when
         the need cannot be met by the owner and these creditors.
         """

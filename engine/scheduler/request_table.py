@@ -19,6 +19,7 @@ class Entry:
 
     request: Request
     arrived: float
+    life: str = ""
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str = ""
     error: str = ""
@@ -42,7 +43,7 @@ class Entry:
 
     @property
     def attempt_id(self) -> str:
-        return f"{self.request.request_id}#{self.attempt}"
+        return f"{self.request.request_id}#{self.life}.{self.attempt}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,9 @@ class ToStep:
 class RequestTable:
     """Entries by request id; ``take_effects`` says what to send, ``changed`` who has news."""
 
-    def __init__(self, *, block_tokens: int, keep_s: float = 300.0) -> None:
+    def __init__(self, *, block_tokens: int, keep_s: float = 300.0, life: str = "") -> None:
+        """``life`` tells this table's attempts from those of a gateway that died."""
+        self._life = life
         self._block_tokens = block_tokens
         self._keep_s = keep_s
         self._members: list[Member] = []
@@ -66,10 +69,25 @@ class RequestTable:
 
     def add(self, request: Request, now: float, token_ids: Sequence[int] = ()) -> Entry:
         """Take a request; ``token_ids`` are those of an answer that was under way before."""
-        entry = Entry(request, now, list(token_ids))
+        entry = Entry(request, now, self._life, list(token_ids))
         self.entries[request.request_id] = entry
         self._send(entry)
         return entry
+
+    def keep(
+        self,
+        request: Request,
+        now: float,
+        token_ids: Sequence[int],
+        *,
+        finish_reason: str,
+        error: str = "",
+        error_code: str = "",
+    ) -> None:
+        """Take an answer that is complete already, for who comes back to hear its end."""
+        entry = Entry(request, now, self._life, list(token_ids), finish_reason, error, error_code)
+        entry.ended_at = now
+        self.entries[request.request_id] = entry
 
     def cancel(self, request_id: str, now: float) -> None:
         """Nobody wants the answer any more: its memory is freed at once."""
@@ -93,13 +111,15 @@ class RequestTable:
                 if entry.ended_at is not None and now - entry.ended_at > self._keep_s:
                     del self.entries[name]
             elif entry.address not in addresses:
+                if entry.address:  # perhaps only its planner was away: never run it twice
+                    self._effects.append(ToStep(entry.address, Abort(entry.attempt_id)))
                 self._send(entry)
 
     def on_message(self, message: Message, now: float) -> None:
         """From a step. Messages of earlier attempts are dropped."""
-        name, _, attempt = getattr(message, "request_id", "").rpartition("#")
-        entry = self.entries.get(name)
-        if entry is None or attempt != str(entry.attempt):
+        attempt_id = getattr(message, "request_id", "")
+        entry = self.entries.get(attempt_id.rpartition("#")[0])
+        if entry is None or attempt_id != entry.attempt_id:
             return
         match message:
             case Report():

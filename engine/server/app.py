@@ -2,17 +2,23 @@
 
 import asyncio
 import contextlib
+import os
+import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+import traceback
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine import __version__
 from engine.protocol import Member
+from engine.scheduler.request_table import Entry
 from engine.server.completions import Completions
 from engine.server.gateway import Gateway
 from engine.server.metrics import Metrics
@@ -34,25 +40,17 @@ def build_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         pump = asyncio.create_task(gateway.run())
+        pump.add_done_callback(_end_with)
         yield
         pump.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await pump
         gateway.close()
 
     app = FastAPI(title="LendKV", version=__version__, lifespan=lifespan)
     created = int(time.time())
 
-    @app.middleware("http")
-    async def limit_body(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        length = request.headers.get("content-length", "0")
-        if length.isdigit() and int(length) > max_body_bytes:
-            text = f"The body has {length} bytes; at most {max_body_bytes} are taken."
-            return JSONResponse(error_body(413, text), 413)
-        if "chunked" in request.headers.get("transfer-encoding", ""):
-            text = "Send a Content-Length; chunked bodies are not taken."
-            return JSONResponse(error_body(411, text), 411)
-        return await call_next(request)
+    app.add_middleware(_LimitBody, max_bytes=max_body_bytes)
 
     @app.exception_handler(Problem)
     async def problem(_: Request, error: Problem) -> JSONResponse:
@@ -77,15 +75,19 @@ def build_app(
         entry = await completions.accept(body)
         if not body.stream:
             return JSONResponse(await completions.whole(entry, request.is_disconnected))
-        await completions.first_token(entry)
-        return events(completions.stream(entry))
+        await completions.first_token(entry, request.is_disconnected)
+        return events(entry)
 
     def resume(last_event_id: str) -> Response:
         name, _, told = last_event_id.rpartition(":")
         entry = gateway.table.entries.get(name)
-        if entry is None or not told.isdigit():
+        if entry is None or not re.fullmatch("-1|[0-9]{1,12}", told):
             raise Problem(404, f"There is no stream to resume at {last_event_id!r}.")
-        return events(completions.stream(entry, int(told)))
+        return events(entry, int(told))
+
+    def events(entry: Entry, told: int = -1) -> Response:
+        attended = gateway.attend(entry.request.request_id)
+        return _Events(completions.stream(entry, told), attended)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(
@@ -104,7 +106,7 @@ def build_app(
         request_id: str, last_event_id: str | None = Header(default=None)
     ) -> Response:
         """Follow a request's stream from behind ``Last-Event-ID``, or from its beginning."""
-        return resume(last_event_id or f"{request_id}:0")
+        return resume(last_event_id or f"{request_id}:-1")
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -134,10 +136,45 @@ def build_app(
     return app
 
 
-def events(chunks: AsyncIterator[str]) -> StreamingResponse:
-    return StreamingResponse(
-        chunks, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
-    )
+class _LimitBody:
+    """Refuses large bodies. Plain ASGI: Starlette's own middleware hides who has disconnected."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app, self._max_bytes = app, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
+        length = headers.get("content-length", "0")
+        refusal: Response | None = None
+        if length.isdigit() and int(length) > self._max_bytes:
+            text = f"The body has {length} bytes; at most {self._max_bytes} are taken."
+            refusal = JSONResponse(error_body(413, text), 413)
+        elif "chunked" in headers.get("transfer-encoding", ""):
+            text = "Send a Content-Length; chunked bodies are not taken."
+            refusal = JSONResponse(error_body(411, text), 411)
+        await (refusal or self._app)(scope, receive, send)
+
+
+class _Events(StreamingResponse):
+    """A stream that is attended until it is told, or its client is gone before it began."""
+
+    def __init__(
+        self, chunks: AsyncIterator[str], attended: contextlib.AbstractContextManager[None]
+    ) -> None:
+        headers = {"Cache-Control": "no-cache"}
+        super().__init__(chunks, media_type="text/event-stream", headers=headers)
+        self._attended = attended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._attended:
+            await super().__call__(scope, receive, send)
+
+
+def _end_with(pump: "asyncio.Task[None]") -> None:
+    """Without its pump a gateway is deaf: its supervisor starts another one."""
+    if not pump.cancelled() and (error := pump.exception()) is not None:
+        traceback.print_exception(error)
+        os._exit(1)
 
 
 def _card(member: Member) -> dict[str, Any]:

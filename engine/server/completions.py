@@ -1,14 +1,16 @@
 """Completions: from a checked body to an answer, whole or streamed. Knows HTTP's events, no routes.
 
-A stream's events carry ``id: REQUEST:INDEX``, the number of tokens told so far; a client that comes
-back with it as Last-Event-ID gets what follows.
+A stream's events carry ``id: REQUEST:NUMBER``: 0 for the beginning, then the number of tokens told,
+then one each for held-back text, the end and the usage. No two share a number, so a client that
+comes back with it as Last-Event-ID gets exactly what follows.
 """
 
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
+from typing import TypeVar
 
 from engine.core import Request, SamplingParams
 from engine.model.tokenizer import Tokenizer
@@ -20,8 +22,8 @@ from engine.server.problems import Problem, error_body
 from engine.server.schemas import ChatBody, Common, CompletionBody
 from engine.server.stops import StopFilter
 
-START_S = 600.0
-"""longest wait for the first token of a request"""
+Result = TypeVar("Result")
+
 GONE_S = 0.5
 """how often a waiting answer looks whether its client is still there"""
 
@@ -73,69 +75,62 @@ class Completions:
         """The whole answer; raises Problem. A client that goes away ends the request."""
 
         async def collect() -> str:
-            parts = [text async for _, text in self._texts(entry, 0)]
+            parts = [text async for _, text in self._texts(entry)]
             return "".join(parts)
 
-        task = asyncio.ensure_future(collect())
-        try:
-            while not (await asyncio.wait([task], timeout=GONE_S))[0]:
-                if await is_gone():
-                    raise Problem(499, "The client has gone.")
-            text = task.result()
-        finally:
-            task.cancel()
-            self._gateway.cancel(entry.request.request_id)
+        with self._gateway.attend(entry.request.request_id):
+            text = await _unless_gone(collect(), is_gone)
         if entry.error:
             raise self._problem(entry)
         return self._shape(entry).whole(text, entry.finish_reason, self._usage(entry))
 
-    async def first_token(self, entry: Entry) -> None:
+    async def first_token(self, entry: Entry, is_gone: Callable[[], Awaitable[bool]]) -> None:
         """Wait until a stream has something to say; raises Problem if it is refused instead."""
-        try:
-            async with asyncio.timeout(START_S), aclosing(self._gateway.follow(entry)) as tokens:
+
+        async def wait() -> None:
+            async with aclosing(self._gateway.follow(entry)) as tokens:
                 async for _ in tokens:
-                    break
-        except (TimeoutError, asyncio.CancelledError):
+                    return
+
+        try:
+            await _unless_gone(wait(), is_gone)
+        except BaseException:
             self._gateway.cancel(entry.request.request_id)
             raise
         if entry.error:
             raise self._problem(entry)
 
-    async def stream(self, entry: Entry, start: int = 0) -> AsyncGenerator[str]:
-        """Server-sent events from token ``start`` on; a client that goes away ends the request."""
+    async def stream(self, entry: Entry, told: int = -1) -> AsyncGenerator[str]:
+        """Server-sent events behind number ``told``; who runs it attends the request."""
         name, shape = entry.request.request_id, self._shape(entry)
-        usage = self._gateway.terms[name].usage
-        try:
-            if not start:
-                yield event(shape.chunk(None, first=True), f"{name}:0")
-            async with aclosing(self._texts(entry, start)) as texts:
-                async for told, text in texts:
-                    if text:
-                        yield event(shape.chunk(text), f"{name}:{told}")
-            if entry.error:
-                yield event(error_body(500, entry.error, code=entry.error_code))
-            else:
-                end = f"{name}:{len(entry.token_ids)}"
-                yield event(shape.chunk(None, entry.finish_reason), end)
-                if usage:
-                    yield event(shape.usage_chunk(self._usage(entry)), end)
-            yield DONE
-        finally:
-            self._gateway.cancel(name)
+        if told < 0:
+            yield event(shape.chunk(None, first=True), f"{name}:0")
+        number = 0
+        async with aclosing(self._texts(entry)) as texts:
+            async for number, text in texts:
+                if text and number > told:
+                    yield event(shape.chunk(text), f"{name}:{number}")
+        if entry.error:
+            yield event(error_body(500, entry.error, code=entry.error_code))
+        else:
+            if number + 1 > told:
+                yield event(shape.chunk(None, entry.finish_reason), f"{name}:{number + 1}")
+            if number + 2 > told and self._gateway.terms[name].usage:
+                yield event(shape.usage_chunk(self._usage(entry)), f"{name}:{number + 2}")
+        yield DONE
 
-    async def _texts(self, entry: Entry, start: int) -> AsyncGenerator[tuple[int, str]]:
-        """(tokens told, text) as tokens come; a stop string ends the request."""
+    async def _texts(self, entry: Entry) -> AsyncGenerator[tuple[int, str]]:
+        """(number, text) as tokens come, the held-back rest last; a stop string ends all."""
         terms = self._gateway.terms[entry.request.request_id]
         stream, stop = self._tokenizer.stream(), StopFilter(terms.stops)
         async with aclosing(self._gateway.follow(entry)) as tokens:
             async for index, token in tokens:
                 text = stop.push(stream.push(token))
-                if index >= start:
-                    yield index + 1, text
+                yield index + 1, text
                 if stop.stopped:
                     self._gateway.finish(entry.request.request_id, "stop")
                     return
-        yield len(entry.token_ids), stop.push(stream.flush()) + stop.flush()
+        yield len(entry.token_ids) + 1, stop.push(stream.flush()) + stop.flush()
 
     def _encode(self, body: ChatBody | CompletionBody) -> list[int]:
         if isinstance(body, CompletionBody):
@@ -194,3 +189,17 @@ class Completions:
         name = entry.request.request_id
         age_s = time.monotonic() - entry.arrived
         return Shape(name, self._model, int(time.time() - age_s), self._gateway.terms[name].chat)
+
+
+async def _unless_gone(
+    work: Coroutine[None, None, Result], is_gone: Callable[[], Awaitable[bool]]
+) -> Result:
+    """The work's result; Problem as soon as the client is not there any more."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait([task], timeout=GONE_S))[0]:
+            if await is_gone():
+                raise Problem(499, "The client has gone.")
+        return task.result()
+    finally:
+        task.cancel()

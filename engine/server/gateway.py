@@ -5,8 +5,10 @@ One asyncio loop. It decides nothing: routing, attempts and exactly-once are the
 
 import asyncio
 import contextlib
+import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 
 from engine.comm.control import ControlClient
@@ -14,12 +16,14 @@ from engine.core import Request
 from engine.errors import PeerLost
 from engine.protocol import FROM_PLANNER, FROM_STEP, Member, Members, MembersQuery
 from engine.scheduler.request_table import Entry, RequestTable
-from engine.server.journal import Journal, Terms
+from engine.server.journal import Ended, Journal, Terms
 
 LOOK_S = 0.25
 """how often the planner is asked who is there"""
 TICK_S = 0.02
 """ZMQ's descriptor tells of edges only; look again after so long at the latest"""
+COME_BACK_S = 60.0
+"""how long a restarted gateway runs a request whose client does not come back"""
 
 
 class Gateway:
@@ -40,15 +44,27 @@ class Gateway:
         self._steps: dict[str, ControlClient] = {}
         self._news: dict[str, asyncio.Event] = {}
         self._on_end = on_end
-        self.table = RequestTable(block_tokens=block_tokens)
+        self.table = RequestTable(block_tokens=block_tokens, life=secrets.token_hex(4))
         self.terms: dict[str, Terms] = {}
         self.members: list[Member] = []
-        self._journal, unfinished = Journal.open(journal)
+        self._journal, left = Journal.open(journal)
         self._written: dict[str, int] = {}
-        for request, terms, token_ids in unfinished:
-            self._written[request.request_id] = len(token_ids)
-            self.terms[request.request_id] = terms
-            self.table.add(request, time.monotonic(), token_ids)
+        self._attending: Counter[str] = Counter()
+        self._expected: dict[str, float] = {}
+        """until when clients of an earlier gateway may come back"""
+        now = time.monotonic()
+        for request, terms, token_ids, end in left:
+            name = request.request_id
+            self.terms[name] = terms
+            if end is not None:
+                reason, error, code = end.finish_reason, end.error, end.error_code
+                self.table.keep(
+                    request, now, token_ids, finish_reason=reason, error=error, error_code=code
+                )
+            else:
+                self._written[name] = len(token_ids)
+                self._expected[name] = now + COME_BACK_S
+                self.table.add(request, now, token_ids)
 
     @property
     def ready(self) -> bool:
@@ -74,6 +90,19 @@ class Gateway:
         entry = self.table.add(request, time.monotonic())
         self._pump(time.monotonic())
         return entry
+
+    @contextlib.contextmanager
+    def attend(self, request_id: str) -> Iterator[None]:
+        """While somebody is told the answer; when the last one leaves, the request ends."""
+        self._expected.pop(request_id, None)
+        self._attending[request_id] += 1
+        try:
+            yield
+        finally:
+            self._attending[request_id] -= 1
+            if not self._attending[request_id]:
+                del self._attending[request_id]
+                self.cancel(request_id)
 
     def cancel(self, request_id: str) -> None:
         self.table.cancel(request_id, time.monotonic())
@@ -105,7 +134,7 @@ class Gateway:
                     m for m in message.members if self._only is None or m.instance == self._only
                 ]
                 self.table.on_members(self.members, now)
-                self._forget()
+                self._forget(now)
         for client in self._steps.values():
             for message in client.receive(0.0):
                 self.table.on_message(message, now)
@@ -124,19 +153,27 @@ class Gateway:
             if entry is None:
                 continue
             written = self._written.get(name, 0)
-            if len(entry.token_ids) > written:
-                self._journal.taken(name, written, entry.token_ids[written:])
+            new_ids = entry.token_ids[written:]
+            if new_ids and name in self._written:
+                self._journal.taken(name, written, new_ids, entry.finish_reason)
                 self._written[name] = len(entry.token_ids)
             if entry.done and self._written.pop(name, None) is not None:
-                self._journal.ended(name)
+                if entry.error or not new_ids:
+                    reason, error, code = entry.finish_reason, entry.error, entry.error_code
+                    self._journal.ended(Ended(name, reason, error, code))
+                self._expected.pop(name, None)
                 self._on_end(entry)
             if name in self._news:
                 self._news[name].set()
 
-    def _forget(self) -> None:
-        """Sockets of steps that are gone, terms of requests that the table has forgotten."""
+    def _forget(self, now: float) -> None:
+        """Sockets of steps that are gone, requests nobody came back for or the table forgot."""
+        for name in [name for name, until in self._expected.items() if until < now]:
+            del self._expected[name]
+            self.table.cancel(name, now)
         for name in self.terms.keys() - self.table.entries.keys():
             del self.terms[name]
+            self._news.pop(name, None)
         known = {member.step_address for member in self.members}
         for address in [one for one in self._steps if one not in known]:
             self._steps.pop(address).close()

@@ -38,29 +38,38 @@ class Taken(Struct, tag=True, frozen=True, array_like=True):
     request_id: str
     index: int
     token_ids: list[int]
+    finish_reason: str = ""
+    """of the last ones: one record, so that no answer is torn from its end"""
 
 
 class Ended(Struct, tag=True, frozen=True, array_like=True):
     """Nothing more will come for this request."""
 
     request_id: str
+    finish_reason: str = ""
+    error: str = ""
+    error_code: str = ""
 
 
 Record = Accepted | Taken | Ended
 
 LENGTH_BYTES = 4
+KEEP_ENDED = 256
+"""complete answers that are kept for clients who have not heard their end"""
 
 
-class Unfinished(NamedTuple):
-    """A request that a gateway accepted and did not finish, with the tokens it had got."""
+class Left(NamedTuple):
+    """A request that a gateway accepted, and what it had got of the answer."""
 
     request: Request
     terms: Terms
     token_ids: list[int]
+    end: Ended | None = None
+    """None while it was under way"""
 
 
 class Journal:
-    """Appends records; ``open`` gives what an earlier gateway left unfinished."""
+    """Appends records; ``open`` gives what an earlier gateway left."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -68,9 +77,10 @@ class Journal:
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115
 
     @staticmethod
-    def open(path: Path) -> tuple["Journal", list[Unfinished]]:
-        """The journal, and what an earlier one left unfinished, oldest first."""
-        unfinished: dict[str, Unfinished] = {}
+    def open(path: Path) -> tuple["Journal", list[Left]]:
+        """The journal, and what an earlier one left: all that is unfinished, the latest ended."""
+        found: dict[str, Left] = {}
+        ended: dict[str, Left] = {}
         for record in _read(path):
             match record:
                 case Accepted():
@@ -79,30 +89,37 @@ class Journal:
                         prompt_ids=tuple(record.prompt_ids),
                         sampling=record.sampling,
                     )
-                    unfinished[record.request_id] = Unfinished(request, record.terms, [])
-                case Taken() if record.request_id in unfinished:
-                    known = unfinished[record.request_id].token_ids
-                    known[record.index :] = record.token_ids
-                case Ended():
-                    unfinished.pop(record.request_id, None)
+                    found[record.request_id] = Left(request, record.terms, [])
+                case Taken() if record.request_id in found:
+                    found[record.request_id].token_ids[record.index :] = record.token_ids
+                    if record.finish_reason:
+                        end = Ended(record.request_id, record.finish_reason)
+                        ended[record.request_id] = found.pop(record.request_id)._replace(end=end)
+                case Ended() if record.request_id in found:
+                    ended[record.request_id] = found.pop(record.request_id)._replace(end=record)
         partial = path.with_suffix(".new")
         partial.unlink(missing_ok=True)
         fresh = Journal(partial)
-        for left in unfinished.values():
+        all_left = [*list(ended.values())[-KEEP_ENDED:], *found.values()]
+        for left in all_left:
             fresh.accepted(left.request, left.terms)
             fresh.taken(left.request.request_id, 0, left.token_ids)
+            if left.end is not None:
+                fresh.ended(left.end)
         os.replace(partial, path)
-        return fresh, list(unfinished.values())
+        return fresh, all_left
 
     def accepted(self, request: Request, terms: Terms) -> None:
         prompt_ids = list(request.prompt_ids)
         self._append(Accepted(request.request_id, prompt_ids, request.sampling, terms))
 
-    def taken(self, request_id: str, index: int, token_ids: list[int]) -> None:
-        self._append(Taken(request_id, index, token_ids))
+    def taken(
+        self, request_id: str, index: int, token_ids: list[int], finish_reason: str = ""
+    ) -> None:
+        self._append(Taken(request_id, index, token_ids, finish_reason))
 
-    def ended(self, request_id: str) -> None:
-        self._append(Ended(request_id))
+    def ended(self, end: Ended) -> None:
+        self._append(end)
 
     def close(self) -> None:
         self._file.close()

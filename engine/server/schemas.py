@@ -43,6 +43,14 @@ class Common(BaseModel):
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     ignore_eos: bool = False
 
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_nulls(cls, data: Any) -> Any:
+        """Some clients send null for what they do not set."""
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if value is not None}
+
     @model_validator(mode="after")
     def _refuse_unsupported(self) -> "Common":
         for name, harmless in UNSUPPORTED.items():

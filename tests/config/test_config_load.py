@@ -35,6 +35,8 @@ def problems_of(recipe, *overrides):
 
 @given(values=st.fixed_dictionaries({}, optional=KEYS))
 def test_a_printed_tree_loads_back_to_an_equal_one(values, tmp_path_factory):
+    values["scheduler.max_step_tokens"] = 1  # passes through any pool but the smallest
+    values["pool.num_blocks"] = max(values.get("pool.num_blocks", 4), 4)
     config = load(None, [f"{key}={value}" for key, value in values.items()])
     path = tmp_path_factory.getbasetemp() / "printed.yaml"
     path.write_text(to_yaml(config))
@@ -118,3 +120,12 @@ def configs():
 def test_every_public_attribute_of_a_config_is_a_field(cls):
     fields = {field.name for field in dataclasses.fields(cls)}
     assert {name for name in vars(cls) if not name.startswith("_")} <= fields
+
+
+def test_a_chunk_that_would_fill_the_pool_on_its_way_out_is_refused_with_numbers():
+    (problem,) = problems_of(
+        None, "instances=2", "pool.num_blocks=24", "pool.block_tokens=8", "generate.seed=1"
+    )
+    assert "scheduler.max_step_tokens=256 lets 33 blocks of 8 tokens" in problem
+    assert "lower it to 88" in problem
+    assert load(None, ["instances=1", "pool.num_blocks=24", "pool.block_tokens=8"])

@@ -9,7 +9,6 @@ from torch import Tensor
 from engine.attention.base import Partial
 from engine.attention.local import LocalBackend, NodeRows
 from engine.attention.merge import run_program
-from engine.attention.reference import ReferenceBackend
 from engine.attention.tree import MergeProgram, Piece
 
 
@@ -21,7 +20,6 @@ class MatmulBackend(LocalBackend):
     def __init__(self, config: Config, **runtime: Any) -> None:
         super().__init__(**runtime)
         self._dtype = torch.float64 if config.precision == "float64" else torch.float32
-        self._memory = ReferenceBackend(ReferenceBackend.Config(), **runtime)
 
     def attend(self, piece: Piece, q_THD: Tensor, layer: int, rows: NodeRows) -> None:
         group = self.shape.num_heads // self.layout.kv_heads
@@ -32,7 +30,7 @@ class MatmulBackend(LocalBackend):
             for node in nodes:
                 first_leaf, num_leaves = node.index << node.level, 1 << node.level
                 addresses = piece.address[number : number + num_leaves].tolist()
-                leaves = [self._memory.keys_and_values(address, layer) for address in addresses]
+                leaves = [self.keys_and_values(address, layer) for address in addresses]
                 start = first_leaf * self.layout.tokens
                 # Behind the last query may be garbage: it is cut off, 0 * NaN would be NaN.
                 num_keys = max(0, first_position + num_rows - start)

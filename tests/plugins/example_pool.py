@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass
 
 from engine.core import BlockLayout
+from engine.errors import ConfigError
 from engine.memory.base import MemoryPool, region_bytes
 from engine.memory.generations import Generations, address_of, has_atomics
 
@@ -20,10 +21,13 @@ class FilePool(MemoryPool):
     def __init__(self, config: Config, *, layout: BlockLayout, num_blocks: int) -> None:
         self.layout, self.num_blocks = layout, num_blocks
         wanted_bytes = region_bytes(layout, num_blocks)
-        with tempfile.TemporaryFile(dir=config.folder) as file:
-            os.posix_fallocate(file.fileno(), 0, wanted_bytes)
-            self._map = mmap.mmap(file.fileno(), wanted_bytes)  # shared: children write to it too
-            self._fd: int | None = os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY)
+        try:
+            with tempfile.TemporaryFile(dir=config.folder) as file:
+                os.posix_fallocate(file.fileno(), 0, wanted_bytes)
+                self._map = mmap.mmap(file.fileno(), wanted_bytes)  # shared with child processes
+                self._fd: int | None = os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY)
+        except OSError as error:
+            raise ConfigError(f"{wanted_bytes:,} bytes wanted for a pool: {error}") from error
         self._region = memoryview(self._map)
         self._address = address_of(self._region)
         self._generations = Generations(self._region, num_blocks, atomic=has_atomics())

@@ -8,6 +8,7 @@ from typing import Any, TextIO, cast
 from engine.comm import TRANSPORTS
 from engine.comm.base import Buffer, Channel, Transport
 from engine.config import Component, options_of
+from engine.errors import ConfigError
 
 
 class TracedChannel(Channel):
@@ -49,8 +50,11 @@ class TracedTransport(Transport):
     def __init__(self, config: Config, **runtime: Any) -> None:
         part = Component(name=config.around, options=config.options)
         cls, options = options_of(TRANSPORTS, "transport.options.around", part)
+        try:
+            self._trace = open(f"{config.folder}/{os.getpid()}.trace", "a", 1)  # noqa: SIM115
+        except OSError as error:
+            raise ConfigError(f"the trace cannot be written: {error}") from error
         self._inner: Transport = cls(options, **runtime)
-        self._trace = open(f"{config.folder}/{os.getpid()}.trace", "a", buffering=1)  # noqa: SIM115
 
     def listen(self) -> str:
         return self._inner.listen()

@@ -1,5 +1,8 @@
 """The engine's own contract tests, run on parts from outside."""
 
+import inspect
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,11 @@ import test_placements as placements  # noqa: E402
 import test_pool_contract as pools  # noqa: E402
 import test_transport_contract as transports  # noqa: E402
 from comm_harness import Link  # noqa: E402
+
+from engine.comm import TRANSPORTS  # noqa: E402
+from engine.config import Component, options_of  # noqa: E402
+from engine.errors import ConfigError  # noqa: E402
+from engine.memory import POOLS  # noqa: E402
 
 BACKEND = "example_attention:MatmulBackend"
 POOL = "example_pool:FilePool"
@@ -46,19 +54,42 @@ def pool():
     made.close()
 
 
-def tests_that_take(module: Any, fixture: str) -> dict[str, Any]:
-    """A module's tests of a fixture, to be collected here and given this module's."""
-    found = {name: value for name, value in vars(module).items() if name.startswith("test_")}
-    code = {name: value.__code__ for name, value in found.items() if not is_property(value)}
-    return {name: found[name] for name in code if fixture in code[name].co_varnames[:1]}
+def contract(module: Any, fixture: str) -> dict[str, Any]:
+    """A module's tests of a fixture, to be collected here and given this module's fixture."""
+    tests = {name: value for name, value in vars(module).items() if name.startswith("test_")}
+    return {
+        name: value
+        for name, value in tests.items()
+        if next(iter(inspect.signature(value).parameters), "") == fixture
+    }
 
 
-def is_property(test: Any) -> bool:
-    return hasattr(test, "hypothesis")
+globals().update(contract(transports, "net"))
+globals().update(contract(pools, "pool"))
 
 
-globals().update(tests_that_take(transports, "net"))
-globals().update(tests_that_take(pools, "pool"))
+def test_what_is_written_to_the_own_pool_is_seen_through_its_descriptor(pool):
+    pool.block(2)[:3] = b"abc"
+    at = pool.block_address(2) - pool.address
+    program = f"import os; print(os.pread({pool.fd}, 3, {at}).decode())"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, pass_fds=[pool.fd], capture_output=True, text=True, check=True)
+    assert done.stdout == "abc\n"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.pwrite(pool.fd, b"x", at)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "runtime"),
+    [
+        (POOLS, POOL, {"layout": pools.LAYOUT, "num_blocks": 5}),
+        (TRANSPORTS, "example_transport:TracedTransport", {}),
+    ],
+)
+def test_a_folder_that_is_not_there_is_refused_with_a_sentence(kind, name, runtime):
+    cls, options = options_of(kind, "part", Component(name=name, options={"folder": "/nowhere"}))
+    with pytest.raises(ConfigError, match="No such file or directory: '/nowhere"):
+        cls(options, **runtime)
 
 
 def test_blocks_of_the_own_pool_keep_apart():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "plugins.md"
-BLOCK = re.compile(r"(?<=^`)(tests/plugins/\S+)`:\n\n```(\w+)\n(.*?)```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"(?<=`)(tests/plugins/[^`\s]+)`:\n\n```(\w+)\n(.*?)```", re.DOTALL)
 
 
 def written(page: str) -> str:

@@ -3,9 +3,13 @@
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from example_attention import MatmulBackend
 from example_callback import Watch
+from example_placement import KeepTail
+from example_pool import FilePool
 from tiny_models import make_tiny, reference_tokens
 
 from engine.build import attention_parts, check_parts
@@ -18,15 +22,9 @@ RECIPE = str(Path(__file__).with_name("example_recipe.yaml"))
 PROMPT = [random.Random(7).randrange(128) for _ in range(100)]
 NUM_TOKENS = 12
 PARTS = {
-    "attention": [
-        "attention.options.local=example_attention:MatmulBackend",
-        "pool.num_blocks=20",
-    ],
-    "pool": ["pool.name=example_pool:FilePool", "pool.num_blocks=20"],
-    "placement": [
-        "placement.name=example_placement:KeepTail",
-        "placement.options.keep=6",
-    ],
+    "attention": ["attention.options.local=example_attention:MatmulBackend"],
+    "pool": ["pool.name=example_pool:FilePool"],
+    "placement": ["placement.name=example_placement:KeepTail", "placement.options.keep=6"],
 }
 
 
@@ -35,10 +33,11 @@ def model(tmp_path_factory):
     return make_tiny(tmp_path_factory.mktemp("plugins") / "model")
 
 
-def run(model: Path, recipe: str | None, *overrides: str, watch: Watch | None = None) -> Completion:
-    size = ["instances=3", "pool.num_blocks=40", "pool.block_tokens=4"]
+def run(model: Path, recipe: str | None, *overrides: str, **parts: Any) -> Completion:
+    size = ["instances=3", "pool.num_blocks=20", "pool.block_tokens=4"]
     size += [f"model.path={model}", "model.dtype=float32", "scheduler.max_step_tokens=16"]
-    llm = LLM(load(recipe, [*size, *overrides]), callbacks=[watch] if watch else [])
+    config = load(recipe, [*size, *overrides])
+    llm = LLM(config, **parts)
     sampling = SamplingParams(max_tokens=NUM_TOKENS, ignore_eos=True)
     (completion,) = llm.generate([PROMPT], sampling)
     llm.check()
@@ -56,14 +55,20 @@ def test_an_own_part_gives_the_tokens_of_transformers(model, part):
 
 @pytest.mark.parametrize("way", ["query", "mapped", "copy"])
 def test_own_parts_work_together_for_each_way(model, way):
-    staging = ["attention.options.staging_blocks=24"] if way == "copy" else []
-    done = run(model, RECIPE, f"attention.options.way={way}", *staging, "pool.num_blocks=60")
+    staging = ["attention.options.staging_blocks=20"] if way == "copy" else []
+    size = "pool.num_blocks=44" if way == "copy" else "pool.num_blocks=20"
+    done = run(model, RECIPE, f"attention.options.way={way}", *staging, size)
     assert way in done.report.steps_by_way
 
 
 def test_an_own_local_backend_may_be_named_as_attention(model):
     own = ["attention.name=example_attention:MatmulBackend", "attention.options.precision=float64"]
-    run(model, None, *own, "pool.num_blocks=20")
+    run(model, None, *own)
+
+
+def test_own_parts_may_be_given_as_classes_and_objects(model):
+    tail = KeepTail(KeepTail.Config(keep=6))
+    run(model, None, attention=MatmulBackend, pool=FilePool, placement=tail)
 
 
 def test_the_own_placement_lends_in_turn_all_but_the_tail(model):
@@ -75,13 +80,11 @@ def test_the_own_placement_lends_in_turn_all_but_the_tail(model):
 
 def test_an_own_callback_hears_of_steps_and_loans(model):
     watch = Watch(slow_s=1e9)
-    holders = run(model, None, *PARTS["placement"], watch=watch).report.holders
+    holders = run(model, None, *PARTS["placement"], callbacks=[watch]).report.holders
     assert watch.num_rows == len(PROMPT) + NUM_TOKENS - 1
     assert watch.slow_steps == []
-    assert {i: n for i, n in watch.borrowed_blocks.items() if n >= holders.count(i)}.keys() == {
-        1,
-        2,
-    }
+    lent = {instance: holders.count(instance) for instance in (1, 2)}
+    assert watch.borrowed_blocks == lent
 
 
 @pytest.mark.parametrize(

@@ -143,3 +143,44 @@ def test_router_prefers_room_at_home_then_the_least_loaded():
     assert route(8, members, {1: 40}, 4) == 0
     assert route(8, members, {0: 40, 1: 40}, 4) == 1
     assert route(8, [member(2, "")], {}, 4) is None
+
+
+def request(name: str, max_tokens: int = 3) -> Request:
+    return Request(request_id=name, prompt_ids=(1,), sampling=SamplingParams(max_tokens=max_tokens))
+
+
+def test_an_attempt_at_a_step_that_only_seems_gone_is_called_off():
+    table = RequestTable(block_tokens=4)
+    table.on_members([member(0, "s")], 0.0)
+    entry = table.add(request("a"), 0.0)
+    first = entry.attempt_id
+    table.take_effects()
+    table.on_members([], 1.0)  # the planner has restarted, and the step runs on
+    table.on_members([member(0, "s")], 2.0)
+    abort, submit = table.take_effects()
+    assert (abort.address, abort.message) == ("s", Abort(first))
+    assert submit.message.request_id == entry.attempt_id != first
+
+
+def test_tokens_for_a_dead_gateways_attempt_are_not_taken_by_its_successor():
+    names = []
+    for life in ("one", "two"):
+        table = RequestTable(block_tokens=4, life=life)
+        table.on_members([member(0, "s")], 0.0)
+        entry = table.add(request("a"), 0.0)
+        names.append(entry.attempt_id)
+    assert len(set(names)) == 2
+    table.on_message(Tokens(names[0], 0, [9]), 0.0)
+    assert entry.token_ids == []
+    table.on_message(Tokens(names[1], 0, [8]), 0.0)
+    assert entry.token_ids == [8]
+
+
+def test_a_complete_answer_that_is_kept_is_not_run_again_and_forgotten_in_time():
+    table = RequestTable(block_tokens=4, keep_s=5.0)
+    table.keep(request("a"), 0.0, [7, 8, 9], finish_reason="length")
+    table.on_members([member(0, "s")], 1.0)
+    assert table.take_effects() == []
+    assert table.entries["a"].token_ids == [7, 8, 9]
+    table.on_members([member(0, "s")], 6.0)
+    assert table.entries == {}

@@ -1,0 +1,53 @@
+"""A client that leaves while its request still waits for memory gives up its place."""
+
+import asyncio
+import json
+
+import pytest
+from served import byte_tokenizer
+from test_any_body import InstantGateway
+
+from engine.model.tokenizer import Tokenizer
+from engine.server.app import build_app
+from engine.server.completions import Completions
+from engine.server.metrics import Metrics
+
+
+class SilentGateway(InstantGateway):
+    """Its steps never answer."""
+
+    def submit(self, request, terms):
+        self.terms[request.request_id] = terms
+        return self.table.add(request, 0.0)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_request_without_a_token_ends_with_its_client(stream):
+    gateway = SilentGateway()
+    tokenizer = Tokenizer(byte_tokenizer(), None)
+    completions = Completions(gateway, tokenizer, model="m", max_positions=40, vocab_size=256)
+    app = build_app(
+        gateway, completions, Metrics("m"), model="m", max_positions=40, max_body_bytes=4000
+    )
+    body = json.dumps({"model": "m", "prompt": "hi", "stream": stream}).encode()
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/v1/completions",
+        "raw_path": b"/v1/completions",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+    }
+    events = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive():
+        return events.pop() if events else {"type": "http.disconnect"}
+
+    async def send(message):
+        pass
+
+    asyncio.run(asyncio.wait_for(app(scope, receive, send), 20))
+    (entry,) = gateway.table.entries.values()
+    assert entry.finish_reason == "abort"

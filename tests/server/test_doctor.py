@@ -1,0 +1,77 @@
+"""``lendkv doctor``: what is wrong is found and comes with advice, never with a traceback."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+from served import ROOT, free_ports, make_chatting_checkpoint
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_chatting_checkpoint(tmp_path_factory.mktemp("doctor") / "model")
+
+
+def examine(*overrides, **environment):
+    done = subprocess.run(
+        [sys.executable, "-m", "engine", "doctor", *overrides],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+        env=os.environ | {"COLUMNS": "400"} | environment,
+    )
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def wrong(done):
+    """What must be mended; it ends with status 1."""
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("wrong")]
+    assert f"{len(lines)} of " in done.stdout.splitlines()[-1]
+    return "\n".join(lines)
+
+
+def test_a_machine_without_fault_is_all_fine(model):
+    done = examine(f"model.path={model}", f"serve.port={free_ports(1)}", "instances=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for what in ("processor", "native helper", "package torch", "model", "memory", "transport"):
+        assert f" {what} " in done.stdout
+    assert "all fine" in done.stdout
+
+
+def test_a_missing_model(tmp_path):
+    text = wrong(examine(f"model.path={tmp_path / 'nothing'}", f"serve.port={free_ports(1)}"))
+    assert "model" in text
+    assert "nothing" in text
+
+
+def test_a_busy_port(model):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        text = wrong(examine(f"model.path={model}", f"serve.port={taken.getsockname()[1]}"))
+    assert "Address already in use" in text
+    assert "choose another serve.port" in text
+
+
+def test_no_compiler_on_the_path(model, tmp_path):
+    text = wrong(examine(f"model.path={model}", f"serve.port={free_ports(1)}", PATH=str(tmp_path)))
+    assert "install one" in text
+    assert "transport.name=tcp" in text
+
+
+def test_a_transport_within_one_process(model):
+    text = wrong(
+        examine(f"model.path={model}", f"serve.port={free_ports(1)}", "transport.name=loopback")
+    )
+    assert "use shm or tcp" in text
+
+
+def test_a_recipe_that_cannot_be_is_refused_before(model):
+    done = examine("no-such-recipe.yaml")
+    assert done.returncode == 2
+    assert "no-such-recipe.yaml" in done.stderr

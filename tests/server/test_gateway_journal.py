@@ -1,0 +1,83 @@
+"""A gateway writes down what it takes, and ends what nobody listens to. No steps are running."""
+
+import time
+
+from engine.core import Request, SamplingParams
+from engine.protocol import Failed, Member, Tokens
+from engine.server import gateway as gateways
+from engine.server.gateway import Gateway
+from engine.server.journal import Terms
+
+NOWHERE = "tcp://127.0.0.1:9"
+
+
+def request(name):
+    return Request(request_id=name, prompt_ids=(1, 2), sampling=SamplingParams(max_tokens=3))
+
+
+def opened(path, on_end=lambda _: None):
+    gateway = Gateway(NOWHERE, journal=path, block_tokens=4, on_end=on_end)
+    gateway.table.on_members([Member(0, 1, NOWHERE, 9, 9, 0, 0)], time.monotonic())
+    return gateway
+
+
+def say(gateway, entry, message):
+    gateway.table.on_message(message, time.monotonic())
+    gateway._write()
+
+
+def test_a_successor_knows_answers_under_way_complete_and_failed(tmp_path):
+    ended = []
+    first = opened(tmp_path / "log", ended.append)
+    entries = {name: first.submit(request(name), Terms(usage=True)) for name in "abcd"}
+    for name in "abc":
+        say(first, entries[name], Tokens(entries[name].attempt_id, 0, [5, 6]))
+    say(first, entries["b"], Tokens(entries["b"].attempt_id, 2, [7], "length"))
+    say(first, entries["c"], Failed(entries["c"].attempt_id, "no memory", "too_large"))
+    assert [entry.request.request_id for entry in ended] == ["b", "c"]
+    first._journal.close()  # it is killed
+    again = opened(tmp_path / "log", ended.append)
+    found = again.table.entries
+    assert {name: entry.token_ids for name, entry in found.items()} == {
+        "a": [5, 6],
+        "b": [5, 6, 7],
+        "c": [5, 6],
+        "d": [],
+    }
+    assert found["b"].finish_reason == "length"
+    assert (found["c"].error, found["c"].error_code) == ("no memory", "too_large")
+    assert sorted(entry.request.request_id for entry in again.table.running) == ["a", "d"]
+    assert again.terms["b"].usage
+    again.table.on_members([Member(0, 1, NOWHERE, 9, 9, 0, 0)], time.monotonic())
+    assert found["a"].attempt_id != entries["a"].attempt_id, "a step may still run the first"
+    assert len(ended) == 2, "ends are counted once"
+    for gateway in (first, again):
+        gateway.close()
+
+
+def test_the_last_listener_who_leaves_ends_the_request(tmp_path):
+    gateway = opened(tmp_path / "log")
+    entry = gateway.submit(request("a"), Terms())
+    old = gateway.attend("a")
+    new = gateway.attend("a")
+    old.__enter__()
+    new.__enter__()
+    old.__exit__(None, None, None)
+    assert not entry.done
+    new.__exit__(None, None, None)
+    assert entry.finish_reason == "abort"
+    gateway.close()
+
+
+def test_who_does_not_come_back_in_time_is_not_answered(tmp_path, monkeypatch):
+    first = opened(tmp_path / "log")
+    for name in "ab":
+        first.submit(request(name), Terms())
+    first.close()
+    monkeypatch.setattr(gateways, "COME_BACK_S", 0.0)
+    again = opened(tmp_path / "log")
+    with again.attend("a"):
+        again._forget(time.monotonic() + 1)
+        assert not again.table.entries["a"].done
+        assert again.table.entries["b"].finish_reason == "abort"
+    again.close()
