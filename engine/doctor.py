@@ -5,12 +5,12 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from engine.build import build_transport, check_parts, layout_of
@@ -21,6 +21,7 @@ from engine.memory.room import available_bytes
 from engine.model.checkpoint import describe
 from engine.native import library
 from engine.picture import human
+from engine.serve import listen
 
 State = Literal["fine", "note", "wrong"]
 
@@ -52,7 +53,7 @@ def doctor(config: Config) -> int:
     for finding in examine(config):
         findings.append(finding)
         state = f"[{styles[finding.state]}]{finding.state}[/]"
-        table.add_row(state, finding.what, finding.found, finding.advice)
+        table.add_row(state, finding.what, escape(finding.found), escape(finding.advice))
     console.print(table)
     wrong = sum(finding.state == "wrong" for finding in findings)
     console.print("all fine" if not wrong else f"{wrong} of {len(findings)} must be mended")
@@ -131,6 +132,8 @@ def _parts(config: Config) -> Iterator[Finding]:
 
 
 def _transport(config: Config) -> Iterator[Finding]:
+    if config.transport.name == "loopback":
+        return  # told among the parts
     try:
         transport = build_transport(config)
         address = transport.listen()
@@ -141,12 +144,12 @@ def _transport(config: Config) -> Iterator[Finding]:
 
 
 def _port(config: Config) -> Iterator[Finding]:
-    host, port = config.serve.host, config.serve.port
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    host, first = config.serve.host, config.serve.instance_port
+    ports = [config.serve.port]
+    ports += range(first, first + config.instances) if first else []
+    for port in ports:
         try:
-            probe.bind((host, port))
+            listen(host, port).close()
             yield Finding("HTTP port", "fine", f"{host}:{port} is free")
-        except OSError as error:
-            advice = "choose another serve.port, or end the server that has it"
-            yield Finding("HTTP port", "wrong", f"{host}:{port}: {error.strerror}", advice)
+        except LendKVError as error:
+            yield Finding("HTTP port", "wrong", f"{host}:{port}", str(error))

@@ -115,7 +115,7 @@ class Admission:
         if failed.hopeless and sequence.num_tries >= SURE_TRIES:
             wanted = self._blocks(sequence)
             reason = (
-                f"a prompt of {len(sequence.token_ids)} tokens needs {wanted} blocks of "
+                f"a context of {len(sequence.token_ids)} tokens needs {wanted} blocks of "
                 f"{self._layout.tokens}; this instance has {self._num_blocks}. {failed.reason}"
             )
             self._effects.append(

@@ -92,7 +92,7 @@ def test_what_never_fits_is_refused_with_numbers(placement):
     two = cluster(6, 6, placement=placement)
     answer = two.submit(0, prompt(0, 40), 5)
     run(two)
-    assert "a prompt of 40 tokens needs 21 blocks of 2; this instance has 6." in answer.error
+    assert "a context of 40 tokens needs 21 blocks of 2; this instance has 6." in answer.error
 
 
 @pytest.mark.parametrize(
