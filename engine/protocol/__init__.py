@@ -1,0 +1,115 @@
+"""Messages between processes, as msgspec structs with fixed bounds; no behaviour, no I/O.
+
+Three conversations:
+
+* step -> pool, over a Transport channel, in order: draws of the pool's own step, loans, block
+  writes, tables and asks. The pool answers each with the message named beside it.
+* pool and step -> planner, over the control channel: heartbeats and borrow queries.
+* frontend -> step, over the control channel: requests and their tokens.
+
+Nothing absolute travels: leases are durations in seconds.
+"""
+
+from engine.protocol.base import VERSION, Decoder, Goodbye, Message, encode
+from engine.protocol.client import (
+    FROM_STEP,
+    TO_STEP,
+    Abort,
+    Failed,
+    Progress,
+    Report,
+    Submit,
+    Tokens,
+)
+from engine.protocol.planner import (
+    FROM_PLANNER,
+    TO_PLANNER,
+    BorrowOffer,
+    BorrowQuery,
+    Creditor,
+    Heartbeat,
+    Member,
+    Members,
+    MembersQuery,
+    Register,
+)
+from engine.protocol.pool import (
+    FROM_POOL,
+    TO_POOL,
+    Ack,
+    Answer,
+    Ask,
+    AskSpan,
+    Attach,
+    Begin,
+    Data,
+    Detach,
+    Draw,
+    Drawn,
+    FencedOff,
+    Give,
+    Granted,
+    Hello,
+    Read,
+    Refused,
+    Rejected,
+    Release,
+    Released,
+    Renew,
+    Renewed,
+    Reserve,
+    Welcome,
+    Write,
+)
+
+__all__ = [
+    "Abort",
+    "Ack",
+    "Answer",
+    "Ask",
+    "AskSpan",
+    "Attach",
+    "Begin",
+    "BorrowOffer",
+    "BorrowQuery",
+    "Creditor",
+    "Data",
+    "Decoder",
+    "Detach",
+    "Draw",
+    "Drawn",
+    "encode",
+    "Failed",
+    "FencedOff",
+    "FROM_PLANNER",
+    "FROM_POOL",
+    "FROM_STEP",
+    "Give",
+    "Goodbye",
+    "Granted",
+    "Heartbeat",
+    "Hello",
+    "Member",
+    "Members",
+    "MembersQuery",
+    "Message",
+    "Progress",
+    "Read",
+    "Refused",
+    "Register",
+    "Rejected",
+    "Release",
+    "Released",
+    "Renew",
+    "Renewed",
+    "Report",
+    "Reserve",
+    "Submit",
+    "TO_PLANNER",
+    "TO_POOL",
+    "TO_STEP",
+    "Tokens",
+    "VERSION",
+    "Welcome",
+    "Write",
+]

@@ -1,0 +1,48 @@
+"""What all messages have in common: bounds, encoding, and decoding that never crashes."""
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from engine.errors import PeerLost
+
+VERSION = 1
+MAX_BLOCKS = 1 << 20
+"""blocks one message may name"""
+
+Count = Annotated[int, Meta(ge=0, le=1 << 48)]
+Index = Annotated[int, Meta(ge=0, le=1 << 31)]
+Blocks = Annotated[list[Index], Meta(max_length=MAX_BLOCKS)]
+Text = Annotated[str, Meta(max_length=4096)]
+
+
+class Message(Struct, tag=True, frozen=True, array_like=True, gc=False):
+    """Base of all messages; the class name is the tag on the wire."""
+
+
+class Goodbye(Message, frozen=True):
+    """The cluster, or this instance, is leaving."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: Message) -> bytes:
+    return _encoder.encode(message)
+
+
+class Decoder:
+    """Decodes only the named messages; anything else is a lost peer, never a crash."""
+
+    def __init__(self, *kinds: type[Message]) -> None:
+        union: Any = kinds[0]
+        for kind in kinds[1:]:
+            union = union | kind
+        self._decoder = msgspec.msgpack.Decoder(union)
+
+    def __call__(self, data: bytes | memoryview) -> Any:
+        try:
+            return self._decoder.decode(data)
+        except msgspec.DecodeError as error:
+            raise PeerLost(f"invalid message of {len(data)} bytes: {error}") from error

@@ -1,0 +1,65 @@
+"""Frontends and steps, over control sockets: requests and their tokens."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from engine.protocol.base import Blocks, Count, Decoder, Goodbye, Index, Message, Text
+
+
+class Submit(Message, frozen=True):
+    request_id: Text
+    prompt_ids: Annotated[list[Index], Meta(max_length=1 << 24)]
+    max_tokens: Index
+    temperature: float
+    top_p: float
+    top_k: Index
+    seed: Count
+    ignore_eos: bool
+
+
+class Tokens(Message, frozen=True):
+    """New tokens of a request, the first of them number ``index``; the exact-once key."""
+
+    request_id: Text
+    index: Index
+    token_ids: list[Index]
+    finish_reason: Text = ""
+    """empty while running; then stop or length"""
+
+
+class Progress(Message, frozen=True):
+    """Prompt tokens prefilled so far."""
+
+    request_id: Text
+    num_done: Count
+    num_total: Count
+
+
+class Failed(Message, frozen=True):
+    request_id: Text
+    reason: Text
+    code: Text = "too_large"
+    """too_large: it can never run here"""
+
+
+class Abort(Message, frozen=True):
+    request_id: Text
+
+
+class Report(Message, frozen=True):
+    """Where a finished request's context lay and what it cost. Sent after its last Tokens."""
+
+    request_id: Text
+    holders: Blocks
+    """the instance that held each rBlock of the context, in order"""
+    query_bytes: Count
+    partial_bytes: Count
+    moved_bytes: Count
+    kv_bytes_avoided: Count
+    steps_by_way: dict[str, int]
+    recomputed_tokens: Count
+
+
+TO_STEP = Decoder(Submit, Abort, Goodbye)
+FROM_STEP = Decoder(Tokens, Progress, Failed, Report)

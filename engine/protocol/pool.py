@@ -1,0 +1,189 @@
+"""A step and a pool, over a Transport channel, in order; answers are named beside each message."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from engine.protocol.base import MAX_BLOCKS, Blocks, Count, Decoder, Index, Message, Text
+
+
+class Hello(Message, frozen=True):
+    """First message of a step on a channel. Answer: Welcome or Rejected."""
+
+    protocol: Index
+    cluster: Text
+    instance: Index
+    epoch: Count
+    layout: Text
+
+
+class Welcome(Message, frozen=True):
+    instance: Index
+    epoch: Count
+    kernel: Text
+    """fingerprint of the pool's kernel: equal fingerprints give equal bits"""
+    num_blocks: Count
+
+
+class Rejected(Message, frozen=True):
+    """The pool will not talk to this peer; the channel is closed after it."""
+
+    reason: Text
+
+
+class Draw(Message, frozen=True):
+    """The pool's own step wants free blocks. Answer: Drawn, with as many as there were."""
+
+    num_blocks: Index
+    staging: bool = False
+
+
+class Drawn(Message, frozen=True):
+    blocks: Blocks
+    num_free: Count
+    """free blocks left in the pool"""
+    staging: bool = False
+
+
+class Give(Message, frozen=True):
+    """The pool's own step returns blocks it drew. No answer."""
+
+    blocks: Blocks
+
+
+class Reserve(Message, frozen=True):
+    """A debtor asks for a loan; idempotent by ``reservation``. Answer: Granted or Refused."""
+
+    reservation: Count
+    num_blocks: Index
+    lease_s: Annotated[float, Meta(gt=0, le=3600)]
+
+
+class Granted(Message, frozen=True):
+    reservation: Count
+    loan: Count
+    blocks: Blocks
+    generations: Annotated[list[Count], Meta(max_length=MAX_BLOCKS)]
+    lease_s: float
+
+
+class Refused(Message, frozen=True):
+    reservation: Count
+    num_lendable: Count
+
+
+class Renew(Message, frozen=True):
+    """Keep these loans for another lease. Answer: Renewed with those that still stand."""
+
+    loans: Blocks
+
+
+class Renewed(Message, frozen=True):
+    loans: Blocks
+
+
+class Release(Message, frozen=True):
+    """Give back slots of a loan, or the whole loan when ``slots`` is empty. Answer: Released."""
+
+    loan: Count
+    slots: Blocks = []
+
+
+class Released(Message, frozen=True):
+    loan: Count
+    slots: Blocks
+
+
+class Write(Message, frozen=True):
+    """Part of a sealed rBlock for a lent slot; bytes at ``offset`` are the body.
+
+    The part with ``last`` commits the slot. Answer to that part: Ack.
+    """
+
+    loan: Count
+    slot: Index
+    offset: Count
+    last: bool
+
+
+class Ack(Message, frozen=True):
+    loan: Count
+    slot: Index
+
+
+class Read(Message, frozen=True):
+    """Fetch part of a committed slot (way ``copy``). Answer: Data with the bytes as body."""
+
+    loan: Count
+    slot: Index
+    offset: Count
+    num_bytes: Count
+
+
+class Data(Message, frozen=True):
+    loan: Count
+    slot: Index
+    offset: Count
+
+
+class Attach(Message, frozen=True):
+    """Which lent slots hold which leaves of a sequence; replaces an earlier table. No answer."""
+
+    sequence: Count
+    version: Count
+    leaves: Annotated[list[tuple[Index, Count, Index]], Meta(max_length=MAX_BLOCKS)]
+    """(leaf index, loan, slot), ascending by leaf"""
+
+
+class Detach(Message, frozen=True):
+    sequence: Count
+
+
+class AskSpan(Struct, frozen=True, array_like=True, gc=False):
+    """Query rows of one attached sequence: positions ``[first_position, + num_rows)``."""
+
+    sequence: Count
+    version: Count
+    num_rows: Index
+    first_position: Index
+
+
+class Begin(Message, frozen=True):
+    """The step's spans, in slices; each slice is asked with one message a layer. No answer."""
+
+    step: Count
+    scale: float
+    slices: Annotated[list[list[AskSpan]], Meta(max_length=1 << 16)]
+
+
+class Ask(Message, frozen=True):
+    """Queries ``q_THD`` of one slice are the body. Answer: Answer, Fenced or Busy."""
+
+    step: Count
+    layer: Index
+    slice: Index
+
+
+class Answer(Message, frozen=True):
+    """Body: node rows ``out_RHD`` then ``lse_RH``, float32 (see attention/tree.py)."""
+
+    step: Count
+    layer: Index
+    slice: Index
+
+
+class FencedOff(Message, frozen=True):
+    """The pool's books do not match; ``step`` is 0 outside a step. ``loans`` are those that ended,
+    empty when only the attached table is wrong."""
+
+    step: Count
+    loans: Blocks
+    reason: Text
+
+
+TO_POOL = Decoder(
+    Hello, Draw, Give, Reserve, Renew, Release, Write, Read, Attach, Detach, Begin, Ask
+)
+FROM_POOL = Decoder(
+    Welcome, Rejected, Drawn, Granted, Refused, Renewed, Released, Ack, Data, Answer, FencedOff
+)
