@@ -21,9 +21,7 @@ from engine.generate import Generate, read_prompt
 from engine.launch import launch, require_parts
 from engine.model.checkpoint import describe
 from engine.serve import gateways
-
-STATUS_FILE = "LENDKV_STATUS_FILE"
-"""where rank 0 leaves its exit status for the ``lendkv`` that started torchrun"""
+from engine.world import STATUS_FILE, STOP_FILE
 
 VERBS = {
     "generate": "Answer one prompt and show where its context lay",
@@ -124,20 +122,32 @@ def _leave(status: int, under_torchrun: bool) -> int:
 
 
 def _torchrun(config: Config, argv: list[str]) -> int:
-    """Run this command under torchrun, one process an instance."""
+    """Run this command under torchrun, one process an instance.
+
+    It gets a session of its own: Ctrl-C comes here, and the ranks are asked to leave by a file.
+    """
     with tempfile.TemporaryDirectory(prefix="lendkv-") as folder:
-        status_file = Path(folder) / "status"
+        status_file, stop_file = Path(folder) / "status", Path(folder) / "stop"
         parent = os.getpid()
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += ["--nproc-per-node", str(config.instances), "-m", "engine", *argv]
         child = subprocess.Popen(
             command,
-            env=os.environ | {STATUS_FILE: str(status_file)},
+            env=os.environ | {STATUS_FILE: str(status_file), STOP_FILE: str(stop_file)},
+            start_new_session=True,
             preexec_fn=lambda: die_with_parent(parent),
         )
-        signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-        try:
-            status = child.wait()
-        except KeyboardInterrupt:
-            status = child.wait() or 130
+        caught: list[int] = []
+
+        def leave(number: int, _frame: object) -> None:
+            stop_file.touch()
+            caught.append(number)
+            if len(caught) > 1:  # asked twice: do not wait for anybody
+                child.terminate()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, leave)
+        status = child.wait()
+        if caught:
+            return 0 if caught[0] == signal.SIGTERM else 128 + caught[0]
         return int(status_file.read_text()) if status_file.exists() else status

@@ -141,8 +141,8 @@ class Supervisor:
         """A new child's address; its own error if it fails first."""
         status = None
         while status is None:
-            if self._signal:
-                raise SystemExit(128 + self._signal)
+            if self._signal or self._world.told_to_stop:
+                raise SystemExit(128 + self._signal if self._signal else 0)
             status = child.poll()  # first the status, then the last words: they were said before
             for said in child.messages():
                 if "error" in said:
@@ -157,6 +157,8 @@ class Supervisor:
         wait([child.pipe for child in children if not child.pipe.closed], timeout=0.1)
         if self._signal:
             return 0 if self._signal == signal.SIGTERM else 128 + self._signal
+        if self._world.told_to_stop:
+            return 0
         for child in children:
             child.poll()  # first the status, then the last words: they were said before
             for said in child.messages():

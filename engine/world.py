@@ -3,6 +3,11 @@
 import os
 from dataclasses import dataclass
 
+STATUS_FILE = "LENDKV_STATUS_FILE"
+"""where rank 0 leaves its exit status for the ``lendkv`` that started torchrun"""
+STOP_FILE = "LENDKV_STOP_FILE"
+"""all ranks leave when this file is there: torchrun answers signals with a traceback"""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
@@ -27,6 +32,12 @@ class World:
             cluster=f"{run}/{attempt}/{port}",
             store=(os.environ["MASTER_ADDR"], port),
         )
+
+    @property
+    def told_to_stop(self) -> bool:
+        """Whether the ``lendkv`` that started torchrun wants all to leave."""
+        path = os.environ.get(STOP_FILE)
+        return path is not None and os.path.exists(path)
 
     @property
     def under_torchrun(self) -> bool:

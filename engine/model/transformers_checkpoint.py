@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.core import ITEM_BYTES, ModelShape
-from engine.errors import CheckpointError
+from engine.errors import CheckpointError, ConfigError
 from engine.model.huggingface import HuggingFaceFolder, read_json
 from engine.model.tokenizer import Tokenizer
 
@@ -45,11 +46,11 @@ class TransformersCheckpoint:
 
         Raises CheckpointError when files are missing or the attention contract lacks a term.
         """
-        from engine.model import transformers_model
-
         if dtype not in ITEM_BYTES:
             raise CheckpointError(f"dtype {dtype!r} is not one of {', '.join(ITEM_BYTES)}")
         config = describe(path)
+        from engine.model import transformers_model
+
         folder = Path(path).expanduser()
         library_model = transformers_model.from_folder(folder, dtype)
         return cls(
@@ -62,6 +63,10 @@ class TransformersCheckpoint:
 
 def describe(path: str) -> TransformersConfig:
     """The shape alone, from config.json; refuses what that file already shows."""
+    if importlib.util.find_spec("transformers") is None:
+        raise ConfigError(
+            "model.library=transformers needs that package: pip install 'lendkv[transformers]'"
+        )
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise CheckpointError(

@@ -14,7 +14,7 @@ LONG = 64
 """tokens of an answer that is still being made when something is killed"""
 
 
-def start(recipe, *overrides, tokens):
+def start(recipe, *overrides, tokens, processes=2):
     return Command(
         "generate",
         recipe,
@@ -26,7 +26,7 @@ def start(recipe, *overrides, tokens):
         *overrides,
         "--prompt",
         PROMPT,
-        processes=2,
+        processes=processes,
     )
 
 
@@ -76,3 +76,13 @@ def num_rings(pid):
     """Shared-memory channels that a process has open."""
     with open(f"/proc/{pid}/maps") as maps:
         return sum("lendkv-r" in line for line in maps)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_cluster_that_lendkv_started_leaves_without_a_traceback(recipe, number, status):
+    command = start(recipe, tokens=3000, processes=0)
+    until_it_speaks(command)
+    command.process.send_signal(number)
+    done = command.finish()
+    assert done.status == status
+    assert "Traceback" not in done.err
