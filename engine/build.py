@@ -212,6 +212,11 @@ def build_loop(
         pool=pool,
         num_threads=config.threads,
     )
+    if config.model.bits == "schedule" and not local.fingerprint:
+        raise ConfigError(
+            f"model.bits=schedule: the backend {local_cls.__name__} gives a query other bits in "
+            "another chunk; use attention.options.local=native, numpy or reference"
+        )
     backend = cls(options, local=local, lenders=lenders)
 
     scheduler = Scheduler(

@@ -38,6 +38,8 @@ class ModelConfig:
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
     library: Literal["lendkv", "transformers"] = "lendkv"
     """what runs it; transformers: any causal decoder with full attention, but slower"""
+    bits: Literal["any", "schedule"] = "any"
+    """schedule: a sequence's bits do not depend on batch, chunks or recompute; slower"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,6 +168,8 @@ def check(config: Config) -> list[str]:
             f"{config.pool.num_blocks} on their way to creditors, and at most half of it may: "
             f"lower it to {max(most, 0)}, or raise pool.num_blocks"
         )
+    if config.model.bits == "schedule" and config.model.library != "lendkv":
+        problems.append("model.bits=schedule is for model.library=lendkv only")
     if config.pool.block_tokens > 256:
         problems.append(f"pool.block_tokens is {config.pool.block_tokens}; at most 256 is possible")
     if config.generate.prompt and config.generate.prompt_file:

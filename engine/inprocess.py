@@ -80,7 +80,7 @@ class Engine:
             config = replace(config, placement=Component(name=placement))
         wanted = config.model
         self.checkpoint = checkpoint or checkpoints.load(
-            wanted.path, wanted.dtype, library=wanted.library
+            wanted.path, wanted.dtype, library=wanted.library, bits=wanted.bits
         )
         self._clock = clock
         self._planner = build_planner(config)

@@ -138,7 +138,10 @@ def step(pipe: Connection, place: Place, memory: MemoryPool, pool_address: str) 
         cluster=place.cluster,
         host=place.host,
         checkpoint=checkpoints.load(
-            config.model.path, config.model.dtype, library=config.model.library
+            config.model.path,
+            config.model.dtype,
+            library=config.model.library,
+            bits=config.model.bits,
         ),
         pool=memory,
         pool_address=pool_address,

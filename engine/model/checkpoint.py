@@ -40,13 +40,14 @@ class Checkpoint:
     tokenizer: Tokenizer | None
     """None when the folder has no tokenizer.json"""
     eos_ids: tuple[int, ...]
+    steady: bool = False
 
     @cached_property
     def model(self) -> Model:
         """The model, ready to run."""
         from engine.model.llama import Llama
 
-        return Llama(self.config, self.weights)
+        return Llama(self.config, self.weights, steady=self.steady)
 
 
 def load(
@@ -55,6 +56,7 @@ def load(
     on_progress: Progress | None = None,
     *,
     library: str = "lendkv",
+    bits: str = "any",
 ) -> Checkpoint | TransformersCheckpoint:
     """Load a Hugging Face folder, a .gguf file or ``smollm2`` in float32, bfloat16 or float16.
 
@@ -75,6 +77,7 @@ def load(
         weights=cache.fused(source, config, dtype, on_progress),
         tokenizer=_tokenizer(source),
         eos_ids=source.eos_ids,
+        steady=bits == "schedule",
     )
 
 
