@@ -113,9 +113,7 @@ class Supervisor:
         self._pool = fork("pool", lambda pipe: roles.pool(pipe, place, memory))
         self._pool_address = self._first_word(self._pool)["pool"]
         self._start_step()
-        seal = getattr(memory, "seal_writes", None)
-        if seal is not None:  # who may write has inherited the map by now
-            seal()
+        memory.seal_writes()  # who may write has inherited the map by now
 
     def _start_step(self) -> None:
         place, memory, address = self._place(), self._pool_memory, self._pool_address
