@@ -113,7 +113,9 @@ class Supervisor:
         self._pool = fork("pool", lambda pipe: roles.pool(pipe, place, memory))
         self._pool_address = self._first_word(self._pool)["pool"]
         self._start_step()
-        memory.seal_writes()  # who may write has inherited the map by now
+        seal = getattr(memory, "seal_writes", None)
+        if seal is not None:  # who may write has inherited the map by now
+            seal()
 
     def _start_step(self) -> None:
         place, memory, address = self._place(), self._pool_memory, self._pool_address

@@ -94,6 +94,7 @@ class PoolServer:
         self._next_peer = 1
         self._decodes: Turns[_Job] = Turns()
         self._prefills: Turns[_Job] = Turns()
+        self.num_answers = 0
         self._last_leaf = pool.layout.blocks_for(shape.max_positions)
 
     def serve_once(self, timeout_s: float = 0.0, also: Sequence[int] = ()) -> bool:
@@ -175,6 +176,7 @@ class PoolServer:
         if job.next_unit < len(units):
             queue.put_back(number, job)
             return True
+        self.num_answers += 1
         answer = Answer(job.ask.step, job.ask.layer, job.ask.slice)
         self._send(number, answer, *job.parts, *job.lses)
         return True

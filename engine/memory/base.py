@@ -53,11 +53,6 @@ class MemoryPool(ABC):
     def bump(self, block: int) -> None:
         """Grow the block's generation (store-release), before its bytes may change."""
 
-    def seal_writes(self) -> bool:
-        """Refuse new writable maps once the own instance's processes have theirs; False if it
-        cannot."""
-        return False
-
     @abstractmethod
     def close(self) -> None:
         """Unmap. Safe to call twice."""

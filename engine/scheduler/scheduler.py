@@ -74,6 +74,7 @@ class Scheduler:
         )
         self.running: list[Sequence] = []
         self._next_number = self._next_step = 1
+        self.num_preempted = 0
 
     # --- what comes in ------------------------------------------------------------------------
 
@@ -198,6 +199,10 @@ class Scheduler:
     def sampling_of(self, number: int) -> SamplingParams:
         return next(one.request.sampling for one in self.running if one.number == number)
 
+    @property
+    def num_waiting(self) -> int:
+        return len(self.admission.waiting) + (self.admission.placing is not None)
+
     # --- inside -------------------------------------------------------------------------------
 
     def _extend_table(self, sequence: Sequence, num_rows: int) -> bool:
@@ -227,6 +232,7 @@ class Scheduler:
                 short = self.admission.on_not_placed(outcome, now)
                 if short is not None:
                     self._restart(max(self.running, key=lambda one: one.number))
+                    self.num_preempted += 1
                     if short in self.running and self.holdings.store.num_free:
                         self.holdings.reserve(short, 1)  # before it goes to who waits
                 self._give_surplus()
