@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 
 from engine.errors import PeerLost
 
-VERSION = 1
+VERSION = 2
 MAX_BLOCKS = 1 << 20
 """blocks one message may name"""
 
@@ -15,6 +15,11 @@ Count = Annotated[int, Meta(ge=0, le=1 << 48)]
 Index = Annotated[int, Meta(ge=0, le=1 << 31)]
 Blocks = Annotated[list[Index], Meta(max_length=MAX_BLOCKS)]
 Text = Annotated[str, Meta(max_length=4096)]
+Seconds = Annotated[float, Meta(ge=0, le=1e6)]
+Lease = Annotated[float, Meta(gt=0, le=3600)]
+Content = Annotated[bytes, Meta(max_length=32)]
+"""a block's chain hash (memory/blocks.py)"""
+Contents = Annotated[list[Content], Meta(max_length=MAX_BLOCKS)]
 
 
 class Message(Struct, tag=True, frozen=True, array_like=True, gc=False):

@@ -43,6 +43,16 @@ class Failed(Message, frozen=True):
     """too_large: it can never run here"""
 
 
+class HandedOver(Message, frozen=True):
+    """The step gives this request up for another instance; its sealed blocks stay cached.
+
+    The frontend sends it again, behind the tokens that came, to instance ``to``.
+    """
+
+    request_id: Text
+    to: Index
+
+
 class Abort(Message, frozen=True):
     request_id: Text
 
@@ -62,4 +72,4 @@ class Report(Message, frozen=True):
 
 
 TO_STEP = Decoder(Submit, Abort, Goodbye)
-FROM_STEP = Decoder(Tokens, Progress, Failed, Report)
+FROM_STEP = Decoder(Tokens, Progress, Failed, HandedOver, Report)

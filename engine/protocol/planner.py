@@ -1,10 +1,25 @@
-"""Pools and steps to the planner, over control sockets: heartbeats and borrow queries."""
+"""Pools, steps and the planner, over control sockets: heartbeats, borrow queries, advice."""
 
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from engine.protocol.base import Count, Decoder, Goodbye, Index, Message, Text
+from engine.protocol.base import Count, Decoder, Goodbye, Index, Message, Seconds, Text
+
+
+class Debt(Struct, frozen=True, array_like=True, gc=False):
+    debtor: Index
+    num_blocks: Count
+
+
+class StepSample(Struct, frozen=True, array_like=True, gc=False):
+    """One timed step."""
+
+    num_rows: Count
+    local_keys: Count
+    """keys attended to in the own pool, summed over rows"""
+    remote_keys: Count
+    seconds: Seconds
 
 
 class Heartbeat(Message, frozen=True):
@@ -20,15 +35,10 @@ class Heartbeat(Message, frozen=True):
     num_lent: Count
     num_lend_cap: Count
     """most blocks it would ever lend"""
-
-
-class BorrowQuery(Message, frozen=True):
-    """Who could lend this many blocks? Answer: BorrowOffer."""
-
-    query: Count
-    instance: Index
-    host: Text
-    num_blocks: Count
+    num_cached: Count = 0
+    """blocks kept for their content, that others may pin"""
+    lent: Annotated[list[Debt], Meta(max_length=1 << 16)] = []
+    """who owes how many blocks"""
 
 
 class Creditor(Struct, frozen=True, array_like=True, gc=False):
@@ -39,6 +49,90 @@ class Creditor(Struct, frozen=True, array_like=True, gc=False):
     address: Text
     host: Text
     num_lendable: Count
+    num_cached: Count = 0
+
+
+class SequenceLoad(Struct, frozen=True, array_like=True, gc=False):
+    """A running sequence, as its step reports it."""
+
+    sequence: Count
+    num_blocks: Count
+    num_local: Count
+    """sealed blocks in the own pool, which could be lent"""
+    age_s: Seconds
+    num_output: Count = 0
+
+
+class Load(Message, frozen=True):
+    """A step's state, sent often and whole (PAPER 2.3: the request placement entries).
+
+    Answer: none. The planner may send Move and Settle to the step that sent it.
+    """
+
+    instance: Index
+    epoch: Count
+    num_running: Count
+    num_waiting: Count
+    waiting_blocks: Count
+    """blocks that the waiting sequences need"""
+    sequences: Annotated[list[SequenceLoad], Meta(max_length=1 << 16)]
+    step_s: Seconds = 0.0
+    """mean seconds of a decode step lately"""
+    num_draining: Index = 0
+    """1 while the instance leaves: nothing is planned onto it"""
+    samples: Annotated[list[StepSample], Meta(max_length=256)] = []
+    """timed decode steps since the last report; the performance model learns from them"""
+
+
+class Move(Message, frozen=True):
+    """Planner to a step: lend blocks of a sequence to another instance (PAPER 2.3: move_kvcache).
+
+    Advice: the step reserves first, and does nothing when the creditor refuses.
+    """
+
+    sequence: Count
+    num_blocks: Count
+    to: Creditor
+
+
+class Settle(Message, frozen=True):
+    """Planner to a step: bring blocks home from a creditor, one at a time (PAPER 2.2: DGFM).
+
+    Part of a cycle of debts: each member's return makes the room for the next one's.
+    """
+
+    creditor: Index
+    num_blocks: Count
+    within_s: Seconds
+
+
+class Freeze(Message, frozen=True):
+    """Planner to a pool: for so long, blocks that come back are for the own step only.
+
+    A lease, so that a planner that vanishes freezes nobody for ever.
+    """
+
+    num_blocks: Count
+    for_s: Seconds
+
+
+class Evacuate(Message, frozen=True):
+    """An operator to the planner, the planner to the step: leave without losing anything.
+
+    Running sequences are handed over, lent blocks called home; with ``leave`` the instance ends.
+    """
+
+    instance: Index
+    leave: bool = True
+
+
+class BorrowQuery(Message, frozen=True):
+    """Who could lend this many blocks? Answer: BorrowOffer."""
+
+    query: Count
+    instance: Index
+    host: Text
+    num_blocks: Count
 
 
 class BorrowOffer(Message, frozen=True):
@@ -69,11 +163,14 @@ class Member(Struct, frozen=True, array_like=True, gc=False):
     num_free: Count
     num_lent: Count
     num_lendable: Count
+    num_cached: Count = 0
+    pool_address: Text = ""
+    draining: bool = False
 
 
 class Members(Message, frozen=True):
     members: Annotated[list[Member], Meta(max_length=1 << 16)]
 
 
-TO_PLANNER = Decoder(Heartbeat, BorrowQuery, Register, MembersQuery, Goodbye)
-FROM_PLANNER = Decoder(BorrowOffer, Members, Goodbye)
+TO_PLANNER = Decoder(Heartbeat, Load, BorrowQuery, Register, MembersQuery, Evacuate, Goodbye)
+FROM_PLANNER = Decoder(BorrowOffer, Members, Move, Settle, Freeze, Evacuate, Goodbye)

@@ -4,7 +4,19 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from engine.protocol.base import MAX_BLOCKS, Blocks, Count, Decoder, Index, Message, Text
+from engine.protocol.base import (
+    MAX_BLOCKS,
+    Blocks,
+    Content,
+    Contents,
+    Count,
+    Decoder,
+    Index,
+    Lease,
+    Message,
+    Seconds,
+    Text,
+)
 
 
 class Hello(Message, frozen=True):
@@ -36,6 +48,8 @@ class Draw(Message, frozen=True):
 
     num_blocks: Index
     staging: bool = False
+    recall: bool = False
+    """call lent blocks back for what is missing; they are kept for the next Draw"""
 
 
 class Drawn(Message, frozen=True):
@@ -43,12 +57,26 @@ class Drawn(Message, frozen=True):
     num_free: Count
     """free blocks left in the pool"""
     staging: bool = False
+    num_recalled: Count = 0
+    """blocks on their way back for this step: free within ``recall_s`` at the latest"""
+    recall_s: float = 0.0
 
 
 class Give(Message, frozen=True):
     """The pool's own step returns blocks it drew. No answer."""
 
     blocks: Blocks
+    contents: Contents = []
+    """chain hash of each block, to be kept for whoever pins it; empty, or empty bytes: freed"""
+
+
+class Strain(Message, frozen=True):
+    """The pool's own step misses its token times: keep others' computations out for so long.
+
+    No answer. While it lasts the pool answers Ask with Busy.
+    """
+
+    for_s: Seconds
 
 
 class Reserve(Message, frozen=True):
@@ -56,7 +84,9 @@ class Reserve(Message, frozen=True):
 
     reservation: Count
     num_blocks: Index
-    lease_s: Annotated[float, Meta(gt=0, le=3600)]
+    lease_s: Lease
+    age_s: Seconds = 0.0
+    """how long the request has waited; the creditor calls blocks back from younger ones for it"""
 
 
 class Granted(Message, frozen=True):
@@ -87,6 +117,41 @@ class Release(Message, frozen=True):
 
     loan: Count
     slots: Blocks = []
+    keep: bool = False
+    """committed slots with a content hash stay cached at the holder"""
+
+
+class Recall(Message, frozen=True):
+    """The creditor wants slots back: Release them within ``within_s``, or they are taken.
+
+    What is taken is gone: the debtor hears FencedOff with the loan. Answer: Release.
+    """
+
+    loan: Count
+    slots: Blocks
+    within_s: Seconds
+
+
+class Pin(Message, frozen=True):
+    """Lend me, for reading, those of these contents that you have; idempotent by ``reservation``.
+
+    Answer: Pinned. A pin is a loan of committed slots: renewed, attached, read, released like one.
+    """
+
+    reservation: Count
+    contents: Contents
+    lease_s: Lease
+
+
+class Pinned(Message, frozen=True):
+    reservation: Count
+    loan: Count
+    """0 when nothing was found"""
+    found: Blocks
+    """indexes into the contents asked for, ascending; slot i of the loan holds ``found[i]``"""
+    blocks: Blocks
+    generations: Annotated[list[Count], Meta(max_length=MAX_BLOCKS)]
+    lease_s: float
 
 
 class Released(Message, frozen=True):
@@ -104,6 +169,10 @@ class Write(Message, frozen=True):
     slot: Index
     offset: Count
     last: bool
+    content: Content = b""
+    """in the last part: the block's chain hash, empty when unknown"""
+    checksum: Count = 0
+    """in the last part: CRC-32 of the whole block plus one; 0 when not computed"""
 
 
 class Ack(Message, frozen=True):
@@ -172,6 +241,13 @@ class Answer(Message, frozen=True):
     slice: Index
 
 
+class Busy(Message, frozen=True):
+    """The holder's own step comes first: the data is intact, ask again after ``for_s``."""
+
+    step: Count
+    for_s: Seconds
+
+
 class FencedOff(Message, frozen=True):
     """The pool's books do not match; ``step`` is 0 outside a step. ``loans`` are those that ended,
     empty when only the attached table is wrong."""
@@ -182,8 +258,34 @@ class FencedOff(Message, frozen=True):
 
 
 TO_POOL = Decoder(
-    Hello, Draw, Give, Reserve, Renew, Release, Write, Read, Attach, Detach, Begin, Ask
+    Hello,
+    Draw,
+    Give,
+    Strain,
+    Reserve,
+    Pin,
+    Renew,
+    Release,
+    Write,
+    Read,
+    Attach,
+    Detach,
+    Begin,
+    Ask,
 )
 FROM_POOL = Decoder(
-    Welcome, Rejected, Drawn, Granted, Refused, Renewed, Released, Ack, Data, Answer, FencedOff
+    Welcome,
+    Rejected,
+    Drawn,
+    Granted,
+    Refused,
+    Pinned,
+    Renewed,
+    Released,
+    Recall,
+    Ack,
+    Data,
+    Answer,
+    Busy,
+    FencedOff,
 )
