@@ -235,7 +235,7 @@ def build_loop(
         runner=ModelRunner(checkpoint.model, backend),
         backend=backend,
         lenders=lenders,
-        mover=Mover(lenders, pool),
+        mover=Mover(lenders, pool, checksums=config.pool.lending.checksums),
         to_planner=to_planner,
         to_client=to_client,
         callbacks=[*callbacks, *(kind() for kind in callback_classes(config))],

@@ -12,6 +12,7 @@ from engine.protocol import (
     FROM_STEP,
     Failed,
     Goodbye,
+    HandedOver,
     Member,
     Members,
     MembersQuery,
@@ -108,6 +109,10 @@ class Client:
                 time.sleep(0.05)
                 continue
             for message in self._step(address).receive(0.1):
+                if isinstance(message, HandedOver):  # it leaves: go on elsewhere, from the start
+                    others = [m for m in self.members() if m.instance != instance]
+                    instance = next((m.instance for m in others if m.step_address), instance)
+                    next_look = 0.0
                 if _is_for(message, f"generate-{attempt}"):
                     done = self._take(message, answer, began, on_token, on_prefill)
                     if done:

@@ -10,19 +10,32 @@ from torch import Tensor
 
 from engine.attention.dist import DistAttention, Travel
 from engine.attention.lenders import Lenders
+from engine.attention.slices import WontFit
 from engine.callbacks import Callback
 from engine.core import Plan, Request
 from engine.errors import PeerLost
+from engine.fetcher import Fetcher
 from engine.model.runner import ModelRunner
 from engine.model.sampler import sample
 from engine.mover import Mover
 from engine.protocol import Ack, Draw, Drawn, FencedOff, Granted, Message, Report
-from engine.scheduler.effects import Connect, Effect, Finish, Move, ToClient, ToPlanner, ToPool
+from engine.scheduler.effects import (
+    Cancel,
+    Connect,
+    Effect,
+    Fetch,
+    Finish,
+    Move,
+    ToClient,
+    ToPlanner,
+    ToPool,
+)
 from engine.scheduler.scheduler import Scheduler
 
 CONNECT_S = 2.0
-MAX_MISSED_STEPS = 3
-"""a holder that misses its deadline in so many steps in a row is given up"""
+MAX_MISSED_STEPS = 1
+"""a holder that misses its deadline in so many steps in a row is given up: one wait, then what it
+held is computed again"""
 
 
 class Loop:
@@ -48,6 +61,7 @@ class Loop:
         self._backend = backend
         self.lenders = lenders
         self._mover = mover
+        self._fetcher = Fetcher(backend.reads)
         self._to_planner = to_planner
         self._to_client = to_client
         self._callbacks = tuple(callbacks)
@@ -72,7 +86,12 @@ class Loop:
         began = time.perf_counter()
         for callback in self._callbacks:
             callback.on_step_start(plan)
-        logits_NV, poisoned = self._runner.run(plan)
+        try:
+            logits_NV, poisoned = self._runner.run(plan)
+        except WontFit as error:
+            self.scheduler.refuse(error.sequence, str(error))
+            self._perform()
+            return True
         next_ids = self._sample(plan, logits_NV)
         self.scheduler.commit(plan, next_ids, poisoned)
         self._perform()
@@ -90,12 +109,15 @@ class Loop:
                 self.lenders.drop(instance, f"it missed its deadline in {missed} steps in a row")
         while self.lenders.lost:
             self._lose(*self.lenders.lost.popitem())
+        for fetch in self._fetcher.arrived():
+            self.scheduler.on_fetched(fetch.sequence, fetch.leaf, self._clock())
         self._mover.push()
         self._perform()
 
     def wait(self, timeout_s: float, also: Sequence[int] = ()) -> None:
         """Sleep until a pool or a file descriptor has something to say."""
-        self.lenders.wait(0.001 if self._mover.busy else timeout_s, also)
+        busy = self._mover.busy or self._fetcher.busy
+        self.lenders.wait(0.001 if busy else timeout_s, also)
 
     def _take(self, instance: int, message: Message) -> None:
         if isinstance(message, Ack):
@@ -119,6 +141,7 @@ class Loop:
         self._backend.forget_tables(instance)
         self._backend.staging.forget(instance)
         self._mover.drop_instance(instance)
+        self._fetcher.drop_instance(instance)
         self.scheduler.on_lost(instance, self._clock())
         for callback in self._callbacks:
             callback.on_peer_lost(instance, reason)
@@ -146,6 +169,11 @@ class Loop:
                 self._to_client(effect.request_id, effect.message)
             case Move():
                 self._mover.add(effect)
+            case Fetch():
+                self._fetcher.add(effect)
+            case Cancel():
+                self._mover.cancel(effect.sequence, effect.leaf)
+                self._fetcher.cancel(effect.sequence, effect.leaf)
             case Connect():
                 try:
                     self.lenders.connect(effect.instance, effect.address, CONNECT_S)
@@ -156,6 +184,7 @@ class Loop:
 
     def _finish(self, effect: Finish) -> None:
         self._mover.cancel(effect.sequence)
+        self._fetcher.cancel(effect.sequence)
         self._backend.forget_sequence(effect.sequence)
         if not effect.final:
             return

@@ -1,6 +1,9 @@
 """Mover: copies sealed blocks to lent slots in the background, a bounded amount at a time."""
 
+import zlib
 from collections import Counter, deque
+
+from msgspec import structs
 
 from engine.attention.lenders import Lenders
 from engine.memory.base import MemoryPool
@@ -11,8 +14,10 @@ from engine.scheduler.effects import Move
 class Mover:
     """Moves are sent in parts, in order, per holder; a move ends with the holder's Ack."""
 
-    def __init__(self, lenders: Lenders, pool: MemoryPool) -> None:
+    def __init__(self, lenders: Lenders, pool: MemoryPool, *, checksums: bool = False) -> None:
+        """``checksums``: holders check each block against its CRC-32."""
         self._lenders = lenders
+        self._checksums = checksums
         self._pool = pool
         self._queues: dict[int, deque[tuple[Move, int, int]]] = {}
         self._sent: dict[tuple[int, int, int], Move] = {}
@@ -29,11 +34,15 @@ class Mover:
         queue.extend((move, at, min(at + part_bytes, size)) for at in range(0, size, part_bytes))
         self._sent[move.to.instance, move.to.loan, move.to.slot] = move
 
-    def cancel(self, sequence: int) -> None:
-        """Stop the sequence's moves; what is queued at the channel still goes, to no effect."""
+    def cancel(self, sequence: int, leaf: int | None = None) -> None:
+        """Stop one leaf's move, or all of the sequence's; what the channel has still goes."""
+
+        def goes_on(move: Move) -> bool:
+            return move.sequence != sequence or leaf not in (None, move.leaf)
+
         for instance, queue in self._queues.items():
-            self._queues[instance] = deque(part for part in queue if part[0].sequence != sequence)
-        self._sent = {k: move for k, move in self._sent.items() if move.sequence != sequence}
+            self._queues[instance] = deque(part for part in queue if goes_on(part[0]))
+        self._sent = {key: move for key, move in self._sent.items() if goes_on(move)}
 
     def drop_instance(self, instance: int) -> None:
         self._queues.pop(instance, None)
@@ -46,10 +55,12 @@ class Mover:
             # One part may wait here; queries that come behind it must not wait for more.
             while queue and self._lenders.unsent_bytes(instance) < part_bytes:
                 move, offset, end = queue.popleft()
+                block = self._pool.block(move.block)
                 write = Write(move.to.loan, move.to.slot, offset, end == size)
-                if not self._lenders.send(
-                    instance, write, self._pool.block(move.block)[offset:end]
-                ):
+                if write.last:
+                    checksum = zlib.crc32(block) + 1 if self._checksums else 0
+                    write = structs.replace(write, content=move.content, checksum=checksum)
+                if not self._lenders.send(instance, write, block[offset:end]):
                     break
 
     def on_ack(self, instance: int, ack: Ack) -> Move | None:

@@ -17,6 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from engine.attention.base import AttentionBackend, Partial
+from engine.attention.block_reads import BlockReads
 from engine.attention.kernel_backend import as_numpy
 from engine.attention.lenders import Lenders
 from engine.attention.local import LocalBackend, NodeRows, rows_of_nodes
@@ -25,7 +26,7 @@ from engine.attention.staging import StagingCache
 from engine.attention.tree import MergeProgram, Node, Piece
 from engine.core import ITEM_BYTES, BlockRef, Plan
 from engine.errors import ConfigError
-from engine.protocol import Answer, Ask, Attach, Begin, Detach, FencedOff
+from engine.protocol import Answer, Ask, Attach, Begin, Busy, Detach, FencedOff
 
 
 @dataclass(slots=True)
@@ -70,8 +71,9 @@ class DistAttention(AttentionBackend):
         self.local = local
         self._lenders = lenders
         lenders.on_answer = self._on_answer
-        lenders.on_fenced = self._on_fenced
-        self.staging = StagingCache(lenders, local.pool, self.num_staging_blocks)
+        lenders.on_declined = self._on_declined
+        self.reads = BlockReads(lenders, local.pool)
+        self.staging = StagingCache(self.reads, local.pool, self.num_staging_blocks)
         self.travel: dict[int, Travel] = {}
         self.missed: Counter[int] = Counter()
         """steps in a row in which a holder missed its deadline"""
@@ -252,7 +254,7 @@ class DistAttention(AttentionBackend):
         rows.out_RHD.numpy().reshape(-1)[:] = got[:num_out]
         rows.lse_RH.numpy().reshape(-1)[:] = got[num_out:]
 
-    def _on_fenced(self, instance: int, message: FencedOff) -> None:
+    def _on_declined(self, instance: int, message: FencedOff | Busy) -> None:
         if message.step == self._plan.step:
             self._failed.add(instance)
 

@@ -17,6 +17,7 @@ from engine.memory.base import header_bytes
 from engine.protocol import (
     FROM_POOL,
     Answer,
+    Busy,
     Data,
     FencedOff,
     Hello,
@@ -57,7 +58,7 @@ class Lenders:
         self.required_kernel = ""
         """when set, a lender whose kernel differs is refused by name"""
         self.on_answer: Callable[[int, Answer, memoryview], None] | None = None
-        self.on_fenced: Callable[[int, FencedOff], None] | None = None
+        self.on_declined: Callable[[int, FencedOff | Busy], None] | None = None
         self.on_data: Callable[[int, Data, memoryview], None] | None = None
 
     def connect(self, instance: int, address: str, timeout_s: float) -> None:
@@ -143,9 +144,9 @@ class Lenders:
             case Data():
                 if self.on_data:
                     self.on_data(lender.instance, message, body)
-            case FencedOff():
-                if self.on_fenced:
-                    self.on_fenced(lender.instance, message)
+            case FencedOff() | Busy():
+                if self.on_declined:
+                    self.on_declined(lender.instance, message)
                 self.inbox.append((lender.instance, message))
             case Welcome():
                 self._welcome(lender, message)

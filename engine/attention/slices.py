@@ -10,6 +10,14 @@ from engine.errors import CapacityError
 from engine.protocol import AskSpan
 
 
+class WontFit(CapacityError):
+    """One query's partials of ``sequence`` are more than a message may hold."""
+
+    def __init__(self, sequence: int, reason: str) -> None:
+        self.sequence = sequence
+        super().__init__(reason)
+
+
 @dataclass(slots=True)
 class Slice:
     """Segments that are asked for with one message a layer."""
@@ -98,12 +106,14 @@ def holder_steps(
         instance: {index: cover(list(leaves)) for index, leaves in spans.items()}
         for instance, spans in remote.items()
     }
-    most = max((len(n) for spans in nodes.values() for n in spans.values()), default=1)
+    widest = [(len(n), index) for spans in nodes.values() for index, n in spans.items()]
+    most, index = max(widest, default=(1, 0))
     max_rows = min(SEGMENT_ROWS, max_body_bytes // (most * node_row_bytes))
     if not max_rows:
-        raise CapacityError(
+        raise WontFit(
+            plan.spans[index].sequence,
             f"one query's {most} partials of {node_row_bytes} bytes do not fit a message of "
-            f"{max_body_bytes} bytes; raise transport.options.max_body_bytes"
+            f"{max_body_bytes} bytes; raise transport.options.max_body_bytes",
         )
     cuts = cut(plan, max_rows)
     steps = {

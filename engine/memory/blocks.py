@@ -105,6 +105,15 @@ class BlockStore:
         """The chain hash of a sealed block, None while it is open."""
         return self._hashes.get(block)
 
+    def remove(self, blocks: Sequence[int]) -> None:
+        """Used blocks leave the store, for the pool to keep; each must have one user only."""
+        self._require_used(blocks)
+        if any(self._references[block] != 1 for block in blocks):
+            raise ValueError("a block that leaves has other users")
+        for block in blocks:
+            del self._references[block]
+            self._hashes.pop(block, None)
+
     def check(self) -> None:
         free = set(self._free)
         assert len(free) == len(self._free), "a block is free twice"

@@ -35,6 +35,8 @@ class Lending:
         """how much slower a debtor's clock may run; leases last this share longer here"""
         zero_on_return: bool = False
         """overwrite blocks that a debtor gave back"""
+        checksums: bool = False
+        """check the CRC-32 of each block that is written here, and again before it is used"""
 
         def __post_init__(self) -> None:
             if not (0 <= self.lend_fraction <= 1 and self.keep_blocks >= 0):

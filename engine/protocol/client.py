@@ -44,13 +44,12 @@ class Failed(Message, frozen=True):
 
 
 class HandedOver(Message, frozen=True):
-    """The step gives this request up for another instance; its sealed blocks stay cached.
+    """The step gives this request up; its sealed blocks stay cached where they lie.
 
-    The frontend sends it again, behind the tokens that came, to instance ``to``.
+    The frontend sends it again, behind the tokens that came, to another instance.
     """
 
     request_id: Text
-    to: Index
 
 
 class Abort(Message, frozen=True):

@@ -1,21 +1,24 @@
 """Admission: the queue, and how a sequence gets memory before it runs and while it grows. No I/O.
 
-One sequence is placed at a time, in order of arrival: draw what the own pool has, let the
-placement decide, borrow the rest all or nothing; who finds nothing gives everything back and
-pauses, longer each time.
+One sequence is placed at a time: those that lost blocks first, then in order of arrival. Draw what
+the own pool has, call back what it lent, let the placement decide, borrow the rest all or nothing.
+Who finds nothing gives back what it was just given and pauses, longer each time.
 """
 
 from engine.core import BlockLayout
 from engine.errors import CapacityError
-from engine.protocol import Failed
+from engine.protocol import Creditor, Drawn, Failed
 from engine.scheduler.base import Need, Placement
 from engine.scheduler.effects import Effect, ToClient
 from engine.scheduler.holdings import Holdings
 from engine.scheduler.negotiator import Negotiator, NotPlaced, Placed
+from engine.scheduler.pins import Pins
 from engine.scheduler.sequence import Sequence, State
 
 SURE_TRIES = 3
 """a planner that was just restarted has not heard of all pools: ask so often before refusing"""
+REDRAW_S = 0.02
+"""between two looks for recalled blocks that came back"""
 
 
 class Admission:
@@ -30,10 +33,12 @@ class Admission:
         placement: Placement,
         holdings: Holdings,
         negotiator: Negotiator,
+        pins: Pins,
         num_blocks: int,
         working_blocks: int,
         grow_blocks: int,
         retry_s: float,
+        lease_s: float,
         effects: list[Effect],
     ) -> None:
         self._instance = instance
@@ -42,39 +47,50 @@ class Admission:
         self._placement = placement
         self._holdings = holdings
         self._negotiator = negotiator
+        self._pins = pins
         self._num_blocks = num_blocks
         self._working_blocks = working_blocks
         self._grow_blocks = grow_blocks
         self._retry_s = retry_s
+        self._lease_s = lease_s
         self.waiting: list[Sequence] = []
         self.placing: Sequence | None = None
         self._draw_for: Sequence | None = None
         """who the draw under way is for: the one being placed, or a running one"""
+        self._redraw: tuple[float, float] | None = None
+        """recalled blocks are coming for the one being placed: when to look, and until when"""
         self._growing: dict[int, Sequence] = {}
         self._effects = effects
 
     def admit(self, now: float) -> None:
-        """Start to place the first sequence of the queue, if none is being placed."""
-        if self.placing or not self.waiting or self.waiting[0].not_before > now:
+        """Start to place the next sequence, if none is being placed; go on with one that waits."""
+        if self.placing:
+            self._go_on(self.placing, now)
             return
-        if self._holdings.drawing or self._growing:
+        if not self.waiting or self._holdings.drawing or self._growing:
             return  # running ones come first
-        sequence = self.waiting.pop(0)
+        sequence = min(self.waiting, key=lambda one: (not one.is_wounded, one.number))
+        if sequence.not_before > now:
+            return
+        self.waiting.remove(sequence)
         self.placing, sequence.state = sequence, State.PLACING
-        missing = self._blocks(sequence) - self._holdings.store.num_free
-        if missing > 0:
-            self._draw_for = sequence
-            self._holdings.draw(missing)
-        else:
-            self._place(sequence, now)
+        if sequence.table or not self._pins.search(sequence, self._lease_s, now):
+            self._draw(sequence, now)
 
-    def on_drawn(self, num_drawn: int, now: float) -> None:
+    def on_drawn(self, drawn: Drawn, now: float) -> None:
         sequence, self._draw_for = self._draw_for, None
         if sequence is None:
             return
         if sequence is self.placing:
+            missing = self._num_missing(sequence)
+            if missing > 0 and drawn.num_recalled:
+                _, until = self._redraw or (now, now + drawn.recall_s)
+                if now < until:
+                    self._redraw = (now + REDRAW_S, until)
+                    return
+            self._redraw = None
             self._place(sequence, now)
-        elif sequence.state is State.RUNNING and not num_drawn:
+        elif sequence.state is State.RUNNING and not drawn.blocks:
             self._borrow_more(sequence, now)
 
     def grow(self, sequence: Sequence) -> None:
@@ -82,7 +98,18 @@ class Admission:
         if self._draw_for or self._holdings.drawing or sequence.number in self._growing:
             return
         self._draw_for = sequence
-        self._holdings.draw(self._grow_blocks)
+        self._holdings.draw(self._grow_blocks, recall=True)
+
+    def lend_out(
+        self, sequence: Sequence, num_blocks: int, now: float, to: Creditor | None = None
+    ) -> None:
+        """Move some of a running sequence's oldest own leaves away, to ``to`` if it is named."""
+        num_blocks = min(num_blocks, len(self._holdings.own_sealed(sequence)))
+        if not num_blocks or sequence.number in self._growing:
+            return
+        self._growing[sequence.number] = sequence
+        need = self._need(num_blocks + 1, 1, 0)  # all but the tail is to be lent
+        self._negotiator.borrow(sequence.number, need, now, arrived=sequence.arrived, to=to)
 
     def on_placed(self, placed: Placed) -> Sequence | None:
         """Memory was found; returns the sequence if it starts to run with it."""
@@ -93,16 +120,24 @@ class Admission:
         sequence = self.placing
         assert sequence is not None
         assert sequence.number == placed.sequence
+        wanted = sequence.to_place(self._layout.tokens)
         leaves = {
             leaf: instance
-            for leaf, instance in enumerate(placed.holders)
+            for leaf, instance in zip(wanted, placed.holders, strict=False)
             if instance != self._instance
         }
         self._holdings.adopt(sequence, placed.grants, leaves)
-        return self._start(sequence, len(placed.holders) - len(leaves), bool(leaves))
+        self.placing = None
+        num_own = len(wanted) - len(leaves)
+        self._holdings.trim(sequence, num_own + (self._working_blocks if leaves else 0))
+        sequence.state, sequence.num_tries = State.RUNNING, 0
+        return sequence
 
     def on_not_placed(self, failed: NotPlaced, now: float) -> Sequence | None:
-        """Nothing was found; returns the running sequence that must make room, if one grew."""
+        """Nothing was found; returns the sequence that must give way, if there is one.
+
+        That is a running one that wanted to grow, or one with holes that found no room for them.
+        """
         grown = self._growing.pop(failed.sequence, None)
         if grown is not None:
             return grown
@@ -112,8 +147,9 @@ class Admission:
         self.placing = None
         self._holdings.trim(sequence, 0)
         sequence.num_tries += 1
-        if failed.hopeless and sequence.num_tries >= SURE_TRIES:
-            wanted = self._blocks(sequence)
+        is_sure = sequence.num_tries >= SURE_TRIES
+        if failed.hopeless and is_sure and not sequence.table:
+            wanted = len(sequence.to_place(self._layout.tokens))
             reason = (
                 f"a context of {len(sequence.token_ids)} tokens needs {wanted} blocks of "
                 f"{self._layout.tokens}; this instance has {self._num_blocks}. {failed.reason}"
@@ -126,7 +162,7 @@ class Admission:
         # Instances that refuse each other must not try again in step.
         sequence.not_before = now + pause * (1 + self._instance % 7 / 10)
         self.queue_again(sequence)
-        return None
+        return sequence if sequence.table and is_sure else None
 
     def queue_again(self, sequence: Sequence) -> None:
         """Back into the queue, at its place by arrival."""
@@ -137,17 +173,39 @@ class Admission:
     def withdraw(self, sequence: Sequence) -> None:
         """The sequence no longer wants memory: it ends or starts over."""
         self._negotiator.cancel(sequence.number)
+        self._pins.cancel(sequence)
         self._growing.pop(sequence.number, None)
         if self._draw_for is sequence:
             self._draw_for = None
         if self.placing is sequence:
-            self.placing = None
+            self.placing = self._redraw = None
         if sequence in self.waiting:
             self.waiting.remove(sequence)
 
-    def _blocks(self, sequence: Sequence) -> int:
-        """Blocks of all its tokens and one more, whose keys the first decode step writes."""
-        return self._layout.blocks_for(len(sequence.token_ids) + 1)
+    def num_missing_blocks(self) -> int:
+        """Blocks that all waiting sequences want."""
+        tokens = self._layout.tokens
+        return sum(len(sequence.to_place(tokens)) for sequence in self.waiting)
+
+    def _go_on(self, sequence: Sequence, now: float) -> None:
+        found = self._pins.result(now)
+        if found is not None:
+            self._draw(found, now)
+        elif self._redraw is not None and now >= self._redraw[0] and not self._holdings.drawing:
+            self._draw(sequence, now)
+
+    def _num_missing(self, sequence: Sequence) -> int:
+        """Own blocks that would spare it any borrowing."""
+        there = len(sequence.spare) + self._holdings.store.num_free
+        return len(sequence.to_place(self._layout.tokens)) - there
+
+    def _draw(self, sequence: Sequence, now: float) -> None:
+        missing = self._num_missing(sequence)
+        if missing > 0:
+            self._draw_for = sequence
+            self._holdings.draw(missing, recall=True)
+        else:
+            self._place(sequence, now)
 
     def _need(self, num_blocks: int, num_local: int, working_blocks: int) -> Need:
         return Need(
@@ -160,36 +218,35 @@ class Admission:
         )
 
     def _place(self, sequence: Sequence, now: float) -> None:
-        num_blocks = self._blocks(sequence)
-        self._holdings.reserve(sequence, min(num_blocks, self._holdings.store.num_free))
-        need = self._need(num_blocks, len(sequence.spare), self._working_blocks)
+        wanted = sequence.to_place(self._layout.tokens)
+        missing = len(wanted) - len(sequence.spare)
+        if missing > 0:
+            self._holdings.reserve(sequence, min(missing, self._holdings.store.num_free))
+        num_local, working = len(sequence.spare), self._working_blocks
+        has_tail = not wanted or wanted[-1] < len(sequence.table)
+        if has_tail:  # the last leaf is at home already
+            num_local += 1
+            working = min(working, len(sequence.spare))
+        need = self._need(len(wanted) + has_tail, num_local, working)
+        if wanted and not sequence.spare:
+            reason = "not one block of the own pool is free to compute keys in"
+            self._negotiator.outcomes.append(NotPlaced(sequence.number, reason, False))
+            return
         try:
             holders = self._placement.place(need, ())
         except CapacityError:
-            self._negotiator.borrow(sequence.number, need, now)
+            self._negotiator.borrow(sequence.number, need, now, arrived=sequence.arrived)
         else:
             self._negotiator.outcomes.append(Placed(sequence.number, holders, {}))
 
-    def _start(self, sequence: Sequence, num_own: int, lends: bool) -> Sequence:
-        self.placing = None
-        self._holdings.trim(sequence, num_own + (self._working_blocks if lends else 0))
-        sequence.state, sequence.num_tries = State.RUNNING, 0
-        return sequence
-
     def _borrow_more(self, sequence: Sequence, now: float) -> None:
         self._growing[sequence.number] = sequence
-        need = self._need(self._grow_blocks + 1, 1, 0)  # all but the tail is to be lent
-        self._negotiator.borrow(sequence.number, need, now)
+        need = self._need(self._grow_blocks + 1, 1, 0)
+        self._negotiator.borrow(sequence.number, need, now, arrived=sequence.arrived)
 
     def _adopt_more(self, sequence: Sequence, placed: Placed) -> None:
         """The oldest own sealed leaves move to the new slots and leave their blocks behind."""
-        num_sealed = sequence.num_computed // self._layout.tokens
-        own = [
-            leaf
-            for leaf in range(num_sealed)
-            if not sequence.table[leaf].loan and leaf not in sequence.targets
-        ]
         slots = [instance for instance in placed.holders if instance != self._instance]
-        leaves = dict(zip(own, slots, strict=False))
+        leaves = dict(zip(self._holdings.own_sealed(sequence), slots, strict=False))
         self._holdings.adopt(sequence, placed.grants, leaves)
         self._holdings.move_sealed(sequence)

@@ -43,6 +43,26 @@ class Move:
     leaf: int
     block: int
     to: BlockRef
+    content: bytes
+    """the block's chain hash"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The leaf stays where it is: stop its Move or Fetch. Comes before its slot is released."""
+
+    sequence: int
+    leaf: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Copy a lent block into an own one; reported back when it is whole."""
+
+    sequence: int
+    leaf: int
+    ref: BlockRef
+    block: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,4 +78,4 @@ class Finish:
     recomputed_tokens: int
 
 
-Effect = ToPool | ToPlanner | ToClient | Connect | Move | Finish
+Effect = ToPool | ToPlanner | ToClient | Connect | Move | Cancel | Fetch | Finish

@@ -8,7 +8,7 @@ from engine.core import BlockLayout, BlockRef
 from engine.memory.blocks import ROOT, BlockStore
 from engine.protocol import Draw, Drawn, Give, Granted, Release
 from engine.scheduler.debts import Debts
-from engine.scheduler.effects import Effect, Finish, Move, ToPool
+from engine.scheduler.effects import Cancel, Effect, Finish, Move, ToPool
 from engine.scheduler.sequence import Sequence
 
 
@@ -24,16 +24,19 @@ class Holdings:
         self.store = BlockStore(block_tokens=layout.tokens)
         self.drawing = False
         """a draw is under way"""
+        self.found_none = False
+        """the last draw brought nothing"""
         self.effects = effects
 
-    def draw(self, num_blocks: int) -> None:
-        """Ask the own pool for blocks, one draw at a time."""
+    def draw(self, num_blocks: int, *, recall: bool) -> None:
+        """Ask the own pool for blocks, one draw at a time; ``recall``: also those it has lent."""
         if not self.drawing:
             self.drawing = True
-            self.effects.append(ToPool(self._instance, Draw(num_blocks)))
+            self.effects.append(ToPool(self._instance, Draw(num_blocks, recall=recall)))
 
     def on_drawn(self, message: Drawn) -> None:
         self.drawing = False
+        self.found_none = not message.blocks
         self.store.add(message.blocks)
 
     def give_surplus(self, keep: int) -> None:
@@ -71,28 +74,42 @@ class Holdings:
                 sequence.loans[instance, loan] -= len(slots)
                 self._release(sequence, instance, loan, slots)
 
-    def grow_table(self, sequence: Sequence) -> None:
-        """The next leaf's block, from what was put aside."""
-        sequence.table.append(BlockRef(self._instance, sequence.spare.pop(0)))
+    def open_leaf(self, sequence: Sequence, leaf: int) -> None:
+        """A block for the leaf's keys, from what was put aside."""
+        ref = BlockRef(self._instance, sequence.spare.pop(0))
+        if leaf < len(sequence.table):  # a hole
+            sequence.table[leaf] = ref
+            sequence.table_version += 1
+        else:
+            sequence.table.append(ref)
 
-    def seal(self, sequence: Sequence, first: int) -> None:
-        """Leaves from ``first`` on that are full are immutable now: hash them, start moves."""
+    def seal(self, sequence: Sequence, first: int, end: int) -> None:
+        """Positions [first, end) are computed: hash the leaves that are full now, start moves."""
         tokens = self._layout.tokens
-        for leaf in range(first, sequence.num_computed // tokens):
-            ref = sequence.table[leaf]
+        for leaf in range(first // tokens, end // tokens):
             parent = sequence.hashes[leaf - 1] if leaf else ROOT
             chunk = sequence.token_ids[leaf * tokens : (leaf + 1) * tokens]
-            sequence.hashes.append(self.store.seal(ref.block, parent, chunk))
+            content = self.store.seal(sequence.table[leaf].block, parent, chunk)
+            if leaf == len(sequence.hashes):
+                sequence.hashes.append(content)
         self.move_sealed(sequence)
 
     def move_sealed(self, sequence: Sequence) -> None:
         """Start the moves of sealed leaves that have a target."""
-        num_sealed = sequence.num_computed // self._layout.tokens
         for leaf, to in sequence.targets.items():
-            if leaf < num_sealed and leaf not in sequence.moving:
-                sequence.moving.add(leaf)
-                block = sequence.table[leaf].block
-                self.effects.append(Move(sequence.number, leaf, block, to))
+            if leaf in sequence.moving or not self._is_sealed(sequence, leaf):
+                continue
+            sequence.moving.add(leaf)
+            block, content = sequence.table[leaf].block, sequence.hashes[leaf]
+            self.effects.append(Move(sequence.number, leaf, block, to, content))
+
+    def own_sealed(self, sequence: Sequence) -> list[int]:
+        """Leaves at home that could be lent, the oldest first."""
+        return [
+            leaf
+            for leaf in range(len(sequence.hashes))
+            if self._is_sealed(sequence, leaf) and leaf not in sequence.targets
+        ]
 
     def moved(self, sequence: Sequence, leaf: int) -> None:
         """The holder has committed the block: use it there, and reuse the own one."""
@@ -104,8 +121,33 @@ class Holdings:
         if sequence.is_prefill or not sequence.spare:
             self.reserve(sequence, 1)
 
-    def drop(self, sequence: Sequence, *, final: bool) -> None:
-        """Give everything back; when it is ``final`` the client gets its report."""
+    def fetched(self, sequence: Sequence, leaf: int, block: int) -> None:
+        """A lent leaf is home again: use it here, give its slot back."""
+        tokens = self._layout.tokens
+        parent = sequence.hashes[leaf - 1] if leaf else ROOT
+        self.store.seal(block, parent, sequence.token_ids[leaf * tokens : (leaf + 1) * tokens])
+        lent, sequence.table[leaf] = sequence.table[leaf], BlockRef(self._instance, block)
+        sequence.table_version += 1
+        self.release_slot(sequence, lent)
+
+    def untarget(self, sequence: Sequence, leaf: int, *, release: bool) -> None:
+        """The leaf stays at home; ``release``: its slot still stands, and goes back."""
+        ref = sequence.targets.pop(leaf)
+        if leaf in sequence.moving:
+            sequence.moving.discard(leaf)
+            self.effects.append(Cancel(sequence.number, leaf))
+        if release:
+            self.release_slot(sequence, ref)
+
+    def release_slot(self, sequence: Sequence, ref: BlockRef) -> None:
+        sequence.loans[ref.instance, ref.loan] -= 1
+        self._release(sequence, ref.instance, ref.loan, [ref.slot])
+
+    def drop(self, sequence: Sequence, *, final: bool, keep: bool = False) -> None:
+        """Give everything back; when it is ``final`` the client gets its report.
+
+        ``keep``: sealed blocks stay cached where they lie, for whoever goes on with the sequence.
+        """
         self.effects.append(
             Finish(
                 sequence.number,
@@ -115,21 +157,45 @@ class Holdings:
                 sequence.recomputed_tokens,
             )
         )
-        own = [ref.block for ref in sequence.table if not ref.loan]
+        own = [ref.block for ref in sequence.table if self._is_own(ref)]
+        if keep:
+            sealed = [block for block in own if self.store.hash_of(block)]
+            self._cache(sealed)
+            own = [block for block in own if block not in sealed]
         self.store.release(own + sequence.spare)
         for instance, loan in list(sequence.loans):
-            self._release(sequence, instance, loan, [])
+            self._release(sequence, instance, loan, [], keep=keep)
         sequence.loans.clear()
         sequence.table.clear()
         sequence.spare.clear()
         sequence.targets.clear()
         sequence.moving.clear()
         sequence.hashes.clear()
+        sequence.holes.clear()
+        sequence.returning.clear()
         sequence.num_computed = 0
         sequence.table_version += 1
 
-    def _release(self, sequence: Sequence, instance: int, loan: int, slots: list[int]) -> None:
-        self.effects.append(ToPool(instance, Release(loan, slots)))
+    def _cache(self, blocks: list[int]) -> None:
+        """Sealed blocks go to the pool, which keeps them for their content."""
+        contents = [self.store.hash_of(block) or b"" for block in blocks]
+        self.store.remove(blocks)
+        if blocks:
+            self.effects.append(ToPool(self._instance, Give(blocks, contents)))
+
+    def _is_sealed(self, sequence: Sequence, leaf: int) -> bool:
+        """The leaf is full and lies in an own block."""
+        if leaf >= len(sequence.hashes) or not self._is_own(sequence.table[leaf]):
+            return False
+        return self.store.hash_of(sequence.table[leaf].block) is not None
+
+    def _is_own(self, ref: BlockRef) -> bool:
+        return ref.instance == self._instance and not ref.loan
+
+    def _release(
+        self, sequence: Sequence, instance: int, loan: int, slots: list[int], *, keep: bool = False
+    ) -> None:
+        self.effects.append(ToPool(instance, Release(loan, slots, keep)))
         if not slots or not sequence.loans[instance, loan]:
             sequence.loans.pop((instance, loan), None)
             self._debts.remove(instance, loan)

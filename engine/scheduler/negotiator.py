@@ -49,6 +49,7 @@ class _Deal:
     need: Need
     started: float
     query: int
+    arrived: float
     num_lend_cap: int = 0
     creditors: list[Creditor] = field(default_factory=list)
     holders: tuple[int, ...] = ()
@@ -82,10 +83,26 @@ class Negotiator:
         self._effects = effects
         self.outcomes: list[Outcome] = []
 
-    def borrow(self, sequence: int, need: Need, now: float) -> None:
-        """Start a deal; its outcome will be in ``outcomes``."""
+    def borrow(
+        self,
+        sequence: int,
+        need: Need,
+        now: float,
+        *,
+        arrived: float | None = None,
+        to: Creditor | None = None,
+    ) -> None:
+        """Start a deal; its outcome will be in ``outcomes``. With ``to`` nobody else is asked.
+
+        ``arrived``: when the request came, so that creditors can prefer the older ones.
+        """
         query = self._take_id()
-        self._deals[sequence] = _Deal(sequence, need, now, query)
+        deal = _Deal(sequence, need, now, query, now if arrived is None else arrived)
+        self._deals[sequence] = deal
+        if to is not None:
+            deal.creditors = [to]
+            self._reserve(deal, now)
+            return
         wanted = max(need.num_blocks - need.num_local, 1)
         self._effects.append(ToPlanner(BorrowQuery(query, need.owner, need.host, wanted)))
 
@@ -168,7 +185,8 @@ class Negotiator:
             deal.asked[reservation] = instance
             num_blocks = deal.holders.count(instance)
             self._effects.append(Connect(instance, by_instance[instance].address))
-            reserve = Reserve(reservation, num_blocks, self._lease_s)
+            age_s = max(0.0, now - deal.arrived)
+            reserve = Reserve(reservation, num_blocks, self._lease_s, age_s)
             self._effects.append(ToPool(instance, reserve))
         if not deal.asked:
             del self._deals[deal.sequence]

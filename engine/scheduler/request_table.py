@@ -9,7 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from engine.core import Request
-from engine.protocol import Abort, Failed, Member, Message, Progress, Report, Submit, Tokens
+from engine.protocol import (
+    Abort,
+    Failed,
+    HandedOver,
+    Member,
+    Message,
+    Progress,
+    Report,
+    Submit,
+    Tokens,
+)
 from engine.scheduler.router import route
 
 
@@ -129,6 +139,8 @@ class RequestTable:
             case Failed() if not entry.done:
                 entry.error_code = message.code
                 self._end(entry, now, error=message.reason)
+            case HandedOver() if not entry.done:
+                self._send(entry, leaving=entry.instance)
             case Progress():
                 pass
 
@@ -153,13 +165,14 @@ class RequestTable:
         entry.finish_reason, entry.error, entry.ended_at = reason, error, now
         self.changed.add(entry.request.request_id)
 
-    def _send(self, entry: Entry) -> None:
+    def _send(self, entry: Entry, leaving: int | None = None) -> None:
         """Begin the next attempt at an instance that is ready; else it waits for one."""
+        members = [m for m in self._members if m.instance != leaving and not m.draining]
         load: dict[int, int] = {}
         for other in self.running:
             if other.instance is not None and other is not entry:
                 load[other.instance] = load.get(other.instance, 0) + other.num_tokens
-        instance = route(entry.num_tokens, self._members, load, self._block_tokens)
+        instance = route(entry.num_tokens, members, load, self._block_tokens)
         entry.instance, entry.address = instance, ""
         if instance is None:
             return

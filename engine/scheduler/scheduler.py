@@ -3,22 +3,29 @@
 ``schedule`` gives the next step's plan, ``commit`` takes its tokens; what must be done outside
 (draw blocks, reserve loans, move sealed blocks, tell clients) is collected by ``take_effects``.
 
-When memory is short: draw from the own pool, borrow, and as the last resort preempt the youngest
-sequence, which is recomputed later.
+When memory is short: draw from the own pool, call back what it lent, borrow, and as the last
+resort preempt the youngest sequence, which is recomputed later. When a holder is lost, only what
+it held is computed again.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from engine import protocol as p
-from engine.core import BlockLayout, Plan, Request, SamplingParams, Span
+from engine.core import BlockLayout, Plan, Request, SamplingParams
 from engine.scheduler.admission import Admission
 from engine.scheduler.base import Placement
+from engine.scheduler.batch import Batch
+from engine.scheduler.clients import Clients
 from engine.scheduler.debts import Debts
-from engine.scheduler.effects import Effect, ToClient
+from engine.scheduler.effects import Effect
 from engine.scheduler.holdings import Holdings
+from engine.scheduler.loads import Loads
 from engine.scheduler.negotiator import Negotiator, Placed
-from engine.scheduler.sequence import Sequence
+from engine.scheduler.pins import Pins
+from engine.scheduler.returns import Returns
+from engine.scheduler.roster import Roster
+from engine.scheduler.sequence import Sequence, State
 
 
 class Scheduler:
@@ -46,12 +53,12 @@ class Scheduler:
         num_blocks: int,
         max_positions: int,
         eos_ids: frozenset[int],
+        epoch: int = 0,
     ) -> None:
         self._config = config
         self._layout = layout
-        self._max_positions = max_positions
-        self._eos_ids = eos_ids
         self._effects: list[Effect] = []
+        self.clients = Clients(max_positions=max_positions, eos_ids=eos_ids, effects=self._effects)
         self.debts = Debts()
         self.holdings = Holdings(
             instance=instance, layout=layout, debts=self.debts, effects=self._effects
@@ -59,6 +66,14 @@ class Scheduler:
         self.negotiator = Negotiator(
             placement, self.debts, effects=self._effects, lease_s=config.lease_s
         )
+        self.pins = Pins(
+            instance=instance,
+            tokens=layout.tokens,
+            salt=self.holdings.store.salt,
+            debts=self.debts,
+            effects=self._effects,
+        )
+        self.returns = Returns(self.holdings)
         self.admission = Admission(
             instance=instance,
             host=host,
@@ -66,52 +81,71 @@ class Scheduler:
             placement=placement,
             holdings=self.holdings,
             negotiator=self.negotiator,
+            pins=self.pins,
             num_blocks=num_blocks,
             working_blocks=layout.blocks_for(config.max_step_tokens) + 1,
             grow_blocks=config.grow_blocks,
             retry_s=config.retry_s,
+            lease_s=config.lease_s,
             effects=self._effects,
         )
-        self.running: list[Sequence] = []
-        self._next_number = self._next_step = 1
-        self.num_preempted = 0
+        self.batch = Batch(layout, config.max_step_tokens)
+        self.loads = Loads(instance, epoch)
+        self.roster = Roster(
+            layout=layout,
+            holdings=self.holdings,
+            admission=self.admission,
+            returns=self.returns,
+            negotiator=self.negotiator,
+            pins=self.pins,
+            debts=self.debts,
+        )
+        self.is_leaving = False
+        self._next_number = 1
 
     # --- what comes in ------------------------------------------------------------------------
 
     def add(self, request: Request) -> None:
         """Queue a request; one that can never run is refused with numbers at once."""
-        num_prompt = len(request.prompt_ids)
-        if not num_prompt:
-            self._fail(request.request_id, "the prompt is empty; send at least one token")
-        elif num_prompt >= self._max_positions:
-            self._fail(
-                request.request_id,
-                f"the prompt has {num_prompt} tokens and the model {self._max_positions} "
-                "positions, one of which an answer needs; shorten the prompt",
-            )
-        else:
+        if self.is_leaving:
+            self.clients.hand_over(request)
+        elif self.clients.accept(request):
             sequence = Sequence(self._next_number, request, list(request.prompt_ids))
             self._next_number += 1
             self.admission.waiting.append(sequence)
 
     def abort(self, request_id: str) -> None:
         """Stop a request wherever it is; its memory is free at once."""
-        for sequence in self._all():
+        for sequence in self.roster.all():
             if sequence.request.request_id == request_id:
                 self._stop(sequence)
 
+    def refuse(self, number: int, reason: str) -> None:
+        """A running sequence that cannot be computed here; the client is told why."""
+        for sequence in [one for one in self.running if one.number == number]:
+            self.roster.drop(sequence, final=False)
+            self.clients.fail(sequence.request, reason)
+
     def on_message(self, instance: int, message: p.Message, now: float) -> None:
-        """A pool's answer."""
+        """A pool's answer, or its wish."""
         match message:
             case p.Drawn():
                 self.holdings.on_drawn(message)
-                self.admission.on_drawn(len(message.blocks), now)
+                self.admission.on_drawn(message, now)
             case p.Granted():
                 self.negotiator.on_granted(instance, message)
             case p.Refused():
                 self.negotiator.on_refused(instance, message, now)
+            case p.Pinned():
+                self.pins.on_pinned(instance, message)
             case p.Renewed():
-                self._lose(self.debts.on_renewed(instance, message), now)
+                self.roster.lose(self.debts.on_renewed(instance, message), now)
+            case p.Recall():
+                self.returns.recall(self.roster.all(), instance, message, now)
+            case p.Busy():
+                for sequence in self.running:
+                    if instance in sequence.holders():
+                        sequence.paused_until = now + message.for_s
             case p.FencedOff():  # which loans stand? The answer to a Renew says it
                 self._effects += self.debts.renew(instance, now)
         self._settle(now)
@@ -120,53 +154,83 @@ class Scheduler:
         self.negotiator.on_offer(offer, now)
         self._settle(now)
 
+    def on_advice(self, message: p.Message, now: float) -> None:
+        """The planner's view and its wishes; it may be late, and is never needed."""
+        match message:
+            case p.Members():
+                self.pins.on_members(message.members)
+            case p.Move():
+                for sequence in self.running:
+                    if sequence.number == message.sequence and not sequence.is_prefill:
+                        self.admission.lend_out(sequence, message.num_blocks, now, message.to)
+            case p.Settle():
+                self.returns.settle(self.running, message.creditor, message.num_blocks)
+            case p.Evacuate():
+                self._leave()
+        self._settle(now)
+
     def on_moved(self, number: int, leaf: int) -> None:
         """The mover's report that a holder has committed a leaf."""
-        for sequence in self.running:
+        for sequence in self.roster.all():
             if sequence.number == number and leaf in sequence.moving:
                 self.holdings.moved(sequence, leaf)
 
+    def on_fetched(self, number: int, leaf: int, now: float) -> None:
+        """The fetcher's report that a leaf has come home."""
+        found = [sequence for sequence in self.roster.all() if sequence.number == number]
+        self.returns.on_fetched(found[0] if found else None, number, leaf)
+        self._settle(now)
+
     def on_lost(self, instance: int, now: float) -> None:
         """An instance's pool is gone: what lay there must be computed again."""
-        self._lose(self.debts.forget(instance), now)
+        gone = self.debts.forget(instance)
+        self.pins.on_lost(gone, instance)
+        self.roster.lose(gone, now)
         self.negotiator.on_lost(instance, now)
         self._settle(now)
 
     def tick(self, now: float) -> None:
-        self._lose(self.debts.expired(now), now)
+        for sequence in self.roster.all():
+            if sequence.arrived is None:
+                sequence.arrived = now
+        self.roster.lose(self.debts.expired(now), now)
         self._effects += self.debts.tick(now)
         self.negotiator.tick(now)
+        short = self.returns.tick(self.roster.all(), now, self.roster.wound)
+        if short is not None and short.state is State.RUNNING:
+            self.admission.lend_out(short, self._config.grow_blocks, now)
         if len(self.running) < self._config.max_num_seqs:
             self.admission.admit(now)
         self._settle(now)
+
+    def load(self, now: float) -> p.Load:
+        """What the planner wants to know of this step."""
+        self.loads.is_leaving = self.is_leaving
+        return self.loads.report(
+            self.running,
+            len(self.roster.all()) - len(self.running),
+            self.admission.num_missing_blocks(),
+            self.holdings,
+            now,
+        )
+
+    @property
+    def evacuated(self) -> bool:
+        """It was told to leave, and nothing is left here."""
+        return self.is_leaving and not self.roster.all()
 
     # --- the step -----------------------------------------------------------------------------
 
     def schedule(self, now: float) -> Plan | None:
         """The next step, or None when nothing can run now."""
         self.tick(now)
-        budget = self._config.max_step_tokens
-        spans: list[Span] = []
-        tokens: list[int] = []
-        sampled: list[int] = []
-        for sequence in sorted(self.running, key=lambda one: (one.is_prefill, one.number)):
-            num_rows = min(budget, len(sequence.token_ids) - sequence.num_computed)
-            if not num_rows or not self._extend_table(sequence, num_rows):
-                continue
-            first = sequence.num_computed
-            if first + num_rows == len(sequence.token_ids):
-                sampled.append(len(spans))
-            table = tuple(sequence.table[: self._layout.blocks_for(first + num_rows)])
-            spans.append(
-                Span(sequence.number, len(tokens), num_rows, first, table, sequence.table_version)
-            )
-            tokens += sequence.token_ids[first : first + num_rows]
-            budget -= num_rows
-        if not spans:
+        plan = self.batch.plan(self.running, self.holdings, now)
+        for sequence in self.batch.short:
+            if not sequence.moving:  # else moves under way will free some
+                self.admission.grow(sequence)
+        if plan is None:
             self._give_surplus()
-            return None
-        self._next_step += 1
-        return Plan(self._next_step, tuple(tokens), tuple(spans), tuple(sampled))
+        return plan
 
     def commit(self, plan: Plan, next_ids: Mapping[int, int], poisoned: frozenset[int]) -> None:
         """Book a finished step; ``next_ids`` maps a sampled span's index to its token.
@@ -178,17 +242,24 @@ class Scheduler:
             sequence = by_number.get(span.sequence)
             if sequence is None or span.sequence in poisoned:
                 continue
-            first_leaf = sequence.num_computed // self._layout.tokens
-            was_prefill = sequence.is_prefill
-            sequence.num_computed += span.num_rows
-            self.holdings.seal(sequence, first_leaf)
-            if was_prefill:
-                self._tell_progress(sequence)
+            was_prefill, was_hole = sequence.is_prefill, bool(sequence.holes)
+            sequence.advance(span.num_rows)
+            end = span.first_position + span.num_rows
+            self.holdings.seal(sequence, span.first_position, end)
+            if was_hole:
+                sequence.recomputed_tokens += span.num_rows
+            elif was_prefill:
+                self.clients.progress(sequence)
             if index in next_ids:
                 sequence.token_ids.append(next_ids[index])
                 if not sequence.targets:  # nothing passes through to creditors any more
                     self.holdings.trim(sequence, 1)
-                self._publish(sequence)
+                if self.clients.publish(sequence):
+                    self._stop(sequence)
+
+    @property
+    def running(self) -> list[Sequence]:
+        return self.roster.running
 
     def take_effects(self) -> list[Effect]:
         """What is to be done now, in order; empties the list."""
@@ -199,26 +270,7 @@ class Scheduler:
     def sampling_of(self, number: int) -> SamplingParams:
         return next(one.request.sampling for one in self.running if one.number == number)
 
-    @property
-    def num_waiting(self) -> int:
-        return len(self.admission.waiting) + (self.admission.placing is not None)
-
     # --- inside -------------------------------------------------------------------------------
-
-    def _extend_table(self, sequence: Sequence, num_rows: int) -> bool:
-        """Blocks for the rows' keys; False when they are not there yet."""
-        wanted = self._layout.blocks_for(sequence.num_computed + num_rows) - len(sequence.table)
-        missing = wanted - len(sequence.spare)
-        if missing > 0 and (available := min(missing, self.holdings.store.num_free)):
-            self.holdings.reserve(sequence, available)
-            missing -= available
-        if missing > 0:
-            if not sequence.moving:  # else moves under way will free some
-                self.admission.grow(sequence)
-            return False
-        for _ in range(wanted):
-            self.holdings.grow_table(sequence)
-        return True
 
     def _settle(self, now: float) -> None:
         """Act on what the negotiator has found."""
@@ -231,64 +283,34 @@ class Scheduler:
             else:
                 short = self.admission.on_not_placed(outcome, now)
                 if short is not None:
-                    self._restart(max(self.running, key=lambda one: one.number))
-                    self.num_preempted += 1
-                    if short in self.running and self.holdings.store.num_free:
-                        self.holdings.reserve(short, 1)  # before it goes to who waits
+                    self._make_room(short)
                 self._give_surplus()
 
-    def _publish(self, sequence: Sequence) -> None:
-        request = sequence.request
-        last = sequence.token_ids[-1]
-        reason = ""
-        if last in self._eos_ids and not request.sampling.ignore_eos:
-            reason = "stop"
-        elif (
-            sequence.num_output >= request.sampling.max_tokens
-            or len(sequence.token_ids) >= self._max_positions
-        ):
-            reason = "length"
-        tokens = p.Tokens(request.request_id, sequence.num_output - 1, [last], reason)
-        self._effects.append(ToClient(request.request_id, tokens))
-        if reason:
-            self._stop(sequence)
-
-    def _tell_progress(self, sequence: Sequence) -> None:
-        name = sequence.request.request_id
-        done = min(sequence.num_computed, sequence.num_prompt)
-        self._effects.append(ToClient(name, p.Progress(name, done, sequence.num_prompt)))
-
-    def _restart(self, sequence: Sequence) -> None:
-        """Drop its memory and queue it again; its tokens stay, their keys are recomputed."""
-        self.running.remove(sequence)
-        self.admission.withdraw(sequence)
-        sequence.recomputed_tokens += sequence.num_computed
-        self.holdings.drop(sequence, final=False)
-        self.admission.queue_again(sequence)
-
-    def _lose(self, loans: set[tuple[int, int]], now: float) -> None:
-        for key in loans:
-            self.debts.remove(*key)
-        self.negotiator.on_gone(loans, now)
-        for sequence in [one for one in self.running if loans & one.loans.keys()]:
-            for key in loans & sequence.loans.keys():
-                del sequence.loans[key]  # gone already: nothing to give back
-            self._restart(sequence)
+    def _make_room(self, short: Sequence) -> None:
+        """The youngest starts over; a waiting one that is short starts over itself."""
+        if short not in self.running:
+            self.roster.restart(short)
+            return
+        if short not in self.batch.short:
+            return  # it was only advised to lend
+        self.roster.restart(max(self.running, key=lambda one: one.number))
+        if short in self.running and self.holdings.store.num_free:
+            self.holdings.reserve(short, 1)  # before it goes to who waits
 
     def _stop(self, sequence: Sequence) -> None:
-        if sequence in self.running:
-            self.running.remove(sequence)
-        self.admission.withdraw(sequence)
-        self.holdings.drop(sequence, final=True)
+        self.roster.drop(sequence, final=True)
+        self._give_surplus()
+
+    def _leave(self) -> None:
+        """Everything goes to others: requests are sent again there, and find what stays cached."""
+        self.is_leaving = True
+        for sequence in self.roster.all():
+            self.roster.drop(sequence, final=False, keep=True)
+            self.clients.hand_over(sequence.request)
         self._give_surplus()
 
     def _give_surplus(self) -> None:
         """Free blocks go back to the pool, but for some that running sequences will soon want."""
+        if any(sequence.returning for sequence in self.roster.all()):
+            return
         self.holdings.give_surplus(self._config.grow_blocks if self.running else 0)
-
-    def _all(self) -> list[Sequence]:
-        placing = [self.admission.placing] if self.admission.placing else []
-        return [*self.running, *self.admission.waiting, *placing]
-
-    def _fail(self, request_id: str, reason: str) -> None:
-        self._effects.append(ToClient(request_id, p.Failed(request_id, reason)))

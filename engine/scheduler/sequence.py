@@ -1,14 +1,18 @@
 """Sequence: a request's tokens, where its keys live, and what it holds while it runs."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import Enum
 
 from engine.core import BlockRef, Request
 
+NOWHERE = BlockRef(-1, 0)
+"""stands in the table for a leaf whose keys are in no block: a hole not yet begun"""
+
 
 class State(Enum):
     WAITING = "waiting"
-    """no memory yet"""
+    """no memory yet, or not all it needs"""
     PLACING = "placing"
     """a reservation is under way"""
     RUNNING = "running"
@@ -18,8 +22,11 @@ class State(Enum):
 class Sequence:
     """One request while the engine works on it.
 
-    ``[0, num_computed)``               keys and values are in the table's blocks
+    ``[0, num_computed)``               keys and values are in the table's blocks, but for holes
     ``[num_computed, len(token_ids))``  tokens whose keys are still to be computed; one, in decode
+
+    A *hole* is a range of positions whose keys are lost, or were never here: it is computed before
+    anything behind it; the keys on both sides stay valid.
     """
 
     number: int
@@ -39,6 +46,13 @@ class Sequence:
     """chain hash of each sealed leaf"""
     loans: dict[tuple[int, int], int] = field(default_factory=dict)
     """(instance, loan) -> slots of it that are not given back"""
+    holes: list[tuple[int, int]] = field(default_factory=list)
+    """token ranges [first, end), ascending, apart, each ending with a leaf"""
+    returning: dict[int, float] = field(default_factory=dict)
+    """lent leaves on their way home -> when they are dropped if they are not here (inf: never)"""
+    arrived: float | None = None
+    paused_until: float = 0.0
+    """a holder is busy: no step before this time"""
     num_tries: int = 0
     not_before: float = 0.0
     """do not try to place it again before this time"""
@@ -54,8 +68,46 @@ class Sequence:
 
     @property
     def is_prefill(self) -> bool:
-        return len(self.token_ids) - self.num_computed > 1
+        return bool(self.holes) or len(self.token_ids) - self.num_computed > 1
+
+    @property
+    def is_wounded(self) -> bool:
+        """It holds memory and lacks some that it had."""
+        return bool(self.holes)
+
+    @property
+    def next_range(self) -> tuple[int, int]:
+        """Positions [first, end) to compute next; all keys before ``first`` are there."""
+        return self.holes[0] if self.holes else (self.num_computed, len(self.token_ids))
+
+    def advance(self, num_rows: int) -> None:
+        """The next range's first rows are computed."""
+        if not self.holes:
+            self.num_computed += num_rows
+            return
+        first, end = self.holes.pop(0)
+        if first + num_rows < end:
+            self.holes.insert(0, (first + num_rows, end))
+
+    def open_holes(self, leaves: Collection[int], tokens: int) -> None:
+        """These leaves' keys are nowhere; ``tokens`` to a leaf."""
+        for leaf in leaves:
+            self.table[leaf] = NOWHERE
+        lost = [(leaf * tokens, (leaf + 1) * tokens) for leaf in leaves]
+        merged: list[tuple[int, int]] = []
+        for first, end in sorted([*self.holes, *lost]):
+            if merged and first <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+            else:
+                merged.append((first, end))
+        self.holes = merged
+
+    def to_place(self, tokens: int) -> list[int]:
+        """Leaves that have no block and no target yet, ascending: holes, then those to come."""
+        missing = [leaf for leaf, ref in enumerate(self.table) if ref is NOWHERE]
+        behind = range(len(self.table), -(-(len(self.token_ids) + 1) // tokens))
+        return [leaf for leaf in (*missing, *behind) if leaf not in self.targets]
 
     def holders(self) -> tuple[int, ...]:
-        """The instance that holds each leaf."""
-        return tuple(ref.instance for ref in self.table)
+        """The instance that holds each leaf that is anywhere."""
+        return tuple(ref.instance for ref in self.table if ref is not NOWHERE)

@@ -25,7 +25,7 @@ from engine.llm import LLM, Completion
 from engine.loop import MAX_MISSED_STEPS
 from engine.memory.books import BlockState
 from engine.model.checkpoint import Checkpoint
-from engine.protocol import Answer, Hello, encode
+from engine.protocol import VERSION, Answer, Hello, encode
 
 PROMPT, SHORT = prompt(60, 1), prompt(9, 2)
 NUM_TOKENS = 12
@@ -75,6 +75,12 @@ class Scene:
         assert self.long.report
         return self.long.report.recomputed_tokens
 
+    def held_by(self, instance: int) -> int:
+        """Tokens of the long request whose keys lie there."""
+        loop = self.llm.loops[0]
+        (sequence,) = [s for s in loop.scheduler.roster.all() if s.request.request_id == "long"]
+        return sequence.holders().count(instance) * self.llm.pools[0].layout.tokens
+
     def poisoned_since(self, start: int) -> list[Ran]:
         return [step for step in self.steps[start:] if step.poisoned]
 
@@ -88,15 +94,17 @@ def drop_loans(llm: LLM, instance: int, debtor: int = 0) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_holder_that_dies_while_decoding_costs_a_recompute(
+def test_a_holder_that_dies_while_decoding_costs_the_recompute_of_what_it_held(
     tiny: Checkpoint, tiny_path: Path, way: str
 ) -> None:
     options = [ON_1_AND_2, f"attention.options.way={way}", "attention.options.staging_blocks=30"]
     scene = Scene(tiny, tiny_path, *options)
     rounds = scene.decode()
+    lost = scene.held_by(2)
+    assert 0 < lost < len(PROMPT)
     scene.llm.kill(2)
     scene.finish(rounds)
-    assert scene.recomputed >= len(PROMPT)
+    assert scene.recomputed == lost
     assert scene.llm.loops[0].lenders.get(2) is None
     assert scene.long.report
     assert 2 not in scene.long.report.holders
@@ -113,6 +121,7 @@ def test_a_holder_that_stops_poisons_only_rows_that_needed_it_and_is_given_up(
     while not any(len(step.plan.spans) == 2 for step in scene.steps):
         next(rounds)  # both decode, and the short one lies at instance 2, too
     llm, start, told = scene.llm, len(scene.steps), len(scene.long.token_ids)
+    lost = scene.held_by(2)
     llm.network.freeze(llm.addresses[2])
     published = []
 
@@ -124,7 +133,7 @@ def test_a_holder_that_stops_poisons_only_rows_that_needed_it_and_is_given_up(
     poisoned = scene.poisoned_since(start)
     assert len(poisoned) == MAX_MISSED_STEPS
     assert set(published) <= {told, told + 1}
-    assert scene.recomputed
+    assert scene.recomputed == lost
     # The holder has its blocks back when the lease is over, though nobody can tell it.
     llm.network.thaw(llm.addresses[2])
     assert llm.rmanagers[2].books.count(BlockState.LENT)
@@ -141,7 +150,7 @@ def test_others_go_on_while_a_holder_is_silent(tiny: Checkpoint, tiny_path: Path
     scene.short = scene.submit("short", SHORT)
     while not scene.short.token_ids:
         next(rounds)
-    start, told = len(scene.steps), len(scene.short.token_ids)
+    start, told, lost = len(scene.steps), len(scene.short.token_ids), scene.held_by(1)
     llm.network.freeze(llm.addresses[1])
     told_long = len(scene.long.token_ids)
     next(rounds)
@@ -152,7 +161,8 @@ def test_others_go_on_while_a_holder_is_silent(tiny: Checkpoint, tiny_path: Path
     assert len(scene.long.token_ids) == told_long
     llm.network.thaw(llm.addresses[1])  # answers to steps given up come now
     scene.finish(rounds)
-    assert scene.recomputed == 0
+    assert scene.recomputed == lost
+    scene.clock.leap(4000.0)
     assert_all_returned(llm)
     llm.close()
 
@@ -163,13 +173,13 @@ def test_loans_that_end_behind_the_debtors_back_are_noticed_before_a_token_is_wr
 ) -> None:
     scene = Scene(tiny, tiny_path, ON_1_AND_2, f"attention.options.way={way}")
     rounds = scene.decode()
-    llm, start = scene.llm, len(scene.steps)
+    llm, start, lost = scene.llm, len(scene.steps), scene.held_by(1)
     drop_loans(llm, 1)
     for block in range(llm.pools[1].num_blocks):  # whoever reads there reads NaN
         llm.pools[1].block(block)[:] = b"\xff" * llm.pools[1].layout.block_bytes
     scene.finish(rounds)
     assert scene.poisoned_since(start)
-    assert scene.recomputed
+    assert scene.recomputed == lost
     assert_all_returned(llm)
     llm.close()
 
@@ -180,7 +190,7 @@ def test_a_new_epoch_of_the_debtor_ends_the_old_ones_loans(
     scene = Scene(tiny, tiny_path, ON_1)
     rounds = scene.decode()
     llm = scene.llm
-    hello = Hello(1, "local", 0, 2, llm.pools[0].layout.fingerprint)
+    hello = Hello(VERSION, "local", 0, 2, llm.pools[0].layout.fingerprint)
     llm.servers[1]._perform(llm.rmanagers[1].handle(999, hello, scene.clock()))
     assert not llm.rmanagers[1].books.count(BlockState.LENT)
     scene.finish(rounds)  # instance 1 refuses the old epoch; another lends

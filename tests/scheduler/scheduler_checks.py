@@ -23,13 +23,13 @@ def check_plan(instance, plan):
         end = span.first_position + span.num_rows
         assert span.row_start == row
         row += span.num_rows
-        assert span.first_position == sequence.num_computed
+        assert span.first_position == sequence.next_range[0]
         assert plan.token_ids[span.row_start : row] == tuple(
             sequence.token_ids[span.first_position : end]
         )
         assert len(span.table) == LAYOUT.blocks_for(end)
         assert (index in plan.sampled) == (end == len(sequence.token_ids))
-        prefills.append(len(sequence.token_ids) - span.first_position > 1)
+        prefills.append(sequence.is_prefill)
         for ref in span.table[span.first_position // TOKENS :]:
             assert not ref.loan, "keys are written to a lent block"
             assert ref.instance == instance.number
@@ -37,7 +37,7 @@ def check_plan(instance, plan):
                 one.number
                 for one in instance.scheduler.running
                 if ref.block in one.spare
-                or any(not r.loan and r.block == ref.block for r in one.table)
+                or any(r.instance >= 0 and not r.loan and r.block == ref.block for r in one.table)
             ]
             assert users == [span.sequence], "keys are written to a block in other use"
     assert prefills == sorted(prefills), "decodes come first"
@@ -66,9 +66,10 @@ def _check_drawn(cluster, instance):
 def _check_own_blocks(instance):
     """Each block in use is used by exactly one leaf, or put aside by one sequence."""
     used = Counter()
-    for sequence in instance.scheduler._all():
+    for sequence in instance.scheduler.roster.all():
         used.update(sequence.spare)
-        used.update(ref.block for ref in sequence.table if not ref.loan)
+        used.update(ref.block for ref in sequence.table if ref.instance >= 0 and not ref.loan)
+    used.update(block for _, block in instance.scheduler.returns._blocks.values())
     assert used == Counter(instance.scheduler.holdings.store._references)
 
 
@@ -77,13 +78,22 @@ def _check_states(instance):
     waiting = scheduler.admission.waiting
     assert [one.number for one in waiting] == sorted({one.number for one in waiting})
     for sequence in waiting:
-        assert not (sequence.table)
-        assert not (sequence.spare)
-        assert not (sequence.targets)
-        assert not (sequence.loans)
-        assert not sequence.num_computed
-    for sequence in scheduler.running:
-        assert sequence not in waiting
+        if not sequence.table:
+            assert not (sequence.spare)
+            assert not (sequence.targets)
+            assert not (sequence.loans)
+            assert not sequence.num_computed
+    for sequence in scheduler.roster.all():
+        assert sequence not in waiting or sequence not in scheduler.running
+        for first, end in sequence.holes:
+            assert 0 <= first < end <= sequence.num_computed
+            assert not end % TOKENS
+        begun = {first // TOKENS for first, _ in sequence.holes}
+        lost = {leaf for leaf, ref in enumerate(sequence.table) if ref.instance < 0}
+        ranges = [range(a // TOKENS, b // TOKENS) for a, b in sequence.holes]
+        in_holes = {leaf for leaves in ranges for leaf in leaves}
+        assert lost <= in_holes
+        assert begun <= in_holes
         slots = Counter((ref.instance, ref.loan) for ref in sequence.table if ref.loan)
         slots.update((ref.instance, ref.loan) for ref in sequence.targets.values())
         assert slots == Counter(sequence.loans), "slots that no leaf has or will have"
@@ -94,7 +104,7 @@ def _check_states(instance):
 def _check_loans(cluster, instance):
     """A loan that its debtor may use by its own clock stands at the creditor (promise 5)."""
     debts = instance.scheduler.debts
-    known = {key for sequence in instance.scheduler.running for key in sequence.loans}
+    known = {key for sequence in instance.scheduler.roster.all() for key in sequence.loans}
     for deal in instance.scheduler.negotiator._deals.values():
         known |= {(holder, grant.loan) for holder, grant in deal.grants.items()}
     assert known == debts._debts.keys()
@@ -120,7 +130,7 @@ def _standing(cluster, instance, holder, loan):
 def _wanted(instance, holder, number):
     """Slots of a loan that a leaf has or will have, or that a deal has just got."""
     wanted = set()
-    for sequence in instance.scheduler.running:
+    for sequence in instance.scheduler.roster.all():
         refs = [*sequence.table, *sequence.targets.values()]
         wanted |= {ref.slot for ref in refs if (ref.instance, ref.loan) == (holder, number)}
     for deal in instance.scheduler.negotiator._deals.values():

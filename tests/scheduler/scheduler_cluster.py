@@ -7,7 +7,7 @@ from scheduler_harness import Answered, Channel, Instance
 
 from engine import protocol as p
 from engine.core import Request, SamplingParams
-from engine.memory.effects import CopyIn, Reply
+from engine.memory.effects import CopyIn, CopyOut, Reply
 from engine.scheduler import PLACEMENTS
 from engine.scheduler.gmanager import GManager
 from engine.scheduler.scheduler import Scheduler
@@ -77,13 +77,23 @@ class Cluster:
         pool = self.instances[instance]
         size = LAYOUT.block_bytes if payload else 0
         for out in pool.rmanager.handle(channel.peer, message, self.now, size):
-            if isinstance(out, CopyIn):
+            self.carry_out(pool, out, payload)
+
+    def carry_out(self, pool, out, payload=None):
+        match out:
+            case CopyIn():
                 pool.memory.keys[out.block] = list(payload)
-            else:
-                assert isinstance(out, Reply), out
-                assert out.peer == channel.peer
+            case CopyOut():
+                keys = list(pool.memory.keys[out.block])
+                self.channel_of(out.peer).down.append((out.message, keys))
+            case Reply():
                 assert not isinstance(out.message, p.Rejected), out
-                channel.down.append(out.message)
+                self.channel_of(out.peer).down.append(out.message)
+            case _:
+                raise AssertionError(out)
+
+    def channel_of(self, peer):
+        return next(one for one in self.channels.values() if one.peer == peer)
 
     def deliver_down(self, debtor, instance):
         message = self.channels[debtor, instance].down.popleft()
@@ -101,7 +111,8 @@ class Cluster:
 
     def heartbeats(self):
         for instance in self.instances:
-            instance.rmanager.tick(self.now)
+            for out in instance.rmanager.tick(self.now):
+                self.carry_out(instance, out)
             beat = instance.rmanager.heartbeat(address=str(instance.number), host="host")
             self.planner.handle(beat, self.now)
 
@@ -166,7 +177,7 @@ class Cluster:
             ]
             waiting = [
                 (one.number, len(one.token_ids), one.num_tries, one.not_before - self.now)
-                for one in scheduler._all()
+                for one in scheduler.roster.all()
                 if one not in scheduler.running
             ]
             books = instance.rmanager.books

@@ -14,7 +14,16 @@ from engine import protocol as p
 from engine.core import Request
 from engine.errors import Fenced
 from engine.memory.rmanager import RManager
-from engine.scheduler.effects import Connect, Finish, Move, ToClient, ToPlanner, ToPool
+from engine.scheduler.effects import (
+    Cancel,
+    Connect,
+    Fetch,
+    Finish,
+    Move,
+    ToClient,
+    ToPlanner,
+    ToPool,
+)
 from engine.scheduler.scheduler import Scheduler
 
 EOS = 0
@@ -106,6 +115,7 @@ class Instance:
         )
         self.moves = deque()
         self.sent = {}
+        self.fetches = {}
         self.attached = {}
         self.lost = set()
 
@@ -130,8 +140,21 @@ class Instance:
             case Move():
                 self.moves.append(effect)
                 self.sent[effect.to.instance, effect.to.loan, effect.to.slot] = effect
+            case Fetch():
+                key = (effect.ref.instance, effect.ref.loan, effect.ref.slot)
+                self.fetches[key] = effect
+                read = p.Read(effect.ref.loan, effect.ref.slot, 0, LAYOUT.block_bytes)
+                self.send(effect.ref.instance, read)
+            case Cancel():
+                self.forget_moves(
+                    lambda move: (move.sequence, move.leaf) == (effect.sequence, effect.leaf)
+                )
+                self.forget_fetches(
+                    lambda one: (one.sequence, one.leaf) == (effect.sequence, effect.leaf)
+                )
             case Finish():
                 self.forget_moves(lambda move: move.sequence == effect.sequence)
+                self.forget_fetches(lambda fetch: fetch.sequence == effect.sequence)
                 for instance, sequence in list(self.attached):
                     if sequence == effect.sequence:
                         del self.attached[instance, sequence]
@@ -148,15 +171,28 @@ class Instance:
         self.moves = deque(move for move in self.moves if not unwanted(move))
         self.sent = {key: move for key, move in self.sent.items() if not unwanted(move)}
 
+    def forget_fetches(self, unwanted):
+        self.fetches = {key: one for key, one in self.fetches.items() if not unwanted(one)}
+
     def push_move(self):
         move = self.moves.popleft()
         keys = list(self.memory.keys[move.block])
         tokens = self.sequence(move.sequence).token_ids
         assert keys == self.keys_of(tokens, move.leaf * TOKENS, TOKENS), "a move copies other keys"
-        self.send(move.to.instance, p.Write(move.to.loan, move.to.slot, 0, True), keys)
+        self.send(
+            move.to.instance, p.Write(move.to.loan, move.to.slot, 0, True, move.content), keys
+        )
 
     def on_down(self, instance, message):
         now = self.cluster.now
+        if isinstance(message, tuple):
+            message, keys = message
+            fetch = self.fetches.pop((instance, message.loan, message.slot), None)
+            if fetch:
+                self.memory.keys[fetch.block] = list(keys)
+                self.scheduler.on_fetched(fetch.sequence, fetch.leaf, now)
+            self.perform()
+            return
         match message:
             case p.Welcome() | p.Released():
                 return
@@ -179,6 +215,7 @@ class Instance:
             instance = self.lost.pop()
             self.forget_tables(instance)
             self.forget_moves(lambda move, gone=instance: move.to.instance == gone)
+            self.forget_fetches(lambda fetch, gone=instance: fetch.ref.instance == gone)
             self.scheduler.on_lost(instance, self.cluster.now)
             self.perform()
 
@@ -251,7 +288,7 @@ class Instance:
             assert keys[offset] == wanted[offset], f"leaf {leaf} is read from other keys"
 
     def sequence(self, number):
-        return next(one for one in self.scheduler.running if one.number == number)
+        return next(one for one in self.scheduler.roster.all() if one.number == number)
 
     @staticmethod
     def keys_of(tokens, first, num):

@@ -1,0 +1,59 @@
+"""Clients: what those who submitted requests are told. No I/O."""
+
+from engine.core import Request
+from engine.protocol import Failed, HandedOver, Message, Progress, Tokens
+from engine.scheduler.effects import Effect, ToClient
+from engine.scheduler.sequence import Sequence
+
+
+class Clients:
+    def __init__(
+        self, *, max_positions: int, eos_ids: frozenset[int], effects: list[Effect]
+    ) -> None:
+        self._max_positions = max_positions
+        self._eos_ids = eos_ids
+        self._effects = effects
+
+    def accept(self, request: Request) -> bool:
+        """False when it can never run, which the client is told with numbers."""
+        num_prompt = len(request.prompt_ids)
+        if not num_prompt:
+            self.fail(request, "the prompt is empty; send at least one token")
+        elif num_prompt >= self._max_positions:
+            self.fail(
+                request,
+                f"the prompt has {num_prompt} tokens and the model {self._max_positions} "
+                "positions, one of which an answer needs; shorten the prompt",
+            )
+        else:
+            return True
+        return False
+
+    def fail(self, request: Request, reason: str) -> None:
+        self._tell(request, Failed(request.request_id, reason))
+
+    def hand_over(self, request: Request) -> None:
+        self._tell(request, HandedOver(request.request_id))
+
+    def progress(self, sequence: Sequence) -> None:
+        """A prefill has got on."""
+        request = sequence.request
+        done = min(sequence.num_computed, sequence.num_prompt)
+        self._tell(request, Progress(request.request_id, done, sequence.num_prompt))
+
+    def publish(self, sequence: Sequence) -> bool:
+        """Send the newest token; True when it was the last one."""
+        request, last = sequence.request, sequence.token_ids[-1]
+        reason = ""
+        if last in self._eos_ids and not request.sampling.ignore_eos:
+            reason = "stop"
+        elif (
+            sequence.num_output >= request.sampling.max_tokens
+            or len(sequence.token_ids) >= self._max_positions
+        ):
+            reason = "length"
+        self._tell(request, Tokens(request.request_id, sequence.num_output - 1, [last], reason))
+        return bool(reason)
+
+    def _tell(self, request: Request, message: Message) -> None:
+        self._effects.append(ToClient(request.request_id, message))

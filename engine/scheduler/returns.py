@@ -1,0 +1,130 @@
+"""Returns: lent leaves on their way home, because their creditor or the planner asks. No I/O.
+
+A leaf is fetched into an own block, then its slot is given back. A creditor's Recall has a
+deadline: what is not home by then is dropped and becomes a hole, whose tokens are computed again.
+Without room at home the sequence's other leaves are lent on first (``short``): so a leaf goes home,
+to a third instance, or away, in this order.
+"""
+
+from collections.abc import Callable, Iterable
+
+from engine.core import BlockRef
+from engine.errors import CapacityError
+from engine.protocol import Recall
+from engine.scheduler.effects import Cancel, Fetch
+from engine.scheduler.holdings import Holdings
+from engine.scheduler.sequence import Sequence
+
+DROP_SHARE = 0.25
+"""of a recall's time, kept for the Release to arrive"""
+MAX_FETCHES = 8
+"""leaves under way at once: a return must not drown the steps' own messages"""
+DRAW_S = 0.02
+"""pause between draws for returning leaves"""
+
+
+class Returns:
+    """All returning leaves of an instance; the leaves themselves are in ``Sequence.returning``."""
+
+    def __init__(self, holdings: Holdings) -> None:
+        self._holdings = holdings
+        self._blocks: dict[tuple[int, int], tuple[BlockRef, int]] = {}
+        """(sequence, leaf) under way -> where it is lent, and the own block it comes to"""
+        self._next_draw = 0.0
+        self.num_recalled = 0
+        self.num_dropped = 0
+
+    def recall(
+        self, sequences: Iterable[Sequence], instance: int, message: Recall, now: float
+    ) -> None:
+        """The creditor wants these slots back."""
+        drop_at = now + message.within_s * (1 - DROP_SHARE)
+        wanted = {(instance, message.loan, slot) for slot in message.slots}
+        for sequence in sequences:
+            if (instance, message.loan) not in sequence.loans:
+                continue
+            for leaf, ref in list(sequence.targets.items()):
+                if (ref.instance, ref.loan, ref.slot) in wanted:
+                    self._holdings.untarget(sequence, leaf, release=True)
+                    self.num_recalled += 1
+            for leaf, ref in enumerate(sequence.table):
+                if (ref.instance, ref.loan, ref.slot) in wanted:
+                    before = sequence.returning.get(leaf, drop_at)
+                    sequence.returning[leaf] = min(before, drop_at)
+                    self.num_recalled += 1
+
+    def settle(self, sequences: Iterable[Sequence], instance: int, num_blocks: int) -> None:
+        """Bring so many leaves home from an instance, the youngest first; never at a price."""
+        lent = [
+            (sequence, leaf)
+            for sequence in sequences
+            for leaf, ref in enumerate(sequence.table)
+            if ref.loan and ref.instance == instance and leaf not in sequence.returning
+        ]
+        for sequence, leaf in sorted(lent, key=lambda at: (-at[1], at[0].number))[:num_blocks]:
+            sequence.returning[leaf] = float("inf")
+
+    def tick(
+        self, sequences: Iterable[Sequence], now: float, lose: Callable[[Sequence, list[int]], None]
+    ) -> Sequence | None:
+        """Drop what is late, fetch what has room; the sequence that waits for room in vain."""
+        waiting: list[tuple[float, Sequence, int]] = []
+        for sequence in sequences:
+            late = [leaf for leaf, drop_at in sequence.returning.items() if drop_at <= now]
+            for leaf in late:
+                self._stop(sequence, leaf)
+                self._holdings.release_slot(sequence, sequence.table[leaf])
+                self.num_dropped += 1
+            if late:
+                lose(sequence, late)
+            waiting += [
+                (drop_at, sequence, leaf)
+                for leaf, drop_at in sequence.returning.items()
+                if (sequence.number, leaf) not in self._blocks
+            ]
+        waiting.sort(key=lambda one: (one[0], one[1].number, one[2]))
+        for _, sequence, leaf in waiting[: max(0, MAX_FETCHES - len(self._blocks))]:
+            try:
+                [block] = self._holdings.store.allocate(1)
+            except CapacityError:
+                return sequence if self._draw(len(waiting), now) else None
+            ref = sequence.table[leaf]
+            self._blocks[sequence.number, leaf] = (ref, block)
+            self._holdings.effects.append(Fetch(sequence.number, leaf, ref, block))
+        return None
+
+    def on_fetched(self, sequence: Sequence | None, number: int, leaf: int) -> None:
+        """A leaf has arrived; its sequence may have lost interest meanwhile."""
+        ref, block = self._blocks.pop((number, leaf), (None, -1))
+        if ref is None:
+            return
+        if sequence is None or leaf not in sequence.returning or sequence.table[leaf] != ref:
+            self._holdings.store.release([block])
+            return
+        del sequence.returning[leaf]
+        self._holdings.fetched(sequence, leaf, block)
+
+    def forget(self, sequence: Sequence, leaves: Iterable[int]) -> None:
+        """These leaves are gone: nothing to bring home."""
+        for leaf in leaves:
+            if leaf in sequence.returning:
+                self._stop(sequence, leaf)
+
+    def drop(self, sequence: Sequence) -> None:
+        """The sequence gives everything back."""
+        self.forget(sequence, list(sequence.returning))
+
+    def _stop(self, sequence: Sequence, leaf: int) -> None:
+        del sequence.returning[leaf]
+        under_way = self._blocks.pop((sequence.number, leaf), None)
+        if under_way is not None:
+            self._holdings.effects.append(Cancel(sequence.number, leaf))
+            self._holdings.store.release([under_way[1]])
+
+    def _draw(self, num_blocks: int, now: float) -> bool:
+        """Ask the pool for room; True when it had none the last time."""
+        if now < self._next_draw or self._holdings.drawing:
+            return False
+        self._next_draw = now + DRAW_S
+        self._holdings.draw(min(num_blocks, MAX_FETCHES), recall=False)
+        return self._holdings.found_none

@@ -1,0 +1,89 @@
+"""Roster: an instance's sequences, and what becomes of them when memory is lost. No I/O.
+
+A sequence that loses blocks is *wounded*: it stops, keeps what it has, and first finds places for
+what is missing; only those tokens are computed again.
+"""
+
+from collections.abc import Collection
+
+from engine.core import BlockLayout
+from engine.scheduler.admission import Admission
+from engine.scheduler.debts import Debts
+from engine.scheduler.holdings import Holdings
+from engine.scheduler.negotiator import Negotiator
+from engine.scheduler.pins import Pins
+from engine.scheduler.returns import Returns
+from engine.scheduler.sequence import Sequence
+
+
+class Roster:
+    """Running, waiting, and the one that is being placed."""
+
+    def __init__(
+        self,
+        *,
+        layout: BlockLayout,
+        holdings: Holdings,
+        admission: Admission,
+        returns: Returns,
+        negotiator: Negotiator,
+        pins: Pins,
+        debts: Debts,
+    ) -> None:
+        self._layout = layout
+        self._holdings = holdings
+        self._admission = admission
+        self._returns = returns
+        self._negotiator = negotiator
+        self._pins = pins
+        self._debts = debts
+        self.running: list[Sequence] = []
+
+    def all(self) -> list[Sequence]:
+        placing = [self._admission.placing] if self._admission.placing else []
+        return [*self.running, *self._admission.waiting, *placing]
+
+    def drop(self, sequence: Sequence, *, final: bool, keep: bool = False) -> None:
+        """It ends here and gives everything back; see ``Holdings.drop``."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        self._admission.withdraw(sequence)
+        self._returns.drop(sequence)
+        self._holdings.drop(sequence, final=final, keep=keep)
+
+    def restart(self, sequence: Sequence) -> None:
+        """Drop its memory and queue it again; its tokens stay, their keys are recomputed."""
+        sequence.recomputed_tokens += sequence.num_computed
+        sequence.recomputed_tokens -= sum(end - first for first, end in sequence.holes)
+        self.drop(sequence, final=False)
+        self._admission.queue_again(sequence)
+
+    def lose(self, loans: set[tuple[int, int]], now: float) -> None:
+        """These loans have ended: what lay there becomes holes of the sequences that used it."""
+        for key in loans:
+            self._debts.remove(*key)
+        self._negotiator.on_gone(loans, now)
+        self._pins.on_lost(loans)
+        for sequence in self.all():
+            gone = loans & sequence.loans.keys()
+            for leaf, ref in list(sequence.targets.items()):
+                if (ref.instance, ref.loan) in gone:
+                    self._holdings.untarget(sequence, leaf, release=False)
+            for key in gone:
+                del sequence.loans[key]  # gone already: nothing to give back
+            table = enumerate(sequence.table)
+            self.wound(sequence, [leaf for leaf, ref in table if (ref.instance, ref.loan) in gone])
+
+    def wound(self, sequence: Sequence, leaves: Collection[int]) -> None:
+        """These leaves are nowhere any more: it must find places for them before it goes on."""
+        if not leaves:
+            return
+        self._returns.forget(sequence, leaves)
+        sequence.open_holes(leaves, self._layout.tokens)
+        if sequence in self._admission.waiting:
+            return
+        if sequence in self.running:
+            self.running.remove(sequence)
+        self._admission.withdraw(sequence)
+        self._holdings.trim(sequence, 1)
+        self._admission.queue_again(sequence)
