@@ -94,9 +94,12 @@ class Loop:
             return True
         next_ids = self._sample(plan, logits_NV)
         self.scheduler.commit(plan, next_ids, poisoned)
+        elapsed = time.perf_counter() - began
+        if not poisoned:
+            self.scheduler.timed(plan, elapsed, self._clock())
         self._perform()
         for callback in self._callbacks:
-            callback.on_step_end(plan, time.perf_counter() - began, poisoned)
+            callback.on_step_end(plan, elapsed, poisoned)
         return True
 
     def receive(self) -> None:

@@ -3,11 +3,13 @@
 from collections import deque
 from collections.abc import Sequence as Many
 
+from engine.core import Plan
 from engine.protocol import Load, SequenceLoad, StepSample
 from engine.scheduler.holdings import Holdings
 from engine.scheduler.sequence import Sequence
 
 MAX_SAMPLES = 64
+SMOOTHING = 0.1
 
 
 class Loads:
@@ -17,13 +19,18 @@ class Loads:
         self._instance = instance
         self._epoch = epoch
         self._samples: deque[StepSample] = deque(maxlen=MAX_SAMPLES)
-        self._step_s = 0.0
+        self.step_s = 0.0
+        """seconds of a decode step, smoothed"""
         self.is_leaving = False
 
-    def sample(self, sample: StepSample) -> None:
-        """A decode step was run and timed."""
-        self._samples.append(sample)
-        self._step_s += (sample.seconds - self._step_s) * (0.1 if self._step_s else 1.0)
+    def timed(self, plan: Plan, seconds: float, tokens: int) -> None:
+        """A step was run; ``tokens`` to a block. Only decode steps are samples."""
+        if any(span.num_rows > 1 for span in plan.spans):
+            return
+        remote = sum(tokens for span in plan.spans for ref in span.table if ref.loan)
+        keys = sum(span.first_position + 1 for span in plan.spans)
+        self._samples.append(StepSample(plan.num_rows, max(0, keys - remote), remote, seconds))
+        self.step_s += (seconds - self.step_s) * (SMOOTHING if self.step_s else 1.0)
 
     def report(
         self,
@@ -51,7 +58,7 @@ class Loads:
             num_waiting,
             waiting_blocks,
             sequences,
-            self._step_s,
+            self.step_s,
             int(self.is_leaving),
             samples,
         )

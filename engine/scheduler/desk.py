@@ -1,0 +1,224 @@
+"""Desk: a step's correspondence with pools and planner, and the memory that comes of it. No I/O.
+
+When memory is short: draw from the own pool, call back what it lent, borrow, and as the last
+resort preempt the youngest sequence, which is recomputed later. When a holder is lost, only what
+it held is computed again.
+"""
+
+from dataclasses import dataclass
+
+from engine import protocol as p
+from engine.core import BlockLayout
+from engine.scheduler.admission import Admission
+from engine.scheduler.base import Placement
+from engine.scheduler.batch import Batch
+from engine.scheduler.clients import Clients
+from engine.scheduler.debts import Debts
+from engine.scheduler.effects import Effect
+from engine.scheduler.holdings import Holdings
+from engine.scheduler.loads import Loads
+from engine.scheduler.negotiator import Negotiator, Placed
+from engine.scheduler.pins import Pins
+from engine.scheduler.returns import Returns
+from engine.scheduler.roster import Roster
+from engine.scheduler.sequence import Sequence, State
+
+
+class Desk:
+    """What a Scheduler hears and answers; see there for the requests and the steps."""
+
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Config:
+        max_step_tokens: int = 256
+        """query tokens in one step: decodes first, the rest for prefill chunks"""
+        max_num_seqs: int = 32
+        grow_blocks: int = 4
+        """blocks a running sequence draws or borrows at a time"""
+        lease_s: float = 30.0
+        retry_s: float = 0.1
+        """a sequence that found no memory pauses twice this, then twice as long, up to 5 s"""
+        max_tpot_s: float = 0.0
+        """when a decode step takes longer, the own pool computes less for others; 0: never"""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        instance: int,
+        host: str,
+        layout: BlockLayout,
+        placement: Placement,
+        num_blocks: int,
+        max_positions: int,
+        eos_ids: frozenset[int],
+        epoch: int = 0,
+    ) -> None:
+        self._config = config
+        self._instance = instance
+        self._layout = layout
+        self._next_strain = 0.0
+        self._effects: list[Effect] = []
+        self.clients = Clients(max_positions=max_positions, eos_ids=eos_ids, effects=self._effects)
+        self.debts = Debts()
+        self.holdings = Holdings(
+            instance=instance, layout=layout, debts=self.debts, effects=self._effects
+        )
+        self.negotiator = Negotiator(
+            placement, self.debts, effects=self._effects, lease_s=config.lease_s
+        )
+        self.pins = Pins(
+            instance=instance,
+            tokens=layout.tokens,
+            salt=self.holdings.store.salt,
+            debts=self.debts,
+            effects=self._effects,
+        )
+        self.returns = Returns(self.holdings)
+        self.admission = Admission(
+            instance=instance,
+            host=host,
+            layout=layout,
+            placement=placement,
+            holdings=self.holdings,
+            negotiator=self.negotiator,
+            pins=self.pins,
+            num_blocks=num_blocks,
+            working_blocks=layout.blocks_for(config.max_step_tokens) + 1,
+            grow_blocks=config.grow_blocks,
+            retry_s=config.retry_s,
+            lease_s=config.lease_s,
+            effects=self._effects,
+        )
+        self.batch = Batch(layout, config.max_step_tokens)
+        self.loads = Loads(instance, epoch)
+        self.roster = Roster(
+            layout=layout,
+            holdings=self.holdings,
+            admission=self.admission,
+            returns=self.returns,
+            negotiator=self.negotiator,
+            pins=self.pins,
+            debts=self.debts,
+        )
+        self.is_leaving = False
+        self._next_number = 1
+
+    @property
+    def running(self) -> list[Sequence]:
+        return self.roster.running
+
+    def on_message(self, instance: int, message: p.Message, now: float) -> None:
+        """A pool's answer, or its wish."""
+        match message:
+            case p.Drawn():
+                self.holdings.on_drawn(message)
+                self.admission.on_drawn(message, now)
+            case p.Granted():
+                self.negotiator.on_granted(instance, message)
+            case p.Refused():
+                self.negotiator.on_refused(instance, message, now)
+            case p.Pinned():
+                self.pins.on_pinned(instance, message)
+            case p.Renewed():
+                self.roster.lose(self.debts.on_renewed(instance, message), now)
+            case p.Recall():
+                self.returns.recall(self.roster.all(), instance, message, now)
+            case p.Busy():
+                for sequence in self.running:
+                    if instance in sequence.holders():
+                        sequence.paused_until = now + message.for_s
+            case p.FencedOff():  # which loans stand? The answer to a Renew says it
+                self._effects += self.debts.renew(instance, now)
+        self._settle(now)
+
+    def on_offer(self, offer: p.BorrowOffer, now: float) -> None:
+        self.negotiator.on_offer(offer, now)
+        self._settle(now)
+
+    def on_advice(self, message: p.Message, now: float) -> None:
+        """The planner's view and its wishes; it may be late, and is never needed."""
+        match message:
+            case p.Members():
+                self.pins.on_members(message.members)
+            case p.Move():
+                for sequence in self.running:
+                    if sequence.number == message.sequence and not sequence.is_prefill:
+                        self.admission.lend_out(sequence, message.num_blocks, now, message.to)
+            case p.Settle():
+                self.returns.settle(self.running, message.creditor, message.num_blocks)
+            case p.Evacuate():
+                self._leave()
+        self._settle(now)
+
+    def on_moved(self, number: int, leaf: int) -> None:
+        """The mover's report that a holder has committed a leaf."""
+        for sequence in self.roster.all():
+            if sequence.number == number and leaf in sequence.moving:
+                self.holdings.moved(sequence, leaf)
+
+    def on_fetched(self, number: int, leaf: int, now: float) -> None:
+        """The fetcher's report that a leaf has come home."""
+        found = [sequence for sequence in self.roster.all() if sequence.number == number]
+        self.returns.on_fetched(found[0] if found else None, number, leaf)
+        self._settle(now)
+
+    def on_lost(self, instance: int, now: float) -> None:
+        """An instance's pool is gone: what lay there must be computed again."""
+        gone = self.debts.forget(instance)
+        self.pins.on_lost(gone, instance)
+        self.roster.lose(gone, now)
+        self.negotiator.on_lost(instance, now)
+        self._settle(now)
+
+    def tick(self, now: float) -> None:
+        for sequence in self.roster.all():
+            if sequence.arrived is None:
+                sequence.arrived = now
+        self.roster.lose(self.debts.expired(now), now)
+        self._effects += self.debts.tick(now)
+        self.negotiator.tick(now)
+        short = self.returns.tick(self.roster.all(), now, self.roster.wound)
+        if short is not None and short.state is State.RUNNING:
+            self.admission.lend_out(short, self._config.grow_blocks, now)
+        if len(self.running) < self._config.max_num_seqs:
+            self.admission.admit(now)
+        self._settle(now)
+
+    def _settle(self, now: float) -> None:
+        """Act on what the negotiator has found."""
+        while self.negotiator.outcomes:
+            outcome = self.negotiator.outcomes.pop(0)
+            if isinstance(outcome, Placed):
+                started = self.admission.on_placed(outcome)
+                if started is not None:
+                    self.running.append(started)
+            else:
+                short = self.admission.on_not_placed(outcome, now)
+                if short is not None:
+                    self._make_room(short)
+                self._give_surplus()
+
+    def _make_room(self, short: Sequence) -> None:
+        """The youngest starts over; a waiting one that is short starts over itself."""
+        if short not in self.running:
+            self.roster.restart(short)
+            return
+        if short not in self.batch.short:
+            return  # it was only advised to lend
+        self.roster.restart(max(self.running, key=lambda one: one.number))
+        if short in self.running and self.holdings.store.num_free:
+            self.holdings.reserve(short, 1)  # before it goes to who waits
+
+    def _leave(self) -> None:
+        """Everything goes to others: requests are sent again there, and find what stays cached."""
+        self.is_leaving = True
+        for sequence in self.roster.all():
+            self.roster.drop(sequence, final=False, keep=True)
+            self.clients.hand_over(sequence.request)
+        self._give_surplus()
+
+    def _give_surplus(self) -> None:
+        """Free blocks go back to the pool, but for some that running sequences will soon want."""
+        if any(sequence.returning for sequence in self.roster.all()):
+            return
+        self.holdings.give_surplus(self._config.grow_blocks if self.running else 0)
