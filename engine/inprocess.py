@@ -207,7 +207,7 @@ class Engine:
         now = self._clock()
         for address, rmanager in zip(self.addresses, self.rmanagers, strict=True):
             if address in self.network.listeners and address not in self.network.frozen:
-                self._planner.handle(rmanager.heartbeat(address=address, host=HOST), now)
+                self._planner.handle(rmanager.heartbeat(address=address, host=HOST, now=now), now)
         answer = self._planner.handle(message, now)
         if isinstance(answer, BorrowOffer):
             self._offers.append((instance, answer))

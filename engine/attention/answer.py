@@ -7,6 +7,7 @@ waits for nobody: not for its own step process, not for another instance.
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine import protocol as p
 from engine.attention.base import Kernel
 from engine.attention.tree import Piece, Segment
 from engine.attention.turns import Turns
@@ -24,7 +26,6 @@ from engine.errors import PeerLost
 from engine.memory.base import MemoryPool
 from engine.memory.effects import CopyIn, CopyOut, LosePeer, Output, Reply, Zero
 from engine.memory.loans import LoanFenced
-from engine.protocol import TO_POOL, Answer, Ask, AskSpan, Begin, FencedOff, Message, encode
 
 if TYPE_CHECKING:
     from engine.memory.rmanager import RManager
@@ -50,8 +51,10 @@ class _Unit:
 class _Peer:
     channel: Channel
     step: int = -1
+    declined: int = -1
+    """a step that was answered Busy: it asks in vain"""
     scale: float = 1.0
-    slices: list[list[AskSpan]] = field(default_factory=list)
+    slices: list[list[p.AskSpan]] = field(default_factory=list)
     units: dict[int, tuple[list[Any], list[_Unit]]] = field(default_factory=dict)
     """slice -> (the resolved tables they were built from, what to compute)"""
 
@@ -60,9 +63,9 @@ class _Peer:
 class _Job:
     """One Ask under way: its units are computed one at a time."""
 
-    ask: Ask
+    ask: p.Ask
     q_THD: NDArray[Any]
-    spans: list[AskSpan]
+    spans: list[p.AskSpan]
     next_unit: int = 0
     parts: list[Buffer] = field(default_factory=list)
     lses: list[Buffer] = field(default_factory=list)
@@ -94,7 +97,7 @@ class PoolServer:
         self._next_peer = 1
         self._decodes: Turns[_Job] = Turns()
         self._prefills: Turns[_Job] = Turns()
-        self.num_answers = 0
+        self._strained_until = 0.0
         self._last_leaf = pool.layout.blocks_for(shape.max_positions)
 
     def serve_once(self, timeout_s: float = 0.0, also: Sequence[int] = ()) -> bool:
@@ -119,31 +122,59 @@ class PoolServer:
     def _drain(self, number: int, peer: _Peer) -> None:
         try:
             while (got := peer.channel.receive()) is not None:
-                self._take(number, peer, TO_POOL(got[0]), got[1])
+                self._take(number, peer, p.TO_POOL(got[0]), got[1])
                 if number not in self._peers:
                     return
         except PeerLost:
             self._lose(number)
 
-    def _take(self, number: int, peer: _Peer, message: Message, body: memoryview) -> None:
+    def _take(self, number: int, peer: _Peer, message: p.Message, body: memoryview) -> None:
         match message:
-            case Begin():
+            case p.Begin():
                 for span in chain.from_iterable(message.slices):
                     last = span.first_position + span.num_rows
                     if last > self._shape.max_positions:
                         raise PeerLost(f"position {last} of {self._shape.max_positions}")
                 peer.step, peer.scale = message.step, message.scale
                 peer.slices, peer.units = message.slices, {}
-            case Ask():
+            case p.Ask():
                 self._enqueue(number, peer, message, body)
+            case p.Strain():
+                self._strain(number, message)
+            case p.Write() if message.last and message.checksum:
+                self._write_checked(number, message, body)
             case _:
                 now = self._clock()
                 self._perform(self._rmanager.handle(number, message, now, len(body)), body)
 
-    def _enqueue(self, number: int, peer: _Peer, ask: Ask, body: memoryview) -> None:
+    def _strain(self, number: int, strain: p.Strain) -> None:
+        """The own step wants its tokens: what others ask has to wait."""
+        if not self._rmanager.is_step(number):
+            raise PeerLost("Strain is for the pool's own step only")
+        self._strained_until = self._clock() + strain.for_s
+
+    def _write_checked(self, number: int, write: p.Write, body: memoryview) -> None:
+        """The last part of a block, which must then be what its owner computed."""
+        now = self._clock()
+        outputs = self._rmanager.handle(number, write, now, len(body))
+        for copy in [out for out in outputs if isinstance(out, CopyIn)]:
+            self._perform([copy], body)
+            found = zlib.crc32(self._pool.block(copy.block)) + 1
+            if found != write.checksum:
+                raise PeerLost(f"slot {write.slot} of loan {write.loan}: its checksum is {found}")
+        self._perform([out for out in outputs if not isinstance(out, CopyIn)])
+
+    def _enqueue(self, number: int, peer: _Peer, ask: p.Ask, body: memoryview) -> None:
         shape = self._shape
         if ask.step != peer.step or ask.slice >= len(peer.slices) or ask.layer >= shape.num_layers:
             raise PeerLost(f"asked for step {ask.step} slice {ask.slice}, which was not begun")
+        if ask.step == peer.declined:
+            return
+        left_s = self._strained_until - self._clock()
+        if left_s > 0:
+            peer.declined = ask.step
+            self._send(number, p.Busy(ask.step, left_s))
+            return
         spans = peer.slices[ask.slice]
         rows = sum(span.num_rows for span in spans)
         expected = rows * shape.num_heads * shape.head_dim * self._query_dtype.itemsize
@@ -166,7 +197,7 @@ class PoolServer:
         try:
             units = self._units(number, job, peer, whole=queue is self._decodes)
         except LoanFenced as error:
-            self._send(number, FencedOff(job.ask.step, list(error.loans), str(error)))
+            self._send(number, p.FencedOff(job.ask.step, list(error.loans), str(error)))
             return True
         except PeerLost as error:
             log.warning("peer %d is cut off: %s", number, error)
@@ -176,8 +207,7 @@ class PoolServer:
         if job.next_unit < len(units):
             queue.put_back(number, job)
             return True
-        self.num_answers += 1
-        answer = Answer(job.ask.step, job.ask.layer, job.ask.slice)
+        answer = p.Answer(job.ask.step, job.ask.layer, job.ask.slice)
         self._send(number, answer, *job.parts, *job.lses)
         return True
 
@@ -244,12 +274,12 @@ class PoolServer:
                     log.warning("peer %d is cut off: %s", output.peer, output.reason)
                     self._lose(output.peer)
 
-    def _send(self, number: int, message: Message, *body: Buffer) -> None:
+    def _send(self, number: int, message: p.Message, *body: Buffer) -> None:
         peer = self._peers.get(number)
         if peer is None:
             return
         try:
-            peer.channel.send(encode(message), *body)
+            peer.channel.send(p.encode(message), *body)
         except PeerLost:
             self._lose(number)
 

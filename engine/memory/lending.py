@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Protocol
 
 from engine.core import BlockLayout
 from engine.memory.books import BlockState, Books
 from engine.memory.effects import Output, Violation, Zero
-from engine.memory.loans import Debtor, Loan, Loans
-from engine.protocol import Granted, Refused, Reserve
+from engine.memory.loans import Debtor, Loan, Loans, Slot
+from engine.memory.recalls import Recalls
+from engine.protocol import Granted, Pin, Pinned, Refused, Reserve
 
 
 class Memory(Protocol):
@@ -35,6 +37,12 @@ class Lending:
         """how much slower a debtor's clock may run; leases last this share longer here"""
         zero_on_return: bool = False
         """overwrite blocks that a debtor gave back"""
+        recall_s: float = 2.0
+        """how long a debtor may take to give back what the own step wants"""
+        min_residence_s: float = 0.5
+        """a loan is not called back before"""
+        host_blocks: int = 0
+        """blocks added to the pool that are never lent: the own step's last resort"""
         checksums: bool = False
         """check the CRC-32 of each block that is written here, and again before it is used"""
 
@@ -43,26 +51,36 @@ class Lending:
                 raise ValueError("lend_fraction is a share of 1, and keep_blocks a count")
             if not (self.max_lease_s > 0 and self.drift >= 0):
                 raise ValueError("max_lease_s must be above 0, and drift not below it")
+            if min(self.recall_s, self.min_residence_s, self.host_blocks) < 0:
+                raise ValueError("recall_s, min_residence_s and host_blocks must not be below 0")
 
     def __init__(self, config: Config, *, pool: Memory, books: Books) -> None:
         self.config = config
         self.loans = Loans()
+        self.recalls = Recalls(
+            loans=self.loans, recall_s=config.recall_s, min_residence_s=config.min_residence_s
+        )
         self._pool = pool
         self._books = books
 
     @property
     def num_lend_cap(self) -> int:
         """Most blocks this pool would ever lend; its step keeps what it stages copies in."""
-        num_blocks = self._books.num_blocks
+        num_blocks = self._books.num_blocks - self.config.host_blocks
         share = int(self.config.lend_fraction * num_blocks)
         kept = self.config.keep_blocks + self._books.count(BlockState.STAGING)
         return max(0, min(share, num_blocks - kept))
 
-    @property
-    def num_lendable(self) -> int:
-        """Blocks it would lend now."""
-        room = self.num_lend_cap - self._books.count(BlockState.LENT)
-        return max(0, min(room, self._books.num_available - self.config.keep_blocks))
+    def num_lendable(self, now: float, debtor: Debtor | None = None, born: float = 0.0) -> int:
+        """Blocks it would lend now, to this debtor's request."""
+        num_lent = self._books.count(BlockState.LENT)
+        kept = self.config.keep_blocks + self.config.host_blocks
+        free = self._books.num_available - kept - self.recalls.num_kept(now, debtor, born)
+        return max(0, min(self.num_lend_cap - num_lent, free))
+
+    def num_drawable(self, *, host: bool) -> int:
+        """Blocks the own step may draw; its host memory only as the last resort."""
+        return max(0, self._books.num_available - (0 if host else self.config.host_blocks))
 
     def find(self, debtor: Debtor, number: int) -> Loan | None:
         """The debtor's loan, None when it has ended."""
@@ -71,26 +89,75 @@ class Lending:
             raise Violation(f"loan {number} is of instance {loan.debtor.instance}")
         return loan
 
-    def reserve(self, debtor: Debtor, wanted: Reserve, now: float) -> Granted | Refused:
-        """All blocks or none. The same reservation again gives the same loan again."""
+    def reserve(
+        self, debtor: Debtor, wanted: Reserve, now: float
+    ) -> tuple[Granted | Refused, dict[Loan, list[int]]]:
+        """All blocks or none, and what is called back so that the next try succeeds.
+
+        The same reservation again gives the same loan again.
+        """
         if not wanted.num_blocks:
             raise Violation("a reservation of no blocks")
-        lease_s = min(wanted.lease_s, self.config.max_lease_s)
+        lease_s, born = min(wanted.lease_s, self.config.max_lease_s), now - wanted.age_s
         loan = self.loans.reserved(debtor, wanted.reservation)
         if loan is None:
-            if wanted.num_blocks > self.num_lendable:
-                return Refused(wanted.reservation, self.num_lendable)
+            lendable = self.num_lendable(now, debtor, born)
+            if wanted.num_blocks > lendable:
+                missing = wanted.num_blocks - lendable
+                recalled = self.recalls.claim(debtor, missing, born, now)
+                return Refused(wanted.reservation, lendable), recalled
+            self.recalls.granted(debtor)
             blocks = self.take(wanted.num_blocks, BlockState.LENT)
-            generations = [self._pool.generation(block) for block in blocks]
             loan = self.loans.open(
-                debtor, wanted.reservation, blocks=blocks, generations=generations
+                debtor,
+                wanted.reservation,
+                blocks=blocks,
+                generations=[self._pool.generation(block) for block in blocks],
+                granted_at=now,
+                born=born,
             )
-        elif wanted.num_blocks != len(loan.blocks) or loan.version:
+        elif loan.pinned or wanted.num_blocks != len(loan.blocks) or loan.version:
             raise Violation(f"reservation {wanted.reservation} was used for loan {loan.number}")
-        loan.lease_s = lease_s
-        self._extend(loan, now)
-        return Granted(
+        self.extend(loan, lease_s, now)
+        granted = Granted(
             wanted.reservation, loan.number, list(loan.blocks), list(loan.generations), lease_s
+        )
+        return granted, {}
+
+    def pin(self, debtor: Debtor, wanted: Pin, now: float) -> Pinned:
+        """A loan, for reading, of the contents that are cached here."""
+        lease_s = min(wanted.lease_s, self.config.max_lease_s)
+        loan = self.loans.reserved(debtor, wanted.reservation)
+        if loan is not None and not loan.pinned:
+            raise Violation(f"reservation {wanted.reservation} was used for loan {loan.number}")
+        if loan is None:
+            there = ((index, self._books.find(of)) for index, of in enumerate(wanted.contents))
+            found = {index: block for index, block in there if block is not None}
+            if not found:
+                return Pinned(wanted.reservation, 0, [], [], [], 0.0)
+            for block in found.values():
+                self._books.pin(block)
+            loan = self.loans.open(
+                debtor,
+                wanted.reservation,
+                blocks=list(found.values()),
+                generations=[self._pool.generation(block) for block in found.values()],
+                granted_at=now,
+                born=now,
+                pinned=True,
+            )
+            loan.contents = [wanted.contents[index] for index in found]
+        elif loan.version:
+            raise Violation(f"reservation {wanted.reservation} was used for loan {loan.number}")
+        self.extend(loan, lease_s, now)
+        at = {content: index for index, content in reversed(list(enumerate(wanted.contents)))}
+        return Pinned(
+            wanted.reservation,
+            loan.number,
+            [at[content] for content in loan.contents],
+            list(loan.blocks),
+            list(loan.generations),
+            lease_s,
         )
 
     def renew(self, debtor: Debtor, numbers: Sequence[int], now: float) -> list[int]:
@@ -98,20 +165,48 @@ class Lending:
         own = [loan for number in numbers if (loan := self.loans.get(number))]
         standing = [loan for loan in own if loan.debtor == debtor]
         for loan in standing:
-            self._extend(loan, now)
+            self.extend(loan, loan.lease_s, now)
         return [loan.number for loan in standing]
 
-    def release(self, loan: Loan, slots: Sequence[int]) -> tuple[list[int], list[Output]]:
-        """Slots end; returns those that stood until now. With its last slot a loan ends."""
+    def release(
+        self, loan: Loan, slots: Sequence[int], *, keep: bool = False
+    ) -> tuple[list[int], list[Output]]:
+        """Slots end; returns those that stood until now. With its last slot a loan ends.
+
+        ``keep``: what is committed and has a chain hash stays here for whoever pins it.
+        """
+        committed = {slot for slot in slots if loan.slots[slot] is Slot.COMMITTED}
         ended = loan.release(slots)
-        blocks = [loan.blocks[slot] for slot in ended]
-        self.free(blocks)
+        self.recalls.ended(loan, ended)
+        zeroed = []
+        for slot in ended:
+            block, content = loan.blocks[slot], loan.contents[slot]
+            if loan.pinned:
+                self._books.unpin(block)
+            elif not (keep and slot in committed and content):
+                self.free([block])
+                zeroed.append(block)
+            elif not self._books.cache(block, content):
+                self._pool.bump(block)
         if not loan.standing_slots:
             self.loans.close(loan)
-        return ended, [Zero(block) for block in blocks] if self.config.zero_on_return else []
+        return ended, [Zero(block) for block in zeroed] if self.config.zero_on_return else []
 
     def end(self, loans: Sequence[Loan]) -> list[Output]:
-        return [out for loan in loans for out in self.release(loan, loan.standing_slots)[1]]
+        """The debtor is gone or too late: what it wrote stays cached."""
+        return [
+            out for loan in loans for out in self.release(loan, loan.standing_slots, keep=True)[1]
+        ]
+
+    def give(self, blocks: Sequence[int], contents: Sequence[bytes]) -> None:
+        """The own step returns blocks; those with a content stay cached."""
+        for block, content in zip_longest(blocks, contents, fillvalue=b""):
+            assert isinstance(block, int)
+            assert isinstance(content, bytes)
+            if not content:
+                self.free([block])
+            elif not self._books.cache(block, content):
+                self._pool.bump(block)
 
     def take(self, num_blocks: int, state: BlockState) -> list[int]:
         """Blocks for a new holder: nobody may read them as what they were."""
@@ -128,12 +223,15 @@ class Lending:
 
     def check(self) -> None:
         self.loans.check()
-        lent = [loan.blocks[slot] for loan in self.loans for slot in loan.standing_slots]
+        self.recalls.check()
+        ours = [loan for loan in self.loans if not loan.pinned]
+        lent = [loan.blocks[slot] for loan in ours for slot in loan.standing_slots]
         assert sorted(lent) == self._books.blocks(BlockState.LENT), "loans and books disagree"
         for loan in self.loans:
             for slot in loan.standing_slots:
                 there = self._pool.generation(loan.blocks[slot])
                 assert there == loan.generations[slot], "a lent block was handed on"
 
-    def _extend(self, loan: Loan, now: float) -> None:
-        self.loans.extend(loan, now + loan.lease_s * (1 + self.config.drift))
+    def extend(self, loan: Loan, lease_s: float, now: float) -> None:
+        loan.lease_s = lease_s
+        self.loans.extend(loan, now + lease_s * (1 + self.config.drift))

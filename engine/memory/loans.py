@@ -41,8 +41,16 @@ class Loan:
         reservation: int,
         blocks: Sequence[int],
         generations: Sequence[int],
+        granted_at: float = 0.0,
+        born: float = 0.0,
+        pinned: bool = False,
     ) -> None:
         self.number = number
+        self.granted_at = granted_at
+        self.born = born
+        """when the request behind it came"""
+        self.pinned = pinned
+        """its blocks are cached here and lent for reading; else they are the debtor's to write"""
         self.debtor = debtor
         self.reservation = reservation
         self.blocks = tuple(blocks)
@@ -52,7 +60,9 @@ class Loan:
         """set by Loans.extend; from then on the loan has ended"""
         self.version = 0
         """grows whenever a slot is released"""
-        self.slots = [Slot.OPEN] * len(self.blocks)
+        self.slots = [Slot.COMMITTED if pinned else Slot.OPEN] * len(self.blocks)
+        self.contents = [b""] * len(self.blocks)
+        """chain hash of each committed block; empty where unknown"""
         self.filled = [0] * len(self.blocks)
         """bytes written in order from the slot's start"""
 
@@ -89,6 +99,9 @@ class Loans:
         *,
         blocks: Sequence[int],
         generations: Sequence[int],
+        granted_at: float = 0.0,
+        born: float = 0.0,
+        pinned: bool = False,
     ) -> Loan:
         """A loan that is over at once unless extended."""
         self._last_number += 1
@@ -98,6 +111,9 @@ class Loans:
             reservation=reservation,
             blocks=blocks,
             generations=generations,
+            granted_at=granted_at,
+            born=born,
+            pinned=pinned,
         )
         self._loans[loan.number] = loan
         self._reservations[debtor, reservation] = loan

@@ -23,6 +23,11 @@ class Peers:
             raise Violation("the first message was not Hello")
         return self._debtors[peer]
 
+    def peer_of(self, debtor: Debtor) -> int | None:
+        """The channel of this debtor, if it has one."""
+        found = (p for p, of in self._debtors.items() if of == debtor and p not in self._condemned)
+        return next(found, None)
+
     def is_step(self, peer: int) -> bool:
         return peer == self._step
 

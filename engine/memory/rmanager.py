@@ -14,6 +14,8 @@ then compute" is atomic. A peer that breaks the protocol is lost; nothing it sen
   so no loan is ever longer than one hop.
 """
 
+from collections import Counter
+
 from engine import protocol as p
 from engine.memory.books import BlockState, Books
 from engine.memory.effects import CopyIn, CopyOut, LosePeer, Output, Reply, Violation
@@ -41,6 +43,7 @@ class RManager:
         self._tables = Tables(self._lending.loans)
         self._own = Debtor(instance, epoch)
         self._peers = Peers(self._own, cluster=cluster, layout=pool.layout.fingerprint)
+        self._config = config
         self._block_bytes = pool.layout.block_bytes
         self._welcome = p.Welcome(instance, epoch, kernel_fingerprint, pool.num_blocks)
 
@@ -55,8 +58,21 @@ class RManager:
             return outputs + [self._lose(peer, str(violation))]
 
     def tick(self, now: float) -> list[Output]:
-        """Ends the loans whose lease is over."""
-        return self._lending.end(self._lending.loans.overdue(now))
+        """Ends the loans whose lease is over, and the slots that were called back in vain."""
+        outputs = self._lending.end(self._lending.loans.overdue(now))
+        for loan, slot in self._lending.recalls.overdue(now):
+            outputs += self._lending.release(loan, [slot], keep=True)[1]
+            peer = self._peers.peer_of(loan.debtor)
+            if peer is not None:
+                outputs.append(_fenced(peer, loan.number))
+        return outputs
+
+    def freeze(self, num_blocks: int, for_s: float, now: float) -> None:
+        """The planner's Freeze: for so long, so many blocks are for the own step only."""
+        self._lending.recalls.freeze(num_blocks, for_s, now)
+
+    def is_step(self, peer: int) -> bool:
+        return self._peers.is_step(peer)
 
     def peer_lost(self, peer: int, now: float) -> list[Output]:
         """A channel is closed. If it was the own step's, the caller has made sure that the process
@@ -72,7 +88,10 @@ class RManager:
         """(leaf, block) of an attached table, ascending; LoanFenced when it must not be used."""
         return self._tables.resolve(peer, sequence, version, now)
 
-    def heartbeat(self, *, address: str, host: str) -> p.Heartbeat:
+    def heartbeat(self, *, address: str, host: str, now: float) -> p.Heartbeat:
+        owed: Counter[int] = Counter()
+        for loan in self._lending.loans:
+            owed[loan.debtor.instance] += 0 if loan.pinned else len(loan.standing_slots)
         return p.Heartbeat(
             instance=self._own.instance,
             epoch=self._own.epoch,
@@ -80,9 +99,11 @@ class RManager:
             host=host,
             num_blocks=self.books.num_blocks,
             num_free=self.books.num_available,
-            num_lendable=self._lending.num_lendable,
+            num_lendable=self._lending.num_lendable(now),
             num_lent=self.books.count(BlockState.LENT),
             num_lend_cap=self._lending.num_lend_cap,
+            num_cached=self.books.count(BlockState.CACHED),
+            lent=[p.Debt(debtor, num) for debtor, num in sorted(owed.items()) if num],
         )
 
     def check(self) -> None:
@@ -98,13 +119,18 @@ class RManager:
         debtor = self._peers.debtor(peer)
         match message:
             case p.Draw():
-                return [Reply(peer, self._draw(peer, message))]
+                return self._draw(peer, message, now)
             case p.Give():
                 return self._give(peer, message)
             case p.Reserve():
                 if debtor == self._own:
                     raise Violation("a step draws from its own pool, it does not reserve there")
-                return [Reply(peer, self._lending.reserve(debtor, message, now))]
+                answer, recalled = self._lending.reserve(debtor, message, now)
+                return [Reply(peer, answer), *self._recall(recalled)]
+            case p.Pin():
+                if debtor == self._own:
+                    raise Violation("a step has its own pool's blocks at hand, it does not pin")
+                return [Reply(peer, self._lending.pin(debtor, message, now))]
             case p.Renew():
                 return [Reply(peer, p.Renewed(self._lending.renew(debtor, message.loans, now)))]
             case p.Release():
@@ -131,11 +157,27 @@ class RManager:
             Reply(peer, self._welcome),
         ]
 
-    def _draw(self, peer: int, draw: p.Draw) -> p.Drawn:
+    def _draw(self, peer: int, draw: p.Draw, now: float) -> list[Output]:
         self._peers.require_step(peer, "Draw")
         state = BlockState.STAGING if draw.staging else BlockState.USED
-        blocks = self._lending.take(min(draw.num_blocks, self.books.num_available), state)
-        return p.Drawn(blocks, self.books.num_available, draw.staging)
+        drawable = self._lending.num_drawable(host=draw.host)
+        blocks = self._lending.take(min(draw.num_blocks, drawable), state)
+        recalls, coming = self._lending.recalls, 0
+        recalled: dict[Loan, list[int]] = {}
+        if draw.recall:
+            coming, recalled = recalls.want(draw.num_blocks - len(blocks), now - draw.age_s, now)
+        left, within_s = self.books.num_available, recalls.longest_s if coming else 0.0
+        drawn = p.Drawn(blocks, left, draw.staging, coming, within_s)
+        return [Reply(peer, drawn), *self._recall(recalled)]
+
+    def _recall(self, recalled: dict[Loan, list[int]]) -> list[Output]:
+        """Tell the debtors; who has no channel now finds its slots ended when it comes back."""
+        outputs: list[Output] = []
+        for loan, slots in recalled.items():
+            peer = self._peers.peer_of(loan.debtor)
+            if peer is not None:
+                outputs.append(Reply(peer, p.Recall(loan.number, slots, self._config.recall_s)))
+        return outputs
 
     def _give(self, peer: int, give: p.Give) -> list[Output]:
         self._peers.require_step(peer, "Give")
@@ -145,7 +187,9 @@ class RManager:
             for block in give.blocks
         ):
             raise Violation("Give names blocks that the step does not have")
-        self._lending.free(give.blocks)
+        if len(give.contents) > len(give.blocks):
+            raise Violation("Give names more contents than blocks")
+        self._lending.give(give.blocks, give.contents)
         return []
 
     def _release(self, peer: int, debtor: Debtor, release: p.Release) -> list[Output]:
@@ -154,7 +198,8 @@ class RManager:
             return [Reply(peer, p.Released(release.loan, []))]
         for slot in release.slots:
             _require_slot(loan, slot)
-        ended, effects = self._lending.release(loan, release.slots or loan.standing_slots)
+        slots = release.slots or loan.standing_slots
+        ended, effects = self._lending.release(loan, slots, keep=release.keep)
         return [*effects, Reply(peer, p.Released(release.loan, ended))]
 
     def _write(self, peer: int, debtor: Debtor, write: p.Write, num_bytes: int) -> list[Output]:
@@ -173,6 +218,7 @@ class RManager:
         outputs: list[Output] = [CopyIn(loan.blocks[write.slot], write.offset)]
         if write.last:
             loan.slots[write.slot] = Slot.COMMITTED
+            loan.contents[write.slot] = write.content
             outputs.append(Reply(peer, p.Ack(write.loan, write.slot)))
         return outputs
 

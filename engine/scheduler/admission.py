@@ -7,7 +7,7 @@ Who finds nothing gives back what it was just given and pauses, longer each time
 
 from engine.core import BlockLayout
 from engine.errors import CapacityError
-from engine.protocol import Creditor, Drawn, Failed
+from engine.protocol import OLDEST_S, Creditor, Drawn, Failed
 from engine.scheduler.base import Need, Placement
 from engine.scheduler.effects import Effect, ToClient
 from engine.scheduler.holdings import Holdings
@@ -93,12 +93,12 @@ class Admission:
         elif sequence.state is State.RUNNING and not drawn.blocks:
             self._borrow_more(sequence, now)
 
-    def grow(self, sequence: Sequence) -> None:
+    def grow(self, sequence: Sequence, now: float) -> None:
         """A running sequence lacks a block for its next leaf: draw; if there is none, borrow."""
         if self._draw_for or self._holdings.drawing or sequence.number in self._growing:
             return
         self._draw_for = sequence
-        self._holdings.draw(self._grow_blocks, recall=True)
+        self._holdings.draw(self._grow_blocks, self._age_s(sequence, now))
 
     def lend_out(
         self, sequence: Sequence, num_blocks: int, now: float, to: Creditor | None = None
@@ -199,11 +199,20 @@ class Admission:
         there = len(sequence.spare) + self._holdings.store.num_free
         return len(sequence.to_place(self._layout.tokens)) - there
 
+    def _age_s(self, sequence: Sequence, now: float) -> float:
+        """Whose loans it may call back: the lender comes first, so one that fits at home may call
+        back all. One that must borrow itself spares the older ones; else two such requests, each
+        holding what the other wants back, would never end.
+        """
+        if self._layout.blocks_for(len(sequence.token_ids) + 1) <= self._num_blocks:
+            return OLDEST_S
+        return max(0.0, now - (now if sequence.arrived is None else sequence.arrived))
+
     def _draw(self, sequence: Sequence, now: float) -> None:
         missing = self._num_missing(sequence)
         if missing > 0:
             self._draw_for = sequence
-            self._holdings.draw(missing, recall=True)
+            self._holdings.draw(missing, self._age_s(sequence, now))
         else:
             self._place(sequence, now)
 

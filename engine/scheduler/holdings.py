@@ -28,11 +28,17 @@ class Holdings:
         """the last draw brought nothing"""
         self.effects = effects
 
-    def draw(self, num_blocks: int, *, recall: bool) -> None:
-        """Ask the own pool for blocks, one draw at a time; ``recall``: also those it has lent."""
+    def draw(self, num_blocks: int, age_s: float | None = None) -> None:
+        """Ask the own pool for blocks, one draw at a time.
+
+        With ``age_s`` it calls back what it lent to requests younger than that.
+        """
         if not self.drawing:
             self.drawing = True
-            self.effects.append(ToPool(self._instance, Draw(num_blocks, recall=recall)))
+            draw = Draw(num_blocks)
+            if age_s is not None:
+                draw = Draw(num_blocks, recall=True, age_s=age_s)
+            self.effects.append(ToPool(self._instance, draw))
 
     def on_drawn(self, message: Drawn) -> None:
         self.drawing = False

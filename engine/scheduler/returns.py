@@ -126,5 +126,5 @@ class Returns:
         if now < self._next_draw or self._holdings.drawing:
             return False
         self._next_draw = now + DRAW_S
-        self._holdings.draw(min(num_blocks, MAX_FETCHES), recall=False)
+        self._holdings.draw(min(num_blocks, MAX_FETCHES))
         return self._holdings.found_none

@@ -70,7 +70,7 @@ def test_a_newer_epoch_ends_older_loans_at_once(talk):
     kept = talk.loan(2)
     outputs = talk.say(3, hello(1, epoch=2))
     assert [out.peer for out in outputs if isinstance(out, LosePeer)] == [1]
-    assert talk.rmanager.heartbeat(address="", host="").num_lent == len(kept.blocks)
+    assert talk.rmanager.heartbeat(address="", host="", now=talk.now).num_lent == len(kept.blocks)
 
 
 # --- the own step -----------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def test_draw_gives_as_many_as_there_are(talk):
     assert len(talk.ask(0, p.Draw(6)).blocks) == 2
     assert talk.ask(1, p.Reserve(1, 1, 1.0)) == p.Refused(1, 0)
     assert talk.say(0, p.Give(drawn.blocks)) == []
-    assert talk.rmanager.heartbeat(address="", host="").num_free == 6
+    assert talk.rmanager.heartbeat(address="", host="", now=talk.now).num_free == 6
 
 
 @pytest.mark.parametrize("extra", [99, 0, 1])
@@ -103,7 +103,7 @@ def test_give_of_blocks_the_step_does_not_have_changes_nothing(extra):
     drawn = talk.ask(0, p.Draw(2))
     bad = drawn.blocks[0] if extra == 0 else 7 if extra == 1 else extra
     assert "does not have" in talk.lost(0, p.Give([*drawn.blocks, bad]))
-    assert talk.rmanager.heartbeat(address="", host="").num_free == 6
+    assert talk.rmanager.heartbeat(address="", host="", now=talk.now).num_free == 6
 
 
 def test_a_dead_step_frees_what_it_drew_and_loans_live_on(talk):
@@ -112,7 +112,7 @@ def test_a_dead_step_frees_what_it_drew_and_loans_live_on(talk):
     talk.ask(0, p.Draw(1, staging=True))
     talk.loan(1)
     talk.rmanager.peer_lost(0, talk.now)
-    counts = talk.rmanager.heartbeat(address="a", host="h")
+    counts = talk.rmanager.heartbeat(address="a", host="h", now=talk.now)
     assert (counts.num_free, counts.num_lent) == (6, 2)
 
 
@@ -123,13 +123,13 @@ def test_the_lender_keeps_blocks_and_caps_loans():
     talk = Talk(10, lend_fraction=0.5, keep_blocks=3)
     talk.step()
     talk.ask(1, hello(1))
-    counts = talk.rmanager.heartbeat(address="", host="")
+    counts = talk.rmanager.heartbeat(address="", host="", now=talk.now)
     assert (counts.num_lendable, counts.num_lend_cap) == (5, 5)
     assert talk.ask(1, p.Reserve(1, 6, 1.0)) == p.Refused(1, 5)
     talk.ask(0, p.Draw(4))
     assert talk.ask(1, p.Reserve(1, 4, 1.0)) == p.Refused(1, 3)
     assert len(talk.loan(1, 3, written=False).blocks) == 3
-    assert talk.rmanager.heartbeat(address="", host="").num_lendable == 0
+    assert talk.rmanager.heartbeat(address="", host="", now=talk.now).num_lendable == 0
 
 
 def test_reserve_again_gives_the_same_loan(talk):
@@ -161,10 +161,10 @@ def test_a_lease_lasts_its_length_and_the_drift_margin(talk):
     assert talk.ask(1, p.Renew([granted.loan, 99])) == p.Renewed([granted.loan])
     talk.now += 10.4
     talk.rmanager.tick(talk.now)
-    assert talk.rmanager.heartbeat(address="", host="").num_lent == 2
+    assert talk.rmanager.heartbeat(address="", host="", now=talk.now).num_lent == 2
     talk.now += 0.2
     talk.rmanager.tick(talk.now)
-    assert talk.rmanager.heartbeat(address="", host="").num_lent == 0
+    assert talk.rmanager.heartbeat(address="", host="", now=talk.now).num_lent == 0
 
 
 def test_renew_does_not_revive_an_expired_loan_even_before_a_tick(talk):

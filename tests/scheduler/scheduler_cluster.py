@@ -113,7 +113,8 @@ class Cluster:
         for instance in self.instances:
             for out in instance.rmanager.tick(self.now):
                 self.carry_out(instance, out)
-            beat = instance.rmanager.heartbeat(address=str(instance.number), host="host")
+            address = str(instance.number)
+            beat = instance.rmanager.heartbeat(address=address, host="host", now=self.now)
             self.planner.handle(beat, self.now)
 
     # --- what goes wrong ------------------------------------------------------------------------

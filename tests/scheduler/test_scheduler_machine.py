@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 from scheduler_checks import LAYOUT, check_cluster
 from scheduler_cluster import Cluster
 
-from engine.memory.books import BlockState
+from engine import protocol as p
 
 MAX_ROUNDS = 400
 """without a token or an end for anybody; a prefill of one token a step takes some"""
@@ -35,9 +35,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_num_seqs=st.integers(1, 4),
         grow_blocks=st.integers(1, 4),
         lease_s=st.sampled_from([3.0, 30.0]),
+        num_long=st.integers(0, 3),
     )
-    def start(self, num_blocks, **options):
+    def start(self, num_blocks, num_long, **options):
+        """With ``num_long`` prompts that fit no pool, so that much is lent from the beginning."""
         self.cluster = Cluster(num_blocks, **options)
+        for number in range(num_long):
+            first = 100 + len(self.cluster.answers)
+            owner = number % len(num_blocks)
+            self.cluster.submit(owner, [first, *range(2 * num_blocks[owner] + 3)], 20)
+        for _ in range(12 * bool(num_long)):
+            self.cluster.round()
+            self.cluster.now += 0.05
 
     def instance(self, data):
         return data.draw(st.sampled_from(range(len(self.cluster.instances))), label="instance")
@@ -101,6 +110,44 @@ class SchedulerMachine(RuleBasedStateMachine):
         instance = self.cluster.instances[self.instance(data)]
         if instance.moves:
             instance.push_move()
+
+    # --- what others want -----------------------------------------------------------------------
+
+    @rule(data=st.data(), within_s=st.sampled_from([0.0, 0.5, 5.0]))
+    def recall(self, data, within_s):
+        """A creditor wants some slots of a loan back."""
+        cluster = self.cluster
+        loans = [
+            (instance, loan)
+            for instance in cluster.instances
+            for loan in instance.rmanager._lending.loans
+            if (loan.debtor.instance, instance.number) in cluster.channels
+        ]
+        if loans:
+            instance, loan = data.draw(st.sampled_from(loans))
+            slots = data.draw(st.sets(st.sampled_from(loan.standing_slots), min_size=1))
+            channel = cluster.channels[loan.debtor.instance, instance.number]
+            channel.down.append(p.Recall(loan.number, sorted(slots), within_s))
+
+    @rule(data=st.data(), num_blocks=st.integers(1, 6), home=st.booleans())
+    def advise(self, data, num_blocks, home):
+        """The planner's advice may come at any time, and be wrong."""
+        cluster, instance = self.cluster, self.cluster.instances[self.instance(data)]
+        other = self.instance(data)
+        if home:
+            advice = p.Settle(other, num_blocks, 1.0)
+        else:
+            number = data.draw(st.integers(1, 6))
+            to = p.Creditor(other, 1, str(other), "host", num_blocks)
+            advice = p.Move(number, num_blocks, to)
+        if other != instance.number:
+            instance.scheduler.on_advice(advice, cluster.now)
+            instance.perform()
+
+    @rule(data=st.data(), for_s=st.sampled_from([0.1, 1.0]))
+    def busy(self, data, for_s):
+        instance = self.cluster.instances[self.instance(data)]
+        instance.scheduler.on_message(self.instance(data), p.Busy(0, for_s), self.cluster.now)
 
     # --- what goes wrong ------------------------------------------------------------------------
 
@@ -177,7 +224,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for instance in self.cluster.instances:
             instance.rmanager.tick(self.cluster.now)
             books = instance.rmanager.books
-            assert books.count(BlockState.FREE) == books.num_blocks
+            assert books.num_available == books.num_blocks, "a block is neither free nor cached"
             assert not instance.moves
             assert not instance.sent
             assert not instance.attached

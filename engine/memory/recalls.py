@@ -1,0 +1,122 @@
+"""Recalls: lent slots called back, for the pool's own step or for an older request of a debtor.
+
+The debtor has ``recall_s`` to bring its data elsewhere; then the slots end whatever it does, so the
+lender never waits longer. A loan stays for a while before it can be called back, and no debtor has
+two rounds of recalls at once: both keep blocks from travelling back and forth. No I/O.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from engine.memory.loans import Debtor, Loan, Loans, Slot
+
+MARGIN = 1.5
+"""of ``recall_s``: how long blocks are kept for who called them back"""
+
+
+@dataclass(slots=True)
+class _Claim:
+    num_blocks: int
+    born: float
+    until: float
+
+
+class Recalls:
+    """What is called back, and for whom freed blocks are kept."""
+
+    def __init__(self, *, loans: Loans, recall_s: float, min_residence_s: float) -> None:
+        self._loans = loans
+        self._recall_s = recall_s
+        self._min_residence_s = min_residence_s
+        self._pending: dict[tuple[int, int], float] = {}
+        """(loan, slot) -> when it ends if it is not back"""
+        self._own = _Claim(0, 0.0, 0.0)
+        self._frozen = _Claim(0, 0.0, 0.0)
+        self._claims: dict[Debtor, _Claim] = {}
+
+    @property
+    def longest_s(self) -> float:
+        """From the wish to the end of what was called back, residence included."""
+        return self._recall_s + self._min_residence_s
+
+    def want(self, num_blocks: int, born: float, now: float) -> tuple[int, dict[Loan, list[int]]]:
+        """The own step misses so many blocks: how many will come, and what to call back now.
+
+        Only from requests younger than ``born``.
+        """
+        self._own = _Claim(num_blocks, 0.0, now + MARGIN * self.longest_s)
+        if not num_blocks:
+            return 0, {}
+        younger = [loan for loan in self._loans if loan.born > born]
+        chosen = self._choose(num_blocks - len(self._pending), younger, now)
+        lent = sum(len(loan.standing_slots) for loan in younger)
+        return min(num_blocks, lent), chosen
+
+    def claim(
+        self, debtor: Debtor, num_blocks: int, born: float, now: float
+    ) -> dict[Loan, list[int]]:
+        """An older request finds too little: call back from younger ones, keep it for a while."""
+        younger = [loan for loan in self._loans if loan.born > born and loan.debtor != debtor]
+        if sum(len(loan.standing_slots) for loan in younger) < num_blocks:
+            return {}
+        self._claims[debtor] = _Claim(num_blocks, born, now + MARGIN * self.longest_s)
+        return self._choose(num_blocks - len(self._pending), younger, now)
+
+    def granted(self, debtor: Debtor) -> None:
+        self._claims.pop(debtor, None)
+
+    def freeze(self, num_blocks: int, for_s: float, now: float) -> None:
+        """So many blocks are for the own step only, for so long."""
+        self._frozen = _Claim(num_blocks, 0.0, now + for_s)
+
+    def num_kept(self, now: float, debtor: Debtor | None = None, born: float = 0.0) -> int:
+        """Free blocks that are not for this debtor's request: others called them back."""
+        kept = [self._own, self._frozen]
+        kept += [claim for of, claim in self._claims.items() if of != debtor and claim.born <= born]
+        return sum(claim.num_blocks for claim in kept if now < claim.until)
+
+    def overdue(self, now: float) -> list[tuple[Loan, int]]:
+        """Slots that did not come back in time."""
+        if not self._pending:
+            return []
+        late = [key for key, ends in self._pending.items() if ends <= now]
+        found = []
+        for key in late:
+            del self._pending[key]
+            loan = self._loans.get(key[0])
+            if loan is not None and loan.slots[key[1]] is not Slot.RELEASED:
+                found.append((loan, key[1]))
+        return found
+
+    def ended(self, loan: Loan, slots: Iterable[int]) -> None:
+        """These slots are back."""
+        for slot in slots:
+            self._pending.pop((loan.number, slot), None)
+
+    def _choose(self, num_blocks: int, loans: Iterable[Loan], now: float) -> dict[Loan, list[int]]:
+        """Slots of the youngest requests first."""
+        chosen: dict[Loan, list[int]] = {}
+        at_it = {self._debtor(number) for number, _ in self._pending}
+        for loan in sorted(loans, key=lambda one: (-one.born, -one.number)):
+            if num_blocks <= 0:
+                break
+            if loan.debtor in at_it or loan.granted_at + self._min_residence_s > now:
+                continue
+            slots = loan.standing_slots[-num_blocks:]
+            chosen[loan] = slots
+            num_blocks -= len(slots)
+        for loan, slots in chosen.items():
+            self._pending.update(
+                dict.fromkeys([(loan.number, s) for s in slots], now + self._recall_s)
+            )
+        return chosen
+
+    def _debtor(self, number: int) -> Debtor | None:
+        loan = self._loans.get(number)
+        return loan.debtor if loan else None
+
+    def check(self) -> None:
+        for number, slot in self._pending:
+            loan = self._loans.get(number)
+            assert loan is not None, "a loan that ended is still called back"
+            assert loan.slots[slot] is not Slot.RELEASED, "a slot that is back is still called back"
