@@ -116,7 +116,10 @@ def build_placement(config: Config, given: type[Placement] | Placement | None = 
 
 
 def build_transport(config: Config, pool: MemoryPool | None = None, **runtime: Any) -> Transport:
-    """A transport; with ``pool`` one that listens and lets peers on this host map its memory."""
+    """A transport; with ``pool`` one that listens and lets peers on this host map its memory.
+
+    ``runtime``: the cluster's ``key``, without which only its like are met.
+    """
     cls, options = options_of(TRANSPORTS, "transport", config.transport)
     if pool is not None:
         runtime |= {"region": pool.region, "region_fd": pool.fd}

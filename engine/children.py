@@ -14,6 +14,7 @@ from typing import Any
 from engine.errors import LendKVError
 
 PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
 USER_ERROR = 2
 """exit status of a child whose failure is the user's to mend; its sentences were sent"""
 
@@ -23,6 +24,11 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the line above
         os._exit(1)
+
+
+def call_oneself(name: str) -> None:
+    """What ``ps`` and ``top`` show of this process; the kernel keeps 15 letters."""
+    ctypes.CDLL(None).prctl(PR_SET_NAME, f"lendkv-{name}".encode())
 
 
 @dataclass(slots=True)
@@ -80,6 +86,7 @@ def fork(name: str, main: Callable[[Connection], int | None]) -> Child:
     try:
         ours.close()
         die_with_parent(parent)
+        call_oneself(name)
         # Ctrl-C reaches the whole process group: the supervisor alone decides what it means.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from engine import __version__
+from engine.chaos.drill import chaos
 from engine.children import USER_ERROR, die_with_parent
 from engine.config import Config, load, to_yaml
 from engine.doctor import doctor
 from engine.errors import ConfigError, LendKVError
+from engine.evacuate import evacuate
 from engine.generate import Generate, read_prompt
 from engine.launch import launch, require_parts
 from engine.model.checkpoint import describe
@@ -26,6 +28,8 @@ from engine.world import STATUS_FILE, STOP_FILE
 VERBS = {
     "generate": "Answer one prompt and show where its context lay",
     "serve": "Serve the OpenAI API over HTTP until it is stopped",
+    "evacuate": "Let an instance of a running cluster leave: lendkv evacuate 2 cluster.join=...",
+    "chaos": "Strike the processes of a cluster under load, and compare every token",
     "doctor": "Look at this machine and recipe: what is fine, what is not, what to do",
 }
 NOTE = (
@@ -46,7 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if args.verb == "doctor":
             return doctor(config)
+        if args.verb == "evacuate":
+            return evacuate(config, args.instance)
         describe(config.model.path, library=config.model.library)
+        if args.verb == "chaos":
+            return chaos(config, args.recipe, args.overrides, as_json=args.json)
         if args.verb == "generate":
             read_prompt(config, args.recipe)
         require_parts(config, attention=not under_torchrun)
@@ -55,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for line in str(error).splitlines():
                 print(f"lendkv: {line}", file=sys.stderr, flush=True)
         return _leave(USER_ERROR, under_torchrun)
+    except KeyboardInterrupt:
+        return 130
     if config.instances > 1 and not under_torchrun:
         return _torchrun(config, sys.argv[1:] if argv is None else list(argv))
     try:
@@ -90,6 +100,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         if verb == "generate":
             one.add_argument("--prompt", metavar="TEXT")
             one.add_argument("--prompt-file", metavar="FILE")
+        if verb in ("generate", "chaos"):
             one.add_argument("--json", action="store_true", help="print one JSON object instead")
     # argparse takes positionals in one run only; overrides may stand between options as well.
     args, rest = parser.parse_known_args(argv)
@@ -97,6 +108,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         if text.startswith("-"):
             parser.error(f"unknown option {text}")
     args.overrides += rest
+    if args.verb == "evacuate":
+        if not (args.recipe or "").isdecimal():
+            parser.error("evacuate needs an instance's number, such as lendkv evacuate 2")
+        args.instance, args.recipe = int(args.recipe), None
     if args.recipe and "=" in args.recipe and not Path(args.recipe).exists():
         args.overrides.insert(0, args.recipe)
         args.recipe = None

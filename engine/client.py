@@ -45,8 +45,9 @@ class Answer:
 class Client:
     """One at a time: ``wait_ready``, ``complete``, ``goodbye``."""
 
-    def __init__(self, planner: str) -> None:
-        self._planner = ControlClient(planner, FROM_PLANNER)
+    def __init__(self, planner: str, key: bytes) -> None:
+        self._key = key
+        self._planner = ControlClient(planner, FROM_PLANNER, key)
         self._steps: dict[str, ControlClient] = {}
         self._members: list[Member] = []
 
@@ -156,7 +157,7 @@ class Client:
 
     def _step(self, address: str) -> ControlClient:
         if address not in self._steps:
-            self._steps[address] = ControlClient(address, FROM_STEP)
+            self._steps[address] = ControlClient(address, FROM_STEP, self._key)
         return self._steps[address]
 
 

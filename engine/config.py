@@ -5,22 +5,22 @@ class's ``Config``. From ``load`` on everything is plain frozen dataclasses.
 """
 
 import dataclasses
-import difflib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from engine.errors import ConfigError
 from engine.memory.lending import Lending
+from engine.recipe import apply, dotted, leaves, one_line, read
 from engine.registry import Registry
 from engine.scheduler.gmanager import GManager
 from engine.scheduler.scheduler import Scheduler
+
+ANY_INTERFACE = ("0.0.0.0", "::", "*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +47,9 @@ class PoolConfig:
     name: str = "paged"
     options: dict[str, Any] = field(default_factory=dict)
     num_blocks: int = 256
-    """rBlocks of this instance's pool"""
+    """rBlocks of each instance's pool"""
+    sizes: list[int] = field(default_factory=list)
+    """rBlocks by rank, where pools are to differ; empty: all have num_blocks"""
     block_tokens: int = 64
     """tokens in an rBlock; the same in the whole cluster"""
     kernel: str = "native"
@@ -59,6 +61,16 @@ class PoolConfig:
 class ClusterConfig:
     host: str = "127.0.0.1"
     """address that control sockets listen on"""
+    port: int = 0
+    """the planner's, to which others join; 0 takes a free one"""
+    advertise: str = ""
+    """host name or address under which other hosts reach this one; needed to listen on all"""
+    key_file: str = ""
+    """the cluster's key; else LENDKV_KEY, else rank 0 makes one for those it starts with"""
+    join: str = ""
+    """HOST:PORT of a running cluster's planner: add these instances to it"""
+    donor: bool = False
+    """with join: lend memory and run no requests"""
     heartbeat_s: float = 0.2
     start_s: float = 120.0
     """longest wait for all instances to be ready"""
@@ -94,6 +106,27 @@ class ServeConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ChaosConfig:
+    seconds: float = 300.0
+    """how long faults are injected, after all instances are ready"""
+    every_s: float = 7.0
+    """from one fault to the next; at least 5, so that restarts stay below their limit"""
+    seed: int = 0
+    kinds: list[str] = field(
+        default_factory=lambda: ["kill", "freeze", "slow", "partition", "restart", "join", "leave"]
+    )
+    """partition needs transport.name=tcp"""
+    prompt_file: str = "prompts/time_machine.txt"
+    """contexts are cut from it; relative to the working folder, then to the recipe"""
+    contexts: int = 3
+    """different contexts of each length; clients take them in turn"""
+    long_tokens: int = 176
+    short_tokens: int = 24
+    max_tokens: int = 48
+    """of each answer"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """The whole tree; ``lendkv generate --print-config`` shows it."""
 
@@ -111,6 +144,7 @@ class Config:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
+    chaos: ChaosConfig = field(default_factory=ChaosConfig)
     callbacks: list[str] = field(default_factory=list)
     """"package.module:Class" of your own callbacks, run in each step process"""
 
@@ -122,17 +156,17 @@ def load(recipe: str | None, overrides: Sequence[str] = ()) -> Config:
     """
     problems: list[str] = []
     tree = OmegaConf.structured(Config())
-    layers = [(recipe, _read(recipe))] if recipe else []
-    layers += [(f"override {text!r}", _dotted(text, problems)) for text in overrides]
+    layers = [(recipe, read(recipe))] if recipe else []
+    layers += [(f"override {text!r}", dotted(text, problems)) for text in overrides]
     for source, layer in layers:
-        for path, value in _leaves(layer):
-            tree = _apply(tree, path, value, str(source), problems)
+        for path, value in leaves(layer):
+            tree = apply(tree, path, value, str(source), problems)
     config = None
     if not problems:
         try:
             config = OmegaConf.to_object(tree)
         except (OmegaConfBaseException, ValueError) as error:
-            problems.append(_one_line(error))
+            problems.append(one_line(error))
     if isinstance(config, Config):
         problems += check(config)
     if problems:
@@ -168,6 +202,7 @@ def check(config: Config) -> list[str]:
             f"{config.pool.num_blocks} on their way to creditors, and at most half of it may: "
             f"lower it to {max(most, 0)}, or raise pool.num_blocks"
         )
+    problems += _check_cluster(config)
     if config.model.bits == "schedule" and config.model.library != "lendkv":
         problems.append("model.bits=schedule is for model.library=lendkv only")
     if config.pool.block_tokens > 256:
@@ -177,6 +212,42 @@ def check(config: Config) -> list[str]:
     return problems
 
 
+def _check_cluster(config: Config) -> list[str]:
+    cluster, problems = config.cluster, []
+    hosts = (("cluster.host", cluster.host), ("transport.options.host", _listens_on(config)))
+    problems += [
+        f"{name}={host} listens on all interfaces, and no other host can dial that: set "
+        "cluster.advertise to this host's name or address"
+        for name, host in hosts
+        if host in ANY_INTERFACE and not cluster.advertise
+    ]
+    if cluster.advertise in ANY_INTERFACE:
+        problems.append(f"cluster.advertise={cluster.advertise} is nowhere that one could dial")
+    if cluster.donor and not cluster.join:
+        problems.append("cluster.donor lends to a running cluster: set cluster.join=HOST:PORT")
+    if cluster.join and not cluster.join.rpartition(":")[2].isdecimal():
+        problems.append(f"cluster.join={cluster.join} is not of the form HOST:PORT")
+    sizes = config.pool.sizes
+    if sizes and (len(sizes) != config.instances or min(sizes) < 2):
+        problems.append(
+            f"pool.sizes={sizes} must name a size of at least 2 for each of the "
+            f"{config.instances} instances"
+        )
+    return problems
+
+
+def _listens_on(config: Config) -> str:
+    return str(config.transport.options.get("host", ""))
+
+
+def of_rank(config: Config, rank: int) -> Config:
+    """The configuration as that rank's instance has it: with its own pool's size."""
+    if not config.pool.sizes:
+        return config
+    pool = dataclasses.replace(config.pool, num_blocks=config.pool.sizes[rank])
+    return dataclasses.replace(config, pool=pool)
+
+
 def options_of(kind: Registry, key: str, part: Component | PoolConfig) -> tuple[type[Any], Any]:
     """The class behind a component and its checked ``Config``; raises ConfigError."""
     cls = kind.load(part.name)
@@ -184,14 +255,14 @@ def options_of(kind: Registry, key: str, part: Component | PoolConfig) -> tuple[
         raise ConfigError(f"{key}.name={part.name}: {cls.__name__} has no Config dataclass")
     problems: list[str] = []
     tree = OmegaConf.structured(cls.Config)
-    for path, value in _leaves(OmegaConf.create(part.options)):
-        tree = _apply(tree, path, value, f"{key}.options of {part.name!r}", problems)
+    for path, value in leaves(OmegaConf.create(part.options)):
+        tree = apply(tree, path, value, f"{key}.options of {part.name!r}", problems)
     if problems:
         raise ConfigError(*problems)
     try:
         return cls, OmegaConf.to_object(tree)
     except (OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{key}.options of {part.name!r}: {_one_line(error)}") from error
+        raise ConfigError(f"{key}.options of {part.name!r}: {one_line(error)}") from error
 
 
 def to_yaml(config: Config) -> str:
@@ -205,79 +276,3 @@ def recipe_path(recipe: str | None, name: str) -> Path:
         beside = Path(recipe).parent / path
         return beside if beside.exists() else path
     return path
-
-
-def _read(recipe: str) -> DictConfig:
-    try:
-        layer = OmegaConf.load(recipe)
-    except FileNotFoundError as error:
-        near = sorted(str(p) for p in Path(os.path.dirname(recipe) or ".").glob("*.yaml"))
-        there = f"; here are: {', '.join(near)}" if near else ""
-        raise ConfigError(f"recipe {recipe!r} does not exist{there}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {recipe!r} cannot be read: {error}") from error
-    except YAMLError as error:
-        raise ConfigError(f"recipe {recipe!r} is not YAML: {_one_line(error)}") from error
-    if not isinstance(layer, DictConfig):
-        raise ConfigError(f"recipe {recipe!r} must hold 'key: value' lines at the top")
-    return layer
-
-
-def _dotted(text: str, problems: list[str]) -> DictConfig:
-    key, equals, _ = text.partition("=")
-    if not equals or not key or key.startswith("-"):
-        problems.append(f"override {text!r} is not key=value, such as transport.name=tcp")
-        return OmegaConf.create({})
-    try:
-        layer = OmegaConf.from_dotlist([text])
-    except (OmegaConfBaseException, YAMLError) as error:
-        problems.append(f"override {text!r}: {_one_line(error)}")
-        return OmegaConf.create({})
-    assert isinstance(layer, DictConfig)
-    return layer
-
-
-def _leaves(layer: DictConfig, prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted paths and values; a plugin's ``options`` are walked like any other keys."""
-    found: list[tuple[str, Any]] = []
-    for key in layer:
-        path = f"{prefix}{key!s}"
-        value = layer._get_node(key)
-        if isinstance(value, DictConfig) and not value._is_none() and len(value):
-            found += _leaves(value, f"{path}.")
-        else:
-            found.append((path, layer[key]))
-    return found
-
-
-def _apply(tree: Any, path: str, value: Any, source: str, problems: list[str]) -> Any:
-    """The tree with one value set; a key or value that cannot be is noted in ``problems``."""
-    node, parts = tree, path.split(".")
-    for depth, part in enumerate(parts):
-        if OmegaConf.get_type(node) is dict:
-            break  # options: checked later, against the plugin's own Config
-        if part not in node:
-            known = sorted(node)
-            close = difflib.get_close_matches(part, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            inside = ".".join(parts[:depth]) or "the top"
-            problems.append(
-                f"{source}: unknown key {path!r}{hint}; allowed at {inside}: {', '.join(known)}"
-            )
-            return tree
-        node = node[part]
-        if not isinstance(node, DictConfig) and depth < len(parts) - 1:
-            problems.append(f"{source}: {'.'.join(parts[: depth + 1])!r} is a value, not a section")
-            return tree
-    layer: Any = value
-    for part in reversed(parts):
-        layer = {part: layer}
-    try:
-        return OmegaConf.merge(tree, layer)
-    except (OmegaConfBaseException, ValueError) as error:
-        problems.append(f"{source}: {path}={value!r}: {_one_line(error)}")
-        return tree
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

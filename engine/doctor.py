@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from engine.build import build_transport, check_parts, layout_of
+from engine.comm.auth import KEY_VARIABLE, read_key
 from engine.config import Config
 from engine.errors import LendKVError
 from engine.memory.base import region_bytes
@@ -38,7 +39,17 @@ class Finding:
 
 def examine(config: Config) -> Iterator[Finding]:
     """All findings, cheap ones first."""
-    for look in (_machine, _compiler, _packages, _model, _memory, _parts, _transport, _port):
+    for look in (
+        _machine,
+        _compiler,
+        _packages,
+        _model,
+        _memory,
+        _parts,
+        _transport,
+        _cluster,
+        _port,
+    ):
         yield from look(config)
 
 
@@ -141,6 +152,20 @@ def _transport(config: Config) -> Iterator[Finding]:
         yield Finding("transport", "fine", f"{config.transport.name} can listen at {address}")
     except LendKVError as error:
         yield Finding("transport", "wrong", config.transport.name, str(error))
+
+
+def _cluster(config: Config) -> Iterator[Finding]:
+    cluster = config.cluster
+    where = f"{cluster.advertise or cluster.host}:{cluster.port or '(a free port)'}"
+    found = f"the planner listens at cluster.join={where}"
+    try:
+        if read_key(cluster.key_file):
+            yield Finding("cluster", "fine", f"{found}; a key is given")
+        else:
+            advice = f"set cluster.key_file or {KEY_VARIABLE} to let more instances join"
+            yield Finding("cluster", "note", f"{found}; the key is made at the start", advice)
+    except LendKVError as error:
+        yield Finding("cluster", "wrong", found, str(error))
 
 
 def _port(config: Config) -> Iterator[Finding]:

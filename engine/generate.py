@@ -28,9 +28,9 @@ class Generate:
         self._as_json = as_json
         self._console = Console(stderr=True)
 
-    def __call__(self, pipe: Connection, planner: str) -> int:
+    def __call__(self, pipe: Connection, planner: str, key: bytes) -> int:
         tokenizer, prompt_ids = self._prompt()
-        client = Client(planner)
+        client = Client(planner, key)
         try:
             answer = self._complete(client, tokenizer, prompt_ids)
         finally:  # also when the request is refused: nobody else would tell the others to leave

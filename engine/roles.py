@@ -1,18 +1,16 @@
 """The roles as processes: what each forked child of a supervisor runs. Only step imports torch."""
 
 import logging
-import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import timedelta
 from multiprocessing.connection import Connection
 
-from engine.build import build_loop, build_planner, build_pool_server, build_transport
+from engine.build import build_loop, build_planner, build_pool_server, build_transport, layout_of
 from engine.comm.control import ControlClient, ControlServer
-from engine.config import Config
-from engine.core import ModelShape, Request, SamplingParams
-from engine.errors import ConfigError, PeerLost
+from engine.comm.sockets import advertised
+from engine.core import Request, SamplingParams
+from engine.errors import PeerLost
+from engine.meeting import GONE, Place, PlannerLife, meet
 from engine.memory.base import MemoryPool
 from engine.protocol import (
     FROM_PLANNER,
@@ -20,59 +18,62 @@ from engine.protocol import (
     TO_STEP,
     Abort,
     BorrowOffer,
+    Evacuate,
     Failed,
+    Freeze,
     Goodbye,
+    HandedOver,
+    Members,
+    MembersQuery,
     Message,
+    Move,
     Register,
     Report,
+    Settle,
     Submit,
 )
+from engine.scheduler.membership import Membership
 
 log = logging.getLogger(__name__)
 
 IDLE_S = 0.05
 """longest sleep of a process that waits for messages"""
-MEET_S = 120.0
-GONE = "gone"
-"""stands in torchrun's store for the planner's address when rank 0 has left"""
-MAX_UNHEARD = 5
-"""seconds in a row without a planner to connect to, after which a step leaves: rank 0 is gone"""
+LOAD_EVERY_S = 0.25
+LEAVE_S = 30.0
+"""how long a pool that leaves waits for others to give back what it lent them"""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """What a role must know of where it is."""
-
-    config: Config
-    instance: int
-    cluster: str
-    epoch: int
-    shape: ModelShape
-    planner: str
-    """the planner's control address; empty until torchrun's store has told it"""
-    store: tuple[str, int] | None
-    host: str = field(default_factory=socket.gethostname)
-
-
-def planner(pipe: Connection, config: Config, address: str) -> int:
+def planner(pipe: Connection, place: Place) -> int:
     """Answers heartbeats and queries; a restarted one listens where the old one did."""
-    port = int(address.rpartition(":")[2]) if address else 0
-    server = ControlServer(TO_PLANNER)
-    pipe.send({"planner": server.bind(config.cluster.host, port)})
+    config = place.config
+    server = ControlServer(TO_PLANNER, place.key)
+    port = int(place.planner.rpartition(":")[2]) if place.planner else config.cluster.port
+    address = server.bind(config.cluster.host, port)
+    pipe.send({"planner": advertised(address, config.cluster.advertise)})
     gmanager = build_planner(config)
+    membership = Membership(
+        cluster=place.cluster,
+        layout=layout_of(config, place.shape).fingerprint,
+        num_first=config.instances,
+        now=time.monotonic(),
+    )
     while True:
         for peer, message in server.receive(1.0):
-            answer = gmanager.handle(message, time.monotonic())
+            now = time.monotonic()
+            answers = membership.handle(peer, message, now)
+            answer = gmanager.handle(message, now)
             if answer is not None:
+                answers.append((peer, answer))
+            for to, said in answers:
                 with suppress(PeerLost):  # it asked and left
-                    server.send(peer, answer)
+                    server.send(to, said)
 
 
 def pool(pipe: Connection, place: Place, memory: MemoryPool) -> int:
-    """Serves the pool until it is killed; tells the planner how it is."""
+    """Serves the pool until it is killed or told to leave; tells the planner how it is."""
     config = place.config
-    transport = build_transport(config, memory)
-    address = transport.listen()
+    transport = build_transport(config, memory, key=place.key)
+    address = advertised(transport.listen(), config.cluster.advertise)
     server, rmanager = build_pool_server(
         config,
         instance=place.instance,
@@ -81,22 +82,42 @@ def pool(pipe: Connection, place: Place, memory: MemoryPool) -> int:
         shape=place.shape,
         pool=memory,
         transport=transport,
-        clock=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+        clock=_boottime,
     )
     pipe.send({"pool": address})
-    client = ControlClient(place.planner, FROM_PLANNER) if place.planner else None
-    next_beat = 0.0
+    client = ControlClient(place.planner, FROM_PLANNER, place.key)
+    planner_life = PlannerLife(place.planner)
+    next_beat = next_look = 0.0
+    leave_by = None
     while True:
-        server.serve_once(min(IDLE_S, config.cluster.heartbeat_s), [pipe.fileno()])
-        while client is None and pipe.poll():
-            client = ControlClient(pipe.recv()["planner"], FROM_PLANNER)
-        if client is not None and time.monotonic() >= next_beat:
-            next_beat = time.monotonic() + config.cluster.heartbeat_s
+        server.serve_once(min(IDLE_S, config.cluster.heartbeat_s), [pipe.fileno(), client.fileno()])
+        now = time.monotonic()
+        told_to_leave = pipe.poll() and pipe.recv() == {"leave": True}
+        for message in client.receive(0.0):
+            match message:
+                case Freeze():
+                    rmanager.freeze(message.num_blocks, message.for_s, _boottime())
+                case Evacuate():  # a donor: nobody else would be asked
+                    told_to_leave = True
+        if told_to_leave and leave_by is None:
+            leave_by = now + LEAVE_S
+        if now >= next_beat:
+            next_beat = now + config.cluster.heartbeat_s
+            if leave_by is not None:  # what comes back is lent to nobody any more
+                rmanager.freeze(memory.num_blocks, LEAVE_S, _boottime())
+            beat = rmanager.heartbeat(address=address, host=place.host, now=_boottime())
             with suppress(PeerLost):
-                client.send(rmanager.heartbeat(address=address, host=place.host))
+                client.send(beat)
+            if leave_by is not None and (not beat.num_lent or now >= leave_by):
+                client.close()
+                return 0
+        if config.cluster.donor and now >= next_look:
+            next_look = now + 1.0
+            if planner_life.is_over():
+                return 0
 
 
-def step(pipe: Connection, place: Place, memory: MemoryPool, pool_address: str) -> int:
+def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
     """Serves requests until a Goodbye; returns its exit status."""
     import torch
 
@@ -104,13 +125,14 @@ def step(pipe: Connection, place: Place, memory: MemoryPool, pool_address: str) 
 
     config = place.config
     torch.set_num_threads(config.threads)
-    planner_address = _meet(place)
+    planner_address, key = meet(place)
     if planner_address == GONE:  # rank 0 has said why
         return 0
-    pipe.send({"planner": planner_address})
-    planner_client = ControlClient(planner_address, FROM_PLANNER)
-    clients = ControlServer(TO_STEP)
-    address = clients.bind(config.cluster.host, 0)
+    pipe.send({"planner": planner_address, "key": key})
+    planner_client = ControlClient(planner_address, FROM_PLANNER, key)
+    planner_life = PlannerLife(planner_address)
+    clients = ControlServer(TO_STEP, key)
+    address = advertised(clients.bind(config.cluster.host, 0), config.cluster.advertise)
     owners: dict[str, bytes] = {}
 
     def to_planner(message: Message) -> None:
@@ -127,9 +149,15 @@ def step(pipe: Connection, place: Place, memory: MemoryPool, pool_address: str) 
             del owners[request_id]
             loop.scheduler.abort(request_id)
             return
-        if isinstance(message, Report | Failed):
+        if isinstance(message, Report | Failed | HandedOver):
             del owners[request_id]
 
+    checkpoint = checkpoints.load(
+        config.model.path,
+        config.model.dtype,
+        library=config.model.library,
+        bits=config.model.bits,
+    )
     loop = build_loop(
         config,
         instance=place.instance,
@@ -137,20 +165,16 @@ def step(pipe: Connection, place: Place, memory: MemoryPool, pool_address: str) 
         step_epoch=time.time_ns() // 1_000_000,
         cluster=place.cluster,
         host=place.host,
-        checkpoint=checkpoints.load(
-            config.model.path,
-            config.model.dtype,
-            library=config.model.library,
-            bits=config.model.bits,
-        ),
+        checkpoint=checkpoint,
         pool=memory,
-        pool_address=pool_address,
-        transport=build_transport(config),
+        pool_address=pipe.recv()["pool"],
+        transport=build_transport(config, key=key),
         to_planner=to_planner,
         to_client=to_client,
-        clock=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+        clock=_boottime,
     )
-    next_register, num_unheard = 0.0, 0
+    next_register = next_load = 0.0
+    told_to_leave = False
     while True:
         for peer, message in clients.receive(0.0):
             match message:
@@ -163,15 +187,29 @@ def step(pipe: Connection, place: Place, memory: MemoryPool, pool_address: str) 
                     loop.lenders.close()
                     return 0
         for message in planner_client.receive(0.0):
-            if isinstance(message, BorrowOffer):
-                loop.scheduler.on_offer(message, loop.now())
-        if time.monotonic() >= next_register:  # again and again: the planner may restart
-            next_register = time.monotonic() + 1.0
+            match message:
+                case BorrowOffer():
+                    loop.scheduler.on_offer(message, loop.now())
+                case Move() | Settle() | Members() | Evacuate():
+                    loop.scheduler.on_advice(message, loop.now())
+                    told_to_leave |= isinstance(message, Evacuate) and message.leave
+        now = time.monotonic()
+        if now >= next_load:
+            next_load = now + LOAD_EVERY_S
+            to_planner(loop.scheduler.load(loop.now()))
+        if now >= next_register:  # again and again: the planner may restart
+            next_register = now + 1.0
             to_planner(Register(place.instance, place.epoch, address))
-            num_unheard = 0 if _listens(planner_address) else num_unheard + 1
-            if num_unheard >= MAX_UNHEARD:
-                log.warning("the planner at %s is gone, and this instance leaves", planner_address)
+            to_planner(MembersQuery())
+            if planner_life.is_over():
                 return 0
+        if told_to_leave and loop.scheduler.evacuated:
+            to_planner(Register(place.instance, place.epoch, ""))
+            for ours in (clients, planner_client):
+                ours.close()  # waits a moment for the last words
+            loop.lenders.close()
+            pipe.send({"left": True})
+            return 0
         try:
             moved = loop.step()
         except PeerLost as error:
@@ -181,46 +219,9 @@ def step(pipe: Connection, place: Place, memory: MemoryPool, pool_address: str) 
             loop.wait(IDLE_S, [clients.fileno(), planner_client.fileno()])
 
 
-def farewell(place: Place) -> int:
-    """Rank 0 leaves before all have met: tell whoever still waits for the planner's address."""
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-    assert place.store is not None
-    host, port = place.store
-    with suppress(RuntimeError):  # torchrun is gone as well, and with it the others
-        store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
-        store.set(f"lendkv/{place.cluster}/planner", GONE)
-    return 0
-
-
-def _listens(address: str) -> bool:
-    """Whether somebody takes connections there; a planner that restarts is away for a moment."""
-    host, _, port = address.removeprefix("tcp://").rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=0.5):
-            return True
-    except OSError:
-        return False
-
-
-def _meet(place: Place) -> str:
-    """The planner's address: rank 0 leaves it in torchrun's store, all others fetch it."""
-    if place.store is None:
-        return place.planner
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-    host, port = place.store
-    try:
-        store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=MEET_S))
-        key = f"lendkv/{place.cluster}/planner"
-        if place.planner:
-            store.set(key, place.planner)
-        return str(store.get(key).decode())
-    except RuntimeError as error:
-        raise ConfigError(
-            f"instance {place.instance} could not meet the others at torchrun's store "
-            f"{host}:{port} within {MEET_S:g} s: {str(error).splitlines()[0]}"
-        ) from error
+def _boottime() -> float:
+    """Seconds that leases are counted in; go on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _request(message: Submit) -> Request:

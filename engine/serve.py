@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from engine.comm.auth import KEY_VARIABLE, read_key
 from engine.config import Config
 from engine.errors import ConfigError
 from engine.model.checkpoint import describe, load_tokenizer
@@ -40,7 +41,7 @@ class Serve:
     only: int | None = None
     """the one instance it serves; None for the cluster"""
 
-    def __call__(self, pipe: Connection, planner: str) -> int:
+    def __call__(self, pipe: Connection, planner: str, key: bytes) -> int:
         import uvicorn
 
         from engine.server.app import build_app
@@ -57,6 +58,7 @@ class Serve:
         metrics = Metrics(model)
         gateway = Gateway(
             planner,
+            key=key,
             journal=self.journal,
             block_tokens=config.pool.block_tokens,
             on_end=metrics.ended,
@@ -80,19 +82,29 @@ class Serve:
         host, port = self.listener.getsockname()[:2]
         who = "lendkv" if self.only is None else f"lendkv: instance {self.only}"
         print(f"{who}: serving {model} at http://{host}:{port}/v1", flush=True)
+        if self.only is None:
+            print(f"lendkv: {how_to_join(config, planner)}", flush=True)
         options = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on")
         uvicorn.Server(options).run(sockets=[self.listener])
         return 0
 
 
+def how_to_join(config: Config, planner: str) -> str:
+    """What more instances need to be told."""
+    where = f"cluster.join={planner.removeprefix('tcp://')}"
+    if read_key(config.cluster.key_file):
+        return f"instances join and leave with {where}"
+    return f"for {where} to be of use, start with cluster.key_file or {KEY_VARIABLE}"
+
+
 def gateways(config: Config, world: World, folder: Path) -> dict[str, Serve]:
     """A rank's gateways: the cluster's on rank 0, and one of its own where they are wanted."""
     wanted, found = config.serve, {}
-    if world.rank == 0:
+    if world.rank == 0 and not config.cluster.join:
         listener = listen(wanted.host, wanted.port)
         found["gateway"] = Serve(config, listener, folder / "gateway.journal")
     if wanted.instance_port:
         listener = listen(wanted.host, wanted.instance_port + world.rank)
         journal = folder / "instance.journal"
-        found["instance gateway"] = Serve(config, listener, journal, only=world.rank)
+        found["instance gateway"] = Serve(config, listener, journal, only=world.instance)
     return found

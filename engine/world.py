@@ -15,6 +15,8 @@ class World:
 
     rank: int = 0
     size: int = 1
+    instance: int = 0
+    """the rank, or the number that a running cluster gave"""
     cluster: str = "alone"
     store: tuple[str, int] | None = None
     """host and port of torchrun's key-value store"""
@@ -28,6 +30,7 @@ class World:
         port = int(os.environ["MASTER_PORT"])
         return World(
             rank=int(os.environ["RANK"]),
+            instance=int(os.environ["RANK"]),
             size=int(os.environ["WORLD_SIZE"]),
             cluster=f"{run}/{attempt}/{port}",
             store=(os.environ["MASTER_ADDR"], port),

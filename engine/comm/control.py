@@ -2,14 +2,29 @@
 
 Delivery is at most once and in order while a connection lasts; a peer that comes back is a new
 peer. ZMQ's descriptor is edge-triggered: before sleeping on ``fileno()``, ask ``pending()``.
+What passes is authenticated: control_talk.py.
 """
 
 import logging
 import math
+from collections import OrderedDict, deque
+from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 import zmq
 
+from engine.comm.auth import OTHER_KEY, Session, new_nonce
+from engine.comm.control_talk import (
+    CHALLENGE,
+    DATA,
+    HEAD,
+    HELLO,
+    NO_NONCE,
+    NO_TAG,
+    REFUSED,
+    Talk,
+)
 from engine.errors import ConfigError, PeerLost
 from engine.protocol import Decoder, Message, encode
 
@@ -17,9 +32,13 @@ log = logging.getLogger(__name__)
 
 MAX_QUEUED = 10_000
 """messages to or from one peer"""
-MAX_MESSAGE_BYTES = 64 << 20
+MAX_MESSAGE_BYTES = 16 << 20
+MAX_PEERS = 1 << 16
+"""connections a server remembers; the longest silent is forgotten first"""
 LINGER_MS = 200
 """how long a farewell may take to leave after close"""
+HELLO_EVERY_S = 0.5
+"""how often a client without a session knocks; a server may die before it answers"""
 
 
 class _Socket:
@@ -27,8 +46,9 @@ class _Socket:
 
     kind: int
 
-    def __init__(self, decode: Decoder) -> None:
+    def __init__(self, decode: Decoder, key: bytes) -> None:
         self._decode = decode
+        self._key = key
         self._context: zmq.Context[Any] | None = None
         self._socket: zmq.Socket[Any] | None = None
         self.num_dropped = 0
@@ -70,21 +90,26 @@ class _Socket:
                 break
         return arrived
 
-    def _message(self, frames: list[bytes], num_expected: int) -> Message | None:
+    def _decoded(self, payload: bytes) -> Message | None:
         try:
-            if len(frames) != num_expected:
-                raise PeerLost(f"{len(frames)} frames instead of {num_expected}")
-            message: Message = self._decode(frames[-1])
+            message: Message = self._decode(payload)
             return message
         except PeerLost as error:
-            self.num_dropped += 1
-            if self.num_dropped & (self.num_dropped - 1) == 0:  # the 1st, 2nd, 4th, 8th ...
-                log.warning("dropped control message number %d: %s", self.num_dropped, error)
+            self._drop(str(error))
             return None
+
+    def _drop(self, why: str) -> None:
+        self.num_dropped += 1
+        if self.num_dropped & (self.num_dropped - 1) == 0:  # the 1st, 2nd, 4th, 8th ...
+            log.warning("dropped control message number %d: %s", self.num_dropped, why)
 
 
 class ControlServer(_Socket):
     kind = zmq.ROUTER
+
+    def __init__(self, decode: Decoder, key: bytes = b"") -> None:
+        super().__init__(decode, key)
+        self._talks: OrderedDict[bytes, Talk] = OrderedDict()
 
     def bind(self, host: str, port: int) -> str:
         """Returns the address for clients; port 0 takes a free one. Raises ConfigError."""
@@ -102,36 +127,146 @@ class ControlServer(_Socket):
         return str(socket.getsockopt_string(zmq.LAST_ENDPOINT))
 
     def receive(self, timeout_s: float) -> list[tuple[bytes, Message]]:
-        """Messages with their senders, oldest first; empty after ``timeout_s``."""
-        arrived = [(frames[0], self._message(frames, 2)) for frames in self._frames(timeout_s)]
+        """Messages with their senders, oldest first; empty after ``timeout_s``, or earlier."""
+        arrived = [(frames[0], self._take(frames)) for frames in self._frames(timeout_s)]
         return [(peer, message) for peer, message in arrived if message is not None]
 
     def send(self, peer: bytes, message: Message) -> None:
         """Raises PeerLost when the peer is gone or has stopped reading."""
+        talk = self._talks.get(peer)
+        if talk is None or talk.session is None:
+            raise PeerLost(f"control peer {peer.hex()} is not known")
+        self._say(peer, *talk.wrap(encode(message)))
+
+    def _take(self, frames: list[bytes]) -> Message | None:
+        """A member's message; strangers are answered or dropped."""
+        peer, head = frames[0], frames[1] if len(frames) > 1 else b""
+        if len(frames) != 3 or len(head) != HEAD.size:
+            self._drop(f"{len(frames)} frames that are no message")
+            return None
+        kind, client_nonce, server_nonce, *_ = HEAD.unpack(head)
+        talk = self._talks.get(peer)
+        if kind == HELLO or talk is None or server_nonce != talk.server_nonce:
+            self._challenge(peer)
+            return None
+        session = talk.session or Session(self._key, client_nonce, server_nonce, dials=False)
         try:
-            self._open().send_multipart([peer, encode(message)], zmq.DONTWAIT)
+            talk.check(session, head, frames[2])
+        except PeerLost as error:
+            self._drop(str(error))
+            if talk.session is None:
+                self._answer(peer, REFUSED, server_nonce)
+            return None
+        talk.session, talk.client_nonce = session, client_nonce
+        self._talks.move_to_end(peer)
+        return self._decoded(frames[2])
+
+    def _challenge(self, peer: bytes) -> None:
+        """The same one until it is met: a client may knock several times before it hears."""
+        talk = self._talks.get(peer)
+        if talk is None or talk.session is not None:
+            talk = self._talks[peer] = Talk(new_nonce())
+            while len(self._talks) > MAX_PEERS:
+                self._talks.popitem(last=False)
+        self._answer(peer, CHALLENGE, talk.server_nonce)
+
+    def _answer(self, peer: bytes, kind: bytes, server_nonce: bytes) -> None:
+        with suppress(PeerLost):  # it asked and left
+            self._say(peer, HEAD.pack(kind, NO_NONCE, server_nonce, 0, NO_TAG), b"")
+
+    def _say(self, peer: bytes, head: bytes, payload: bytes) -> None:
+        try:
+            self._open().send_multipart([peer, head, payload], zmq.DONTWAIT)
         except zmq.ZMQError as error:
             raise PeerLost(f"control peer {peer.hex()}: {error}") from error
 
 
 class ControlClient(_Socket):
+    """Its ``send`` and ``receive`` raise ConfigError once the server refuses this side's key."""
+
     kind = zmq.DEALER
 
-    def __init__(self, address: str, decode: Decoder) -> None:
-        super().__init__(decode)
+    def __init__(self, address: str, decode: Decoder, key: bytes = b"") -> None:
+        super().__init__(decode, key)
         self.address = address
+        self._talk: Talk | None = None
+        self._outbox: deque[bytes] = deque()
+        self._inbox: deque[Message] = deque()
+        self._next_hello = 0.0
+
+    def pending(self) -> bool:
+        return bool(self._inbox) or super().pending()
 
     def receive(self, timeout_s: float) -> list[Message]:
         """Messages of the server, oldest first; empty after ``timeout_s``."""
-        arrived = [self._message(frames, 1) for frames in self._frames(timeout_s)]
-        return [message for message in arrived if message is not None]
+        deadline = monotonic() + timeout_s
+        self._push()
+        while True:
+            self._pump(max(0.0, min(deadline - monotonic(), HELLO_EVERY_S)))
+            if self._inbox or monotonic() >= deadline:
+                messages = list(self._inbox)
+                self._inbox.clear()
+                return messages
 
     def send(self, message: Message) -> None:
         """Queued until the server is there. Raises PeerLost when the queue is full."""
+        if len(self._outbox) >= MAX_QUEUED:
+            raise PeerLost(f"control server {self.address} does not answer")
+        self._outbox.append(encode(message))
+        self._pump(0.0)
+
+    def close(self) -> None:
+        deadline = monotonic() + LINGER_MS / 1000
+        with suppress(ConfigError):
+            while self._socket is not None and self._outbox and monotonic() < deadline:
+                self._pump(deadline - monotonic())
+        super().close()
+
+    def _pump(self, timeout_s: float) -> None:
+        """Take what has come, then send what may go."""
+        if self._inbox:
+            timeout_s = 0.0
+        for frames in self._frames(timeout_s):
+            self._take(frames)
+        self._push()
+
+    def _push(self) -> None:
+        socket = self._open()
         try:
-            self._open().send(encode(message), zmq.DONTWAIT)
+            if self._talk is None:
+                if self._outbox and monotonic() >= self._next_hello:
+                    self._next_hello = monotonic() + HELLO_EVERY_S
+                    hello = HEAD.pack(HELLO, NO_NONCE, NO_NONCE, 0, NO_TAG)
+                    socket.send_multipart([hello, b""], zmq.DONTWAIT)
+                return
+            while self._outbox:
+                socket.send_multipart(self._talk.wrap(self._outbox[0]), zmq.DONTWAIT)
+                self._outbox.popleft()
+        except zmq.Again:  # it does not read
+            pass
         except zmq.ZMQError as error:
             raise PeerLost(f"control server {self.address}: {error}") from error
+
+    def _take(self, frames: list[bytes]) -> None:
+        if len(frames) != 2 or len(frames[0]) != HEAD.size:
+            self._drop(f"{len(frames)} frames that are no message")
+            return
+        kind, _, server_nonce, *_ = HEAD.unpack(frames[0])
+        talk = self._talk
+        if kind == CHALLENGE and (talk is None or server_nonce != talk.server_nonce):
+            nonce = new_nonce()
+            session = Session(self._key, nonce, server_nonce, dials=True)
+            self._talk = Talk(server_nonce, nonce, session)
+        elif kind == REFUSED:
+            raise ConfigError(f"{self.address} {OTHER_KEY}")
+        elif kind == DATA and talk is not None and talk.session is not None:
+            try:
+                talk.check(talk.session, *frames)
+            except PeerLost as error:
+                self._drop(str(error))
+                return
+            if (message := self._decoded(frames[1])) is not None:
+                self._inbox.append(message)
 
     def _open(self) -> "zmq.Socket[Any]":
         if self._socket is None:
@@ -139,6 +274,6 @@ class ControlClient(_Socket):
             try:
                 socket.connect(self.address)
             except zmq.ZMQError as error:
-                self.close()
+                super().close()
                 raise ConfigError(f"{self.address!r} is no control address: {error}") from error
         return super()._open()

@@ -1,8 +1,9 @@
 """How two processes of a host come to share memory: a Unix socket that passes sealed files.
 
-The client makes the rings and sends their file; the server checks it and answers with its pool's
-file, read-only, if it has one. Sockets have abstract names, so a killed process leaves no file;
-only processes of the same user are served.
+Both prove first that they know the cluster's key (auth.py). The client makes the rings and sends
+their file with its proof; the server checks it and answers with its pool's file, read-only, if it
+has one. Sockets have abstract names, so a killed process leaves no file; only processes of the
+same user are served, and asked.
 """
 
 import array
@@ -15,6 +16,7 @@ import socket
 import struct
 
 from engine.comm import frame
+from engine.comm.auth import CHALLENGE, TAG_BYTES, Dialer, Listener
 from engine.comm.ring import PAGE_BYTES, shared_bytes
 from engine.errors import ConfigError, PeerLost
 
@@ -84,8 +86,10 @@ def create_rings(num_bytes: int) -> int:
     return fd
 
 
-def connect(address: str, rings: int, timeout_s: float) -> tuple[socket.socket, mmap.mmap | None]:
-    """Offer the rings; returns the socket and the peer's pool. Raises PeerLost."""
+def connect(
+    address: str, rings: int, key: bytes, timeout_s: float
+) -> tuple[socket.socket, mmap.mmap | None]:
+    """Prove who we are, offer the rings; returns the socket and the peer's pool. PeerLost."""
     if not address.startswith("shm://"):
         raise PeerLost(f"{address!r} is not of the form shm://name")
     ring_bytes = os.fstat(rings).st_size // 2 - PAGE_BYTES
@@ -95,30 +99,61 @@ def connect(address: str, rings: int, timeout_s: float) -> tuple[socket.socket, 
         sock.settimeout(max(timeout_s, 1e-3))
         sock.connect(f"\0{address.removeprefix('shm://')}")
         if credentials(sock)[1] != os.getuid():
-            raise PeerLost(f"{address} belongs to another user")
-        socket.send_fds(sock, [HELLO.pack(MAGIC, ring_bytes)], [rings])
+            raise PeerLost("belongs to another user")
+        dialer = Dialer(key)
+        sock.send(dialer.hello)
+        proof, _ = dialer.take(sock.recv(CHALLENGE.size + 1))
+        socket.send_fds(sock, [proof + HELLO.pack(MAGIC, ring_bytes)], [rings])
         answer, fds = _receive_fds(sock)
         if answer[:1] != WELCOME:
             reason = answer[1:].decode(errors="replace") or "closed by the peer"
-            raise PeerLost(f"{address} refused: {reason}")
+            raise PeerLost(f"refused: {reason}")
         return sock, _map_region(address, fds[0]) if fds else None
     except OSError as error:
         sock.close()
         raise PeerLost(f"{address} does not answer within {timeout_s:g} s: {error}") from error
-    except PeerLost:
+    except PeerLost as error:
         sock.close()
-        raise
+        raise PeerLost(f"{address} {error}") from None
     finally:
         for fd in fds:
             os.close(fd)
 
 
-def receive_rings(sock: socket.socket, max_body_bytes: int, region_fd: int | None) -> mmap.mmap:
-    """The rings a client offers, checked and mapped, after answering it.
+class Stranger:
+    """A client that has connected and shares no memory yet."""
 
-    Raises BlockingIOError while it has said nothing, PeerLost when they will not do.
-    """
-    hello, fds = _receive_fds(sock)
+    def __init__(self, sock: socket.socket, key: bytes) -> None:
+        self.sock = sock
+        self._handshake = Listener(key)
+        self._challenged = False
+
+    def receive_rings(self, max_body_bytes: int, region_fd: int | None) -> mmap.mmap:
+        """The rings it offers, checked and mapped, after answering it.
+
+        Raises BlockingIOError while there is something for it to say yet, PeerLost when it does
+        not belong here or its rings will not do.
+        """
+        if not self._challenged:
+            hello = self.sock.recv(self._handshake.num_missing + 1)
+            if len(hello) != self._handshake.num_missing:
+                raise PeerLost(f"said {len(hello)} bytes that are no hello")
+            self.sock.send(self._handshake.take(hello))
+            self._challenged = True
+        packet, fds = _receive_fds(self.sock)
+        try:
+            self._handshake.take(packet[:TAG_BYTES].ljust(TAG_BYTES))
+        except PeerLost:
+            for fd in fds:
+                os.close(fd)
+            raise
+        return _share(self.sock, packet[TAG_BYTES:], fds, max_body_bytes, region_fd)
+
+
+def _share(
+    sock: socket.socket, hello: bytes, fds: list[int], max_body_bytes: int, region_fd: int | None
+) -> mmap.mmap:
+    """Map the rings of a member, whose files are closed here, and answer with the pool."""
     try:
         fault = _hello_fault(hello, fds, max_body_bytes)
         if fault:

@@ -144,9 +144,10 @@ class LoopbackTransport(Transport):
         *,
         region: memoryview | None = None,
         region_fd: int | None = None,
+        key: bytes = b"",
         network: LoopbackNetwork | None = None,
     ) -> None:
-        del region_fd
+        del region_fd, key  # nobody but this process's own can come
         frame.max_frame_bytes(config.max_body_bytes)
         self.config = config
         self.network = network or LoopbackNetwork()

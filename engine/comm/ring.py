@@ -174,7 +174,7 @@ class RingReader:
             raise PeerLost(f"frame of {frame_bytes} bytes where {arrived} arrived")
         self._num_received += 1
         self._position += num_skipped + frame_bytes
-        head_start, body_at = at + frame.HEADER.size, at + body_start
+        head_start, body_at = at + frame.HEAD_START, at + body_start
         self._body = self._frames[body_at : body_at + body_bytes]
         return bytes(self._frames[head_start : head_start + head_bytes]), self._body
 

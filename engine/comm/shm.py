@@ -36,7 +36,12 @@ class ShmTransport(Transport):
         """how long to watch the rings before sleeping; 0 where processes outnumber cores"""
 
     def __init__(
-        self, config: Config, *, region: memoryview | None = None, region_fd: int | None = None
+        self,
+        config: Config,
+        *,
+        region: memoryview | None = None,
+        region_fd: int | None = None,
+        key: bytes = b"",
     ) -> None:
         del region  # the file descriptor says it all
         fault = handshake.ring_fault(config.ring_bytes, config.max_body_bytes)
@@ -49,10 +54,11 @@ class ShmTransport(Transport):
             )
         self.config = config
         self._region_fd = region_fd
+        self._key = key
         self._spin_s = config.spin_s if len(os.sched_getaffinity(0)) > 1 else 0.0
         self._atomics = atomics()
         self._listener: socket.socket | None = None
-        self._strangers: list[socket.socket] = []
+        self._strangers: list[handshake.Stranger] = []
         self._channels: list[ShmChannel] = []
         self._poller = Poller()
         self._poll_due = 0.0
@@ -69,13 +75,14 @@ class ShmTransport(Transport):
         self._meet_strangers()
         new: list[Channel] = []
         waiting, self._strangers = self._strangers, []
-        for sock in waiting:
+        for stranger in waiting:
+            sock = stranger.sock
             try:
-                memory = handshake.receive_rings(sock, self.config.max_body_bytes, self._region_fd)
+                memory = stranger.receive_rings(self.config.max_body_bytes, self._region_fd)
             except BlockingIOError:
-                self._strangers.append(sock)
+                self._strangers.append(stranger)
             except (PeerLost, OSError) as error:
-                log.warning("a peer could not be accepted: %s", error)
+                log.warning("a peer could not be accepted: it %s", error)
                 sock.close()
             else:
                 peer = f"shm process {handshake.credentials(sock)[0]}"
@@ -85,7 +92,7 @@ class ShmTransport(Transport):
     def connect(self, address: str, timeout_s: float) -> Channel:
         memory = handshake.create_rings(2 * shared_bytes(self.config.ring_bytes))
         try:
-            sock, region = handshake.connect(address, memory, timeout_s)
+            sock, region = handshake.connect(address, memory, self._key, timeout_s)
             mapped = mmap.mmap(memory, 2 * shared_bytes(self.config.ring_bytes))
         finally:
             os.close(memory)
@@ -130,8 +137,8 @@ class ShmTransport(Transport):
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-        for sock in self._strangers:
-            sock.close()
+        for stranger in self._strangers:
+            stranger.sock.close()
         for channel in self._channels:
             channel.close()
         self._strangers.clear()
@@ -153,7 +160,7 @@ class ShmTransport(Transport):
     def _poll(self, channels: Sequence[ShmChannel], timeout_s: float, also: Sequence[int]) -> bool:
         """Sleep until a bell, an end, or something else; True for something else."""
         asked = {channel.fileno(): channel for channel in channels if channel.fileno() >= 0}
-        others = [*also, *(sock.fileno() for sock in self._strangers)]
+        others = [*also, *(stranger.sock.fileno() for stranger in self._strangers)]
         if self._listener is not None:
             others.append(self._listener.fileno())
         interrupted = False
@@ -178,9 +185,9 @@ class ShmTransport(Transport):
                 log.warning("a process of another user was turned away")
                 sock.close()
                 continue
-            self._strangers.append(sock)
+            self._strangers.append(handshake.Stranger(sock, self._key))
             if len(self._strangers) > MAX_STRANGERS:
-                self._strangers.pop(0).close()
+                self._strangers.pop(0).sock.close()
 
     def _add(self, sock: socket.socket, memory: mmap.mmap, *, peer: str, side: int) -> ShmChannel:
         channel = ShmChannel(

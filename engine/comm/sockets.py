@@ -3,7 +3,9 @@
 import errno
 import logging
 import socket
+from time import monotonic
 
+from engine.comm.auth import CHALLENGE, Dialer, Session
 from engine.errors import ConfigError, PeerLost
 
 log = logging.getLogger(__name__)
@@ -48,7 +50,51 @@ def dial(scheme: str, address: str, timeout_s: float) -> socket.socket:
         raise PeerLost(f"{address} does not answer within {timeout_s:g} s: {error}") from error
 
 
+def dial_member(
+    scheme: str, address: str, key: bytes, timeout_s: float
+) -> tuple[socket.socket, str, Session]:
+    """Dial, and prove to each other that both know the key. Raises PeerLost, naming the fault.
+
+    Returns socket, address and session.
+    """
+    deadline = monotonic() + timeout_s
+    sock = dial(scheme, address, timeout_s)
+    try:
+        return sock, address, greet(sock, key, deadline)
+    except OSError as error:
+        sock.close()
+        raise PeerLost(f"{address} does not answer within {timeout_s:g} s: {error}") from error
+    except PeerLost as error:
+        sock.close()
+        raise PeerLost(f"{address} {error}") from None
+
+
+def greet(sock: socket.socket, key: bytes, deadline: float) -> Session:
+    """The dialer's handshake over a stream. Raises PeerLost, OSError."""
+    dialer = Dialer(key)
+    sock.sendall(dialer.hello)
+    challenge = b""
+    while len(challenge) < CHALLENGE.size:
+        sock.settimeout(max(deadline - monotonic(), 1e-3))
+        more = sock.recv(CHALLENGE.size - len(challenge))
+        if not more:
+            raise PeerLost("refused us before it said who it is")
+        challenge += more
+    proof, session = dialer.take(challenge)
+    sock.sendall(proof)
+    return session
+
+
 def address_of(scheme: str, name: tuple[str, int]) -> str:
     """The address that peers dial, from a socket's name."""
     host, port = name[:2]
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def advertised(address: str, host: str) -> str:
+    """The address with another host in it, where it has one; as it is for an empty ``host``."""
+    scheme, _, rest = address.partition("://")
+    port = rest.rpartition(":")[2]
+    if not host or not port.isdecimal() or ":" not in rest:
+        return address
+    return address_of(scheme, (host, int(port)))

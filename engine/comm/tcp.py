@@ -1,7 +1,6 @@
 """Transport between hosts: plain non-blocking TCP sockets, one a channel."""
 
 import contextlib
-import logging
 import mmap
 import os
 import socket
@@ -13,24 +12,27 @@ from time import monotonic
 from typing import cast
 
 from engine.comm import frame
+from engine.comm.auth import Session
 from engine.comm.base import Buffer, Channel, Transport
 from engine.comm.polling import READ, WRITE, Poller
-from engine.comm.sockets import accept_from, address_of, dial, listener_at
+from engine.comm.sockets import address_of, dial_member, listener_at
+from engine.comm.strangers import Strangers
 from engine.errors import PeerLost
-
-log = logging.getLogger(__name__)
 
 MAX_PARTS = 64
 """buffers handed to the kernel at once"""
 
 
 class TcpChannel(Channel):
-    def __init__(self, sock: socket.socket, peer: str, max_body_bytes: int) -> None:
+    def __init__(
+        self, sock: socket.socket, peer: str, max_body_bytes: int, session: Session
+    ) -> None:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.peer = peer
         self.max_body_bytes = max_body_bytes
         self._socket = sock
+        self._session = session
         self._max_frame_bytes = frame.max_frame_bytes(max_body_bytes)
         # Three frames: the one handed out and the next fit wherever the first of them starts.
         self._memory = mmap.mmap(-1, 3 * self._max_frame_bytes)
@@ -48,7 +50,11 @@ class TcpChannel(Channel):
         if self._fault or self._send_fault:
             raise PeerLost(self._fault or self._send_fault)
         start, parts, body_bytes = frame.pack(
-            head, body, sequence=self._num_sent, max_body_bytes=self.max_body_bytes
+            head,
+            body,
+            sequence=self._num_sent,
+            max_body_bytes=self.max_body_bytes,
+            seal=self._session.sends,
         )
         self._num_sent += 1
         pad_bytes = -body_bytes % frame.ALIGN_BYTES
@@ -71,10 +77,16 @@ class TcpChannel(Channel):
                 raise PeerLost(self._fault)
             return None
         head_bytes, body_bytes = lengths
+        at = self._start
+        try:
+            frame.check_tag(self._buffer, at, head_bytes, self._session.receives)
+        except PeerLost as error:
+            self._end = at
+            self._lose(str(error))
+            raise PeerLost(self._fault) from None
         body_start, self._held_bytes = frame.extent(head_bytes, body_bytes)
         self._num_received += 1
-        at = self._start
-        head = bytes(self._buffer[at + frame.HEADER.size :][:head_bytes])
+        head = bytes(self._buffer[at + frame.HEAD_START :][:head_bytes])
         self._body = self._buffer[at + body_start : at + body_start + body_bytes]
         return head, self._body
 
@@ -186,11 +198,18 @@ class TcpTransport(Transport):
         """how long to ask again and again before sleeping; 0 where processes outnumber cores"""
 
     def __init__(
-        self, config: Config, *, region: memoryview | None = None, region_fd: int | None = None
+        self,
+        config: Config,
+        *,
+        region: memoryview | None = None,
+        region_fd: int | None = None,
+        key: bytes = b"",
     ) -> None:
         del region, region_fd  # nobody maps memory over a network
         frame.max_frame_bytes(config.max_body_bytes)
         self.config = config
+        self._key = key
+        self._strangers = Strangers("tcp", key)
         self._spin_s = config.spin_s if len(os.sched_getaffinity(0)) > 1 else 0.0
         self._listener: socket.socket | None = None
         self._channels: list[TcpChannel] = []
@@ -202,16 +221,12 @@ class TcpTransport(Transport):
         return address_of("tcp", self._listener.getsockname())
 
     def accept(self) -> list[Channel]:
-        new: list[Channel] = []
-        while self._listener is not None:
-            if (peer := accept_from(self._listener, "tcp")) is None:
-                break
-            new.append(self._add(*peer))
-        return new
+        if self._listener is None:
+            return []
+        return [self._add(*member) for member in self._strangers.meet(self._listener)]
 
     def connect(self, address: str, timeout_s: float) -> Channel:
-        sock = dial("tcp", address, timeout_s)
-        return self._add(sock, address)
+        return self._add(*dial_member("tcp", address, self._key, timeout_s))
 
     def wait(
         self, channels: Sequence[Channel], timeout_s: float, also: Sequence[int] = ()
@@ -225,6 +240,7 @@ class TcpTransport(Transport):
             watched = dict.fromkeys(also, READ)
             if self._listener is not None:
                 watched[self._listener.fileno()] = READ
+                watched |= dict.fromkeys(self._strangers.filenos(), READ)
             for channel in mine:
                 if channel.ready():
                     ready.append(channel)
@@ -250,12 +266,13 @@ class TcpTransport(Transport):
         if self._listener is not None:
             self._listener.close()
             self._listener = None
+        self._strangers.close()
         for channel in self._channels:
             channel.close()
         self._channels.clear()
 
-    def _add(self, sock: socket.socket, peer: str) -> TcpChannel:
-        channel = TcpChannel(sock, peer, self.config.max_body_bytes)
+    def _add(self, sock: socket.socket, peer: str, session: Session) -> TcpChannel:
+        channel = TcpChannel(sock, peer, self.config.max_body_bytes, session)
         self._channels = [old for old in self._channels if old.fileno() >= 0]
         self._channels.append(channel)
         return channel

@@ -17,7 +17,9 @@ from time import monotonic
 import torch
 
 from engine.comm import frame
+from engine.comm.auth import Listener, Session
 from engine.comm.base import Buffer, Channel
+from engine.comm.sockets import greet
 from engine.comm.torch_group import GROUPS, RECEIVER, SENDER, GlooGroup, SocketStore
 from engine.comm.torch_inbox import TRAILER_BYTES, Inbox, tensor_bytes
 from engine.errors import PeerLost
@@ -36,6 +38,7 @@ class TorchChannel(Channel):
         peer: str,
         max_body_bytes: int,
         *,
+        key: bytes,
         backend: str,
         device: int,
         dials: bool,
@@ -45,6 +48,7 @@ class TorchChannel(Channel):
         self.peer = peer
         self.max_body_bytes = max_body_bytes
         self._socket = sock
+        self._key = key
         self._backend = backend
         self._device = device
         self._dials = dials
@@ -57,6 +61,8 @@ class TorchChannel(Channel):
         self._fault = ""
         self._send_fault = ""
         self._is_open = False
+        self._session: Session
+        """set before anybody is given the channel"""
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._groups: list[GlooGroup] = []
         self._threads: list[threading.Thread] = []
@@ -67,7 +73,11 @@ class TorchChannel(Channel):
             if self._fault or self._send_fault:
                 raise PeerLost(self._fault or self._send_fault)
             start, parts, body_bytes = frame.pack(
-                head, body, sequence=self._num_sent, max_body_bytes=self.max_body_bytes
+                head,
+                body,
+                sequence=self._num_sent,
+                max_body_bytes=self.max_body_bytes,
+                seal=self._session.sends,
             )
             self._num_sent += 1
             self._outbox.append((start, parts, body_bytes))
@@ -141,6 +151,7 @@ class TorchChannel(Channel):
 
     def _meet(self) -> tuple[GlooGroup, GlooGroup]:
         """The groups to and from the peer, made with it at the same time, in the same order."""
+        self._session = self._greet()
         store = SocketStore(self._socket, self._deadline)
         greeting = MAGIC + self._backend.encode().ljust(8)
         self._socket.sendall(greeting)
@@ -160,6 +171,19 @@ class TorchChannel(Channel):
         self._socket.settimeout(None)
         return made[SENDER], made[RECEIVER]
 
+    def _greet(self) -> Session:
+        """Prove to each other that both know the key."""
+        if self._dials:
+            return greet(self._socket, self._key, self._deadline)
+        handshake = Listener(self._key)
+        while handshake.session is None:
+            self._socket.settimeout(max(self._deadline - monotonic(), 1e-3))
+            data = self._socket.recv(handshake.num_missing)
+            if not data:
+                raise PeerLost("left before it had said who it is")
+            self._socket.sendall(handshake.take(data))
+        return handshake.session
+
     def _receive_one(self, group: GlooGroup) -> bool:
         """One message from the peer into the inbox; False once the channel is closed."""
         start = self._read(frame.ALIGN_BYTES, begun=False)
@@ -168,7 +192,8 @@ class TorchChannel(Channel):
         )
         self._num_received += 1
         start += self._read(frame.extent(head_bytes, 0)[0] - len(start))
-        head = start[frame.HEADER.size :][:head_bytes]
+        frame.check_tag(memoryview(start), 0, head_bytes, self._session.receives)
+        head = start[frame.HEAD_START :][:head_bytes]
         with self._changed:
             self._changed.wait_for(lambda: self._fault or self._inbox.free_start() is not None)
             at = self._inbox.free_start()

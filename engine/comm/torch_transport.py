@@ -1,8 +1,9 @@
 """Transport over torch.distributed: directed groups of two, made beside a control socket.
 
 For links that torch has a backend for. Slower than tcp for small messages: each passes through two
-threads at either end. Peers are trusted as far as gloo trusts them: one that breaks gloo's own
-protocol can end this process.
+threads at either end. A member of the cluster is trusted as far as gloo trusts it: one that breaks
+gloo's own protocol can end this process; so can a stranger who finds the port of a group in the
+making, so keep its network to yourself.
 """
 
 import logging
@@ -43,7 +44,12 @@ class TorchTransport(Transport):
         """how long a peer that connected may take to set up its side"""
 
     def __init__(
-        self, config: Config, *, region: memoryview | None = None, region_fd: int | None = None
+        self,
+        config: Config,
+        *,
+        region: memoryview | None = None,
+        region_fd: int | None = None,
+        key: bytes = b"",
     ) -> None:
         del region, region_fd  # nobody maps memory over a network
         frame.max_frame_bytes(config.max_body_bytes)
@@ -52,6 +58,7 @@ class TorchTransport(Transport):
         if config.backend == "nccl" and not torch.cuda.is_available():
             raise ConfigError("backend nccl needs a GPU, and torch sees none; choose gloo")
         self.config = config
+        self._key = key
         self._listener: socket.socket | None = None
         self._channels: list[TorchChannel] = []
         self._greeting: list[TorchChannel] = []
@@ -122,6 +129,7 @@ class TorchTransport(Transport):
             sock,
             peer,
             self.config.max_body_bytes,
+            key=self._key,
             backend=self.config.backend,
             device=self.config.device,
             dials=dials,

@@ -143,11 +143,38 @@ class BorrowOffer(Message, frozen=True):
 
 
 class Register(Message, frozen=True):
-    """A step is ready to serve at this control address. Answer: none."""
+    """A step is ready to serve at this control address. Answer: none.
+
+    With an empty address it serves no more.
+    """
 
     instance: Index
     epoch: Count
     address: Text
+
+
+class Join(Message, frozen=True):
+    """An instance wants to belong to a running cluster. Answer: Joined or NotJoined.
+
+    Asked again with the same ``ticket`` until it is answered: a new planner listens to the
+    others first, so that it gives nobody a number that is in use.
+    """
+
+    protocol: Index
+    layout: Text
+    ticket: Count
+
+
+class Joined(Message, frozen=True):
+    ticket: Count
+    instance: Index
+    """the number to go by"""
+    cluster: Text
+
+
+class NotJoined(Message, frozen=True):
+    ticket: Count
+    reason: Text
 
 
 class MembersQuery(Message, frozen=True):
@@ -172,5 +199,7 @@ class Members(Message, frozen=True):
     members: Annotated[list[Member], Meta(max_length=1 << 16)]
 
 
-TO_PLANNER = Decoder(Heartbeat, Load, BorrowQuery, Register, MembersQuery, Evacuate, Goodbye)
-FROM_PLANNER = Decoder(BorrowOffer, Members, Move, Settle, Freeze, Evacuate, Goodbye)
+TO_PLANNER = Decoder(Heartbeat, Load, BorrowQuery, Register, Join, MembersQuery, Evacuate, Goodbye)
+FROM_PLANNER = Decoder(
+    BorrowOffer, Members, Joined, NotJoined, Move, Settle, Freeze, Evacuate, Goodbye
+)

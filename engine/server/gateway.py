@@ -33,13 +33,15 @@ class Gateway:
         self,
         planner: str,
         *,
+        key: bytes = b"",
         journal: Path,
         block_tokens: int,
         on_end: Callable[[Entry], None] = lambda _: None,
         only: int | None = None,
     ) -> None:
         """``only`` limits it to one instance; ``on_end`` sees each request once, at its end."""
-        self._planner = ControlClient(planner, FROM_PLANNER)
+        self._planner = ControlClient(planner, FROM_PLANNER, key)
+        self._key = key
         self._only = only
         self._steps: dict[str, ControlClient] = {}
         self._news: dict[str, asyncio.Event] = {}
@@ -139,10 +141,11 @@ class Gateway:
             for message in client.receive(0.0):
                 self.table.on_message(message, now)
         for effect in self.table.take_effects():
-            client = self._steps.get(effect.address) or ControlClient(effect.address, FROM_STEP)
-            self._steps[effect.address] = client
+            if effect.address not in self._steps:
+                client = ControlClient(effect.address, FROM_STEP, self._key)
+                self._steps[effect.address] = client
             with contextlib.suppress(PeerLost):
-                client.send(effect.message)
+                self._steps[effect.address].send(effect.message)
         self._write()
 
     def _write(self) -> None:

@@ -33,7 +33,7 @@ class Link:
 
     def transport(self, **more: Any) -> Transport:
         kind = TRANSPORTS.load(self.name)
-        region = {key: more.pop(key) for key in ("region", "region_fd") if key in more}
+        region = {key: more.pop(key) for key in ("region", "region_fd", "key") if key in more}
         network = {"network": self.network} if self.name == "loopback" else {}
         made = kind(kind.Config(**(self.options | more)), **region, **network)
         self.transports.append(made)

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.comm import frame
+from engine.comm.sockets import greet
 from engine.comm.torch_channel import JOIN_S, LINGER_S, MAGIC
 from engine.comm.torch_group import KEY_LENGTHS
 from engine.comm.torch_inbox import Inbox, tensor_bytes
@@ -50,7 +51,10 @@ def test_a_body_of_another_length_than_announced_loses_its_sender_only(num_bytes
         address = server.listen()
         ends = [net.open(server, net.transport(), address) for _ in range(2)]
         (near, far), (near_good, good) = ends
-        start, _, _ = frame.pack(b"head", [bytes(300)], sequence=0, max_body_bytes=10_000)
+        seal = far._session.sends
+        start, _, _ = frame.pack(
+            b"head", [bytes(300)], sequence=0, max_body_bytes=10_000, seal=seal
+        )
         far._socket.sendall(start)
         far._groups[0].send(torch.zeros(num_bytes, dtype=torch.uint8))
         with pytest.raises(PeerLost, match="other than the announced 300 bytes"):
@@ -69,9 +73,12 @@ def test_a_body_of_another_length_than_announced_loses_its_sender_only(num_bytes
         (GREETING[:5], "closed by the peer"),
     ],
 )
-def test_a_stranger_is_not_accepted(net, said, fault, caplog):
+def test_a_member_that_talks_nonsense_is_not_accepted(net, said, fault, caplog):
     server = net.transport()
     with stranger(server.listen()) as sock:
+        proves = threading.Thread(target=greet, args=(sock, b"", monotonic() + PATIENCE_S))
+        proves.start()
+        until(lambda: server.wait([], 0.01) or server.accept() or not proves.is_alive())
         sock.sendall(said)
         sock.shutdown(socket.SHUT_WR)
         until(lambda: server.wait([], 0.05) or server.accept() or caplog.records)

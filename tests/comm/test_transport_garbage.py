@@ -1,5 +1,6 @@
 """Whatever a peer writes costs that peer its channel, and never this process anything."""
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -12,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engine.comm import frame, handshake
+from engine.comm.auth import CHALLENGE, Dialer
 from engine.comm.ring import FILLER, PAGE_BYTES, READ, WRITTEN
 from engine.errors import PeerLost
 
@@ -35,8 +37,28 @@ def drain(transport, channel):
     raise AssertionError("messages without end")
 
 
+def knock(server, port):
+    """A raw member's socket that has said hello, the server's channel to it, and its session."""
+    raw = socket.create_connection(("127.0.0.1", port))
+    dialer = Dialer(b"")
+    raw.sendall(dialer.hello)
+    accepted = []
+    raw.settimeout(0.01)
+    challenge = b""
+    while len(challenge) < CHALLENGE.size:
+        server.wait([], 0.01)
+        server.accept()
+        with contextlib.suppress(TimeoutError):
+            challenge += raw.recv(CHALLENGE.size)
+    proof, session = dialer.take(challenge)
+    raw.sendall(proof)
+    until(lambda: server.wait([], 0.05) or accepted.extend(server.accept()) or accepted)
+    raw.settimeout(PATIENCE_S)
+    return raw, accepted[0], session
+
+
 def header(magic=frame.MAGIC, head=0, body=0, zero=0, number=0):
-    return frame.HEADER.pack(magic, head, body, zero, number)
+    return frame.HEADER.pack(magic, head, body, zero, number) + frame.NO_TAG
 
 
 @pytest.mark.parametrize(
@@ -56,31 +78,31 @@ def test_tcp_garbage_is_a_lost_peer_with_the_fault_named(garbage, fault):
     with link("tcp", **LIMIT) as net:
         server = net.transport()
         port = int(server.listen().rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", port)) as raw:
-            accepted = []
-            until(lambda: server.wait([], 0.05) or accepted.extend(server.accept()) or accepted)
+        raw, near, _ = knock(server, port)
+        with raw:
             raw.sendall(garbage)
         with pytest.raises(PeerLost, match=fault):
-            next_message(server, accepted[0])
+            next_message(server, near)
 
 
 @given(data=st.data())
 def test_tcp_survives_any_corruption_of_a_stream(data):
-    stream = bytearray()
-    for i in range(3):
-        start, _, _ = frame.pack(b"head", [bytes(100)], sequence=i, max_body_bytes=10_000)
-        stream += start.ljust(len(start) + 128, b"\0")
-    for _ in range(data.draw(st.integers(1, 4))):
-        at = data.draw(st.integers(0, len(stream) - 1))
-        stream[at : at + 8] = data.draw(st.binary(min_size=1, max_size=8))
     with link("tcp", **LIMIT) as net:
         server = net.transport()
         port = int(server.listen().rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", port)) as raw:
-            accepted = []
-            until(lambda: server.wait([], 0.05) or accepted.extend(server.accept()) or accepted)
+        raw, near, session = knock(server, port)
+        stream = bytearray()
+        for i in range(3):
+            start, _, _ = frame.pack(
+                b"head", [bytes(100)], sequence=i, max_body_bytes=10_000, seal=session.sends
+            )
+            stream += start.ljust(len(start) + 128, b"\0")
+        for _ in range(data.draw(st.integers(1, 4))):
+            at = data.draw(st.integers(0, len(stream) - 1))
+            stream[at : at + 8] = data.draw(st.binary(min_size=1, max_size=8))
+        with raw:
             raw.sendall(stream)
-        until(lambda: drain(server, accepted[0]))
+        until(lambda: drain(server, near))
 
 
 def rings_of(channel):
@@ -132,7 +154,7 @@ def test_shm_delivers_no_frame_beyond_what_was_written(body, written):
     with link("shm", **SMALL_RINGS) as net:
         server, near, _, far = net.pair()
         with rings_of(far) as memory:
-            memory[PAGE_BYTES : PAGE_BYTES + frame.HEADER.size] = header(body=body)
+            memory[PAGE_BYTES : PAGE_BYTES + frame.HEAD_START] = header(body=body)
             poke(memory, WRITTEN, written)
         if body == 0:
             assert next_message(server, near) == (b"", b"")  # itself whole; nonsense follows
@@ -149,7 +171,7 @@ def test_shm_delivers_no_frame_across_the_end_of_the_ring():
             assert next_message(server, near) == (b"", b"")
         with rings_of(far) as memory:
             at = PAGE_BYTES + RING_BYTES - 64
-            memory[at : at + frame.HEADER.size] = header(body=200, number=num_sent)
+            memory[at : at + frame.HEAD_START] = header(body=200, number=num_sent)
             poke(memory, WRITTEN, RING_BYTES + 640)
         with pytest.raises(PeerLost, match="frame of 320 bytes"):
             next_message(server, near)
@@ -199,10 +221,16 @@ def test_shm_survives_any_corruption_of_its_memory(data):
             server.wait([near], 0)
 
 
-def hello(address, packet, fds):
+def hello(server, address, packet, fds):
+    """A member's socket that offers these rings."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sock.connect("\0" + address.removeprefix("shm://"))
-    socket.send_fds(sock, [packet], fds)
+    dialer = Dialer(b"")
+    sock.send(dialer.hello)
+    server.wait([], PATIENCE_S)
+    assert server.accept() == []
+    proof, _ = dialer.take(sock.recv(CHALLENGE.size))
+    socket.send_fds(sock, [proof + packet], fds)
     return sock
 
 
@@ -236,7 +264,7 @@ def test_shm_refuses_rings_that_could_hurt(packet, num_bytes, fault):
         address = server.listen()
         num_open = len(os.listdir("/proc/self/fd"))
         files = [shared_file(abs(n), 0 if n < 0 else fcntl.F_SEAL_SHRINK) for n in num_bytes]
-        with hello(address, packet, files) as sock:
+        with hello(server, address, packet, files) as sock:
             server.wait([], PATIENCE_S)
             assert server.accept() == []
             assert fault in sock.recv(1000).decode()

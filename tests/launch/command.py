@@ -87,7 +87,7 @@ class Command:
         return [ranked[rank] for rank in sorted(ranked)]
 
     def children(self, supervisor: int) -> list[int]:
-        """In the order in which they were forked: (planner), pool, step, (frontend)."""
+        """As they were forked: planner, pool, step, frontend on rank 0; step, pool on others."""
         return [pid for pid in self.pids() if parent_of(pid) == supervisor]
 
     def wait_until(self, ready: object) -> None:

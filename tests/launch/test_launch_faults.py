@@ -61,7 +61,7 @@ def test_a_killed_process_is_started_again_and_the_answer_is_exact(recipe, victi
     command.wait_until(lambda: len(command.children(first)) == 4)
     planner, pool, step, _ = command.children(first)
     command.wait_until(lambda: len(command.children(second)) == 2)
-    pids = {"step 0": step, "pool 0": pool, "pool 1": command.children(second)[0]}
+    pids = {"step 0": step, "pool 0": pool, "pool 1": command.children(second)[1]}
     # The owner's channel to the lender's pool stands as soon as it borrows: then it runs.
     command.wait_until(lambda: num_rings(step) >= 2)
     os.kill(pids.get(victim, planner), signal.SIGKILL)

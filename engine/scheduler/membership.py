@@ -1,0 +1,68 @@
+"""Membership: who may join a running cluster, under which number, and where messages find whom.
+
+The planner's part; soft state like all of it, so a new one listens before it gives a number. No
+I/O.
+"""
+
+from engine.protocol import (
+    VERSION,
+    Evacuate,
+    Heartbeat,
+    Join,
+    Joined,
+    Load,
+    Message,
+    NotJoined,
+    Register,
+)
+
+LISTEN_S = 2.0
+"""a new planner hears of every member within so long; before, it gives no numbers"""
+
+
+class Membership:
+    """``handle(peer, message, now)`` returns messages with the control peers they are for."""
+
+    def __init__(self, *, cluster: str, layout: str, num_first: int, now: float) -> None:
+        """``num_first`` instances started with the cluster; theirs are the first numbers."""
+        self._cluster = cluster
+        self._layout = layout
+        self._listens_until = now + LISTEN_S
+        self._next = num_first
+        self._given: dict[int, int] = {}
+        """numbers by ticket"""
+        self.steps: dict[int, bytes] = {}
+        """control peers by instance"""
+        self.pools: dict[int, bytes] = {}
+
+    def handle(self, peer: bytes, message: Message, now: float) -> list[tuple[bytes, Message]]:
+        match message:
+            case Register() | Load():
+                self._seen(message.instance, self.steps, peer)
+            case Heartbeat():
+                self._seen(message.instance, self.pools, peer)
+            case Join():
+                return [(peer, answer) for answer in self._join(message, now)]
+            case Evacuate():  # a donor has no step
+                to = self.steps.get(message.instance) or self.pools.get(message.instance)
+                return [(to, message)] if to else []
+        return []
+
+    def _seen(self, instance: int, peers: dict[int, bytes], peer: bytes) -> None:
+        peers[instance] = peer
+        self._next = max(self._next, instance + 1)
+
+    def _join(self, message: Join, now: float) -> list[Message]:
+        if message.protocol != VERSION:
+            reason = f"it speaks version {VERSION} of the protocol, you {message.protocol}"
+            return [NotJoined(message.ticket, f"{reason}: run the same lendkv on both sides")]
+        if message.layout != self._layout:
+            reason = f"its blocks are {self._layout}, yours {message.layout}"
+            advice = "use the same model, model.dtype and pool.block_tokens"
+            return [NotJoined(message.ticket, f"{reason}: {advice}")]
+        if now < self._listens_until:
+            return []
+        if message.ticket not in self._given:
+            self._given[message.ticket] = self._next
+            self._next += 1
+        return [Joined(message.ticket, self._given[message.ticket], self._cluster)]

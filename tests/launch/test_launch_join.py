@@ -1,0 +1,137 @@
+"""Instances and donors join a running cluster, answer, lend, and leave without disturbing it."""
+
+import json
+import socket
+import urllib.request
+from contextlib import contextmanager, suppress
+
+from command import GUARD_S, Command
+from tiny_checkpoint import PROMPT, byte_tokenizer, prompt_ids
+from tiny_models import reference_tokens
+
+KEY = "a key that only members know"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def cluster(recipe, *overrides):
+    """One serving instance; (its command, HTTP port, where to join)."""
+    http, control = free_port(), free_port()
+    command = Command(
+        "serve",
+        recipe,
+        "instances=1",
+        f"serve.port={http}",
+        f"cluster.port={control}",
+        "serve.model_name=tiny",
+        "attention.options.wait_s=20",
+        *overrides,
+        LENDKV_KEY=KEY,
+    )
+    try:
+        command.wait_until(lambda: ready(http) == [0])
+        yield command, http, f"cluster.join=127.0.0.1:{control}"
+        command.process.terminate()
+        done = command.finish()
+        assert done.status == 0, done.err
+        assert "Traceback" not in done.err
+    finally:
+        command.process.kill()
+
+
+def joining(recipe, where, *overrides, key=KEY):
+    fixed = ("instances=1", "serve.model_name=tiny", where)
+    return Command("serve", recipe, *fixed, *overrides, LENDKV_KEY=key)
+
+
+def fetch(port, path, body=None):
+    data = json.dumps(body).encode() if body else None
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, headers)
+    with urllib.request.urlopen(request, timeout=GUARD_S) as answer:
+        return answer.read().decode()
+
+
+def cards(port):
+    """What the gateway sees of the instances that it may use or not."""
+    with suppress(OSError):
+        return json.loads(fetch(port, "/health"))["instances"]
+    return []
+
+
+def ready(port):
+    return sorted(card["instance"] for card in cards(port) if card["ready"])
+
+
+def complete(port):
+    body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 16, "temperature": 0}
+    body["ignore_eos"] = True
+    return json.loads(fetch(port, "/v1/completions", body))["choices"][0]["text"]
+
+
+def expected(recipe):
+    return byte_tokenizer().decode(reference_tokens(recipe.parent / "model", prompt_ids(), 16))
+
+
+def evacuate(instance, where, key=KEY):
+    return Command("evacuate", instance, where, LENDKV_KEY=key).finish()
+
+
+def test_an_instance_joins_answers_and_leaves(recipe):
+    with cluster(recipe, "pool.num_blocks=64") as (_, http, where):
+        own = free_port()
+        late = joining(recipe, where, "pool.num_blocks=64", f"serve.instance_port={own}")
+        late.wait_until(lambda: ready(http) == [0, 1])
+        late.wait_until(lambda: ready(own) == [1])
+        assert complete(own) == expected(recipe)
+        done = evacuate(1, where)
+        assert done.status == 0, done.err
+        assert "instance 1 has left" in done.out
+        gone = late.finish()
+        assert gone.status == 0, gone.err
+        assert "Traceback" not in gone.err
+        assert ready(http) == [0]
+        assert complete(http) == expected(recipe)
+
+
+def test_a_donor_lends_and_leaves(recipe):
+    with cluster(recipe, "pool.num_blocks=24") as (server, http, where):
+        donor = joining(recipe, where, "cluster.donor=true", "pool.num_blocks=40")
+        donor.wait_until(lambda: [card["blocks"] for card in cards(http)] == [24, 40])
+        assert ready(http) == [0]
+        assert complete(http) == expected(recipe)  # needs more blocks than instance 0 has
+        done = evacuate(1, where)
+        assert done.status == 0, done.err
+        gone = donor.finish()
+        assert gone.status == 0, gone.err
+        assert "Traceback" not in gone.err
+        assert server.process.poll() is None
+        assert ready(http) == [0]
+
+
+def test_who_does_not_fit_is_refused_with_the_reason(recipe):
+    with cluster(recipe) as (_, http, where):
+        for command, said in (
+            (joining(recipe, where, key="another key, as long"), "has another cluster key"),
+            (joining(recipe, where, key=""), "cluster.join needs the key"),
+            (joining(recipe, where, "pool.block_tokens=16"), "use the same model, model.dtype"),
+        ):
+            done = command.finish()
+            assert done.status == 2, done.err
+            assert len(done.sentences) == 1
+            assert said in done.sentences[0]
+            assert "Traceback" not in done.err
+        for args, said in (
+            ((1, where), "instance 1 is not a member; members are: 0"),
+            ((0, where, "another key, as long"), "has another cluster key"),
+            ((0, "cluster.host=127.0.0.1", KEY), "evacuate needs a running cluster"),
+        ):
+            done = evacuate(*args)
+            assert done.status == 2, done.err
+            assert said in done.sentences[0]
+        assert ready(http) == [0]
