@@ -25,6 +25,7 @@ from engine.registry import Registry
 from engine.scheduler import PLACEMENTS
 from engine.scheduler.base import Placement
 from engine.scheduler.gmanager import GManager
+from engine.scheduler.performance import Performance
 from engine.scheduler.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -172,7 +173,12 @@ def callback_classes(config: Config) -> list[type[Callback]]:
 
 
 def build_planner(config: Config) -> GManager:
-    return GManager(config.planner)
+    return GManager(
+        config.planner,
+        placement=build_placement(config),
+        cost=Performance(),
+        block_tokens=config.pool.block_tokens,
+    )
 
 
 def build_loop(

@@ -23,12 +23,14 @@ from engine.generate import Generate, read_prompt
 from engine.launch import launch, require_parts
 from engine.model.checkpoint import describe
 from engine.serve import gateways
+from engine.sim.simulate import simulate
 from engine.world import STATUS_FILE, STOP_FILE
 
 VERBS = {
     "generate": "Answer one prompt and show where its context lay",
     "serve": "Serve the OpenAI API over HTTP until it is stopped",
     "evacuate": "Let an instance of a running cluster leave: lendkv evacuate 2 cluster.join=...",
+    "simulate": "Run the protocol through simulated faults, or replay=FILE an event log",
     "chaos": "Strike the processes of a cluster under load, and compare every token",
     "doctor": "Look at this machine and recipe: what is fine, what is not, what to do",
 }
@@ -43,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_first = os.environ.get("RANK", "0") == "0"
     try:
         args = _parse(sys.argv[1:] if argv is None else argv)
+        if args.verb == "simulate":
+            return simulate(args.recipe, args.overrides, json_only=args.json, trace=args.trace)
         config = load(args.recipe, args.overrides)
         if args.print_config:
             if is_first:
@@ -100,8 +104,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         if verb == "generate":
             one.add_argument("--prompt", metavar="TEXT")
             one.add_argument("--prompt-file", metavar="FILE")
-        if verb in ("generate", "chaos"):
+        if verb in ("generate", "chaos", "simulate"):
             one.add_argument("--json", action="store_true", help="print one JSON object instead")
+        if verb == "simulate":
+            one.add_argument("--trace", action="store_true", help="print every event")
     # argparse takes positionals in one run only; overrides may stand between options as well.
     args, rest = parser.parse_known_args(argv)
     for text in rest:

@@ -30,10 +30,12 @@ from engine.memory.base import MemoryPool
 from engine.memory.rmanager import RManager
 from engine.model import checkpoint as checkpoints
 from engine.model.transformers_checkpoint import TransformersCheckpoint
-from engine.protocol import BorrowOffer, Failed, Message, Progress, Report, Tokens
+from engine.protocol import BorrowOffer, Failed, Freeze, Message, Progress, Report, Tokens
 from engine.scheduler.base import Placement
 
 HOST = "this process"
+PLAN_S = 0.25
+"""between two reports to the planner"""
 
 
 @dataclass(slots=True)
@@ -84,6 +86,7 @@ class Engine:
         )
         self._clock = clock
         self._planner = build_planner(config)
+        self._next_plan = 0.0
         self.network = LoopbackNetwork()
         self.on_message: Callable[[str, Message], None] | None = None
         self._completions: dict[str, Completion] = {}
@@ -200,17 +203,36 @@ class Engine:
         while self._offers:
             to, offer = self._offers.popleft()
             self.loops[to].scheduler.on_offer(offer, self._clock())
+        if self._clock() >= self._next_plan:
+            self._plan(self._clock())
         pumped = self.network.pump()
         return self.loops[instance].step() or pumped or bool(self._offers)
 
+    def _plan(self, now: float) -> None:
+        """The planner hears of everybody, and may advise."""
+        self._next_plan = now + PLAN_S
+        self._heartbeats(now)
+        for instance, loop in enumerate(self.loops):
+            if instance not in self._dead:
+                self._planner.handle(loop.scheduler.load(now), now)
+        for advice in self._planner.tick(now):
+            if isinstance(advice.message, Freeze):
+                frozen = advice.message
+                self.rmanagers[advice.instance].freeze(frozen.num_blocks, frozen.for_s, now)
+            else:
+                self.loops[advice.instance].scheduler.on_advice(advice.message, now)
+
     def _to_planner(self, instance: int, message: Message) -> None:
         now = self._clock()
-        for address, rmanager in zip(self.addresses, self.rmanagers, strict=True):
-            if address in self.network.listeners and address not in self.network.frozen:
-                self._planner.handle(rmanager.heartbeat(address=address, host=HOST, now=now), now)
+        self._heartbeats(now)
         answer = self._planner.handle(message, now)
         if isinstance(answer, BorrowOffer):
             self._offers.append((instance, answer))
+
+    def _heartbeats(self, now: float) -> None:
+        for address, rmanager in zip(self.addresses, self.rmanagers, strict=True):
+            if address in self.network.listeners and address not in self.network.frozen:
+                self._planner.handle(rmanager.heartbeat(address=address, host=HOST, now=now), now)
 
     def _to_client(self, request_id: str, message: Message) -> None:
         if self.on_message:

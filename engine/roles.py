@@ -58,15 +58,21 @@ def planner(pipe: Connection, place: Place) -> int:
         now=time.monotonic(),
     )
     while True:
-        for peer, message in server.receive(1.0):
+        answers: list[tuple[bytes, Message]] = []
+        for peer, message in server.receive(min(1.0, config.planner.plan_s or 1.0)):
             now = time.monotonic()
-            answers = membership.handle(peer, message, now)
+            answers += membership.handle(peer, message, now)
             answer = gmanager.handle(message, now)
             if answer is not None:
                 answers.append((peer, answer))
-            for to, said in answers:
-                with suppress(PeerLost):  # it asked and left
-                    server.send(to, said)
+        for advice in gmanager.tick(time.monotonic()):
+            is_for_pool = isinstance(advice.message, Freeze)
+            to = (membership.pools if is_for_pool else membership.steps).get(advice.instance)
+            if to is not None:
+                answers.append((to, advice.message))
+        for to, said in answers:
+            with suppress(PeerLost):  # it asked and left
+                server.send(to, said)
 
 
 def pool(pipe: Connection, place: Place, memory: MemoryPool) -> int:
@@ -104,7 +110,7 @@ def pool(pipe: Connection, place: Place, memory: MemoryPool) -> int:
         if now >= next_beat:
             next_beat = now + config.cluster.heartbeat_s
             if leave_by is not None:  # what comes back is lent to nobody any more
-                rmanager.freeze(memory.num_blocks, LEAVE_S, _boottime())
+                server.call_home()
             beat = rmanager.heartbeat(address=address, host=place.host, now=_boottime())
             with suppress(PeerLost):
                 client.send(beat)

@@ -115,6 +115,10 @@ class PoolServer:
         self._perform(self._rmanager.tick(self._clock()))
         return self._compute_unit() or bool(ready)
 
+    def call_home(self) -> None:
+        """The instance leaves: whoever has borrowed here is asked to give it back."""
+        self._perform(self._rmanager.call_home(self._clock()))
+
     def close(self) -> None:
         self._peers.clear()
         self._transport.close()

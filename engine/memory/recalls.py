@@ -35,6 +35,11 @@ class Recalls:
         self._claims: dict[Debtor, _Claim] = {}
 
     @property
+    def is_waiting(self) -> bool:
+        """Something was called back and has not come yet."""
+        return bool(self._pending)
+
+    @property
     def longest_s(self) -> float:
         """From the wish to the end of what was called back, residence included."""
         return self._recall_s + self._min_residence_s

@@ -6,7 +6,8 @@ then compute" is atomic. A peer that breaks the protocol is lost; nothing it sen
 
 * A loan stands until all its slots are released, its lease is over, or a newer epoch of its debtor
   says Hello. A lost channel ends no loan: the debtor may come back with the same epoch.
-* Messages about a loan that has ended are answered, not punished: the debtor cannot have known.
+* Messages about a loan or slot that has ended are answered, not punished: the debtor cannot have
+  known, since leases run out and what is called back ends at its deadline.
   Released names no slots, Renewed leaves the loan out, a Read and the last part of a Write get
   FencedOff with step 0. Messages about another debtor's loan lose the peer (Renew leaves it out).
 * Reserve may be repeated while its loan is whole, and extends the lease then like Renew.
@@ -14,6 +15,7 @@ then compute" is atomic. A peer that breaks the protocol is lost; nothing it sen
   so no loan is ever longer than one hop.
 """
 
+import math
 from collections import Counter
 
 from engine import protocol as p
@@ -70,6 +72,15 @@ class RManager:
     def freeze(self, num_blocks: int, for_s: float, now: float) -> None:
         """The planner's Freeze: for so long, so many blocks are for the own step only."""
         self._lending.recalls.freeze(num_blocks, for_s, now)
+
+    def call_home(self, now: float) -> list[Output]:
+        """The instance leaves: nothing is lent any more, and what is lent is called back."""
+        _, recalled = self._lending.recalls.want(self.books.num_blocks, -math.inf, now)
+        return self._recall(recalled)
+
+    @property
+    def is_recalling(self) -> bool:
+        return self._lending.recalls.is_waiting
 
     def is_step(self, peer: int) -> bool:
         return self._peers.is_step(peer)
@@ -207,8 +218,10 @@ class RManager:
         if loan is None:
             return [_fenced(peer, write.loan)] if write.last else []
         _require_slot(loan, write.slot)
-        if loan.slots[write.slot] is not Slot.OPEN:
-            raise Violation(f"Write to a {loan.slots[write.slot].value} slot")
+        if loan.slots[write.slot] is Slot.RELEASED:
+            return [_fenced(peer, write.loan)] if write.last else []
+        if loan.slots[write.slot] is Slot.COMMITTED:
+            raise Violation("Write to a committed slot")
         if write.offset not in (0, loan.filled[write.slot]):
             raise Violation(f"Write at {write.offset}, filled to {loan.filled[write.slot]}")
         end = write.offset + num_bytes
@@ -227,8 +240,10 @@ class RManager:
         if loan is None:
             return [_fenced(peer, read.loan)]
         _require_slot(loan, read.slot)
-        if loan.slots[read.slot] is not Slot.COMMITTED:
-            raise Violation(f"Read of slot {read.slot}, which is {loan.slots[read.slot].value}")
+        if loan.slots[read.slot] is Slot.RELEASED:
+            return [_fenced(peer, read.loan)]
+        if loan.slots[read.slot] is Slot.OPEN:
+            raise Violation(f"Read of slot {read.slot}, which is open")
         end = read.offset + read.num_bytes
         if end > self._block_bytes:
             raise Violation(f"Read up to {end} of {self._block_bytes} bytes")
@@ -245,8 +260,8 @@ class RManager:
             if loan is None:
                 continue  # it may have ended on the way; resolve says so
             _require_slot(loan, slot)
-            if loan.slots[slot] is not Slot.COMMITTED:
-                raise Violation(f"Attach of slot {slot}, which is {loan.slots[slot].value}")
+            if loan.slots[slot] is Slot.OPEN:
+                raise Violation(f"Attach of slot {slot}, which is open")
         self._tables.attach(peer, attach.sequence, attach.version, attach.leaves)
         return []
 

@@ -30,12 +30,19 @@ class Tables:
         self._tables: dict[int, dict[int, Table]] = {}
 
     def attach(self, peer: int, sequence: int, version: int, leaves: Sequence[Leaf]) -> None:
-        """Replaces the sequence's table. The caller has checked the leaves of standing loans."""
+        """Replaces the sequence's table. The caller has checked the leaves of standing loans.
+
+        A slot may have ended on the way: such a table is never answered.
+        """
         blocks = []
-        versions = {}
+        versions: dict[int, int] = {}
         for leaf, number, slot in leaves:
             loan = self._loans.get(number)
-            versions[number] = loan.version if loan else -1
+            stands = loan is not None and loan.slots[slot] is Slot.COMMITTED
+            if loan is None or not stands or versions.get(number) == -1:
+                versions[number] = -1
+            else:
+                versions[number] = loan.version
             if loan:
                 blocks.append((leaf, loan.blocks[slot]))
         table = Table(version, leaves, blocks, versions)

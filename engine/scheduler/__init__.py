@@ -7,5 +7,7 @@ PLACEMENTS = Registry(
     {
         "local_only": "engine.scheduler.local_only:LocalOnly",
         "ledger": "engine.scheduler.ledger:LedgerPlacement",
+        "greedy": "engine.scheduler.greedy:GreedyPlacement",
+        "balanced": "engine.scheduler.balanced:BalancedPlacement",
     },
 )

@@ -16,7 +16,7 @@ from engine.scheduler.pins import Pins
 from engine.scheduler.sequence import Sequence, State
 
 SURE_TRIES = 3
-"""a planner that was just restarted has not heard of all pools: ask so often before refusing"""
+"""a sequence that found no room for its holes so often starts over, and frees what it has"""
 REDRAW_S = 0.02
 """between two looks for recalled blocks that came back"""
 
@@ -39,6 +39,7 @@ class Admission:
         grow_blocks: int,
         retry_s: float,
         lease_s: float,
+        sure_s: float,
         effects: list[Effect],
     ) -> None:
         self._instance = instance
@@ -53,6 +54,7 @@ class Admission:
         self._grow_blocks = grow_blocks
         self._retry_s = retry_s
         self._lease_s = lease_s
+        self._sure_s = sure_s
         self.waiting: list[Sequence] = []
         self.placing: Sequence | None = None
         self._draw_for: Sequence | None = None
@@ -147,8 +149,11 @@ class Admission:
         self.placing = None
         self._holdings.trim(sequence, 0)
         sequence.num_tries += 1
-        is_sure = sequence.num_tries >= SURE_TRIES
-        if failed.hopeless and is_sure and not sequence.table:
+        if not failed.hopeless:
+            sequence.hopeless_since = None
+        elif sequence.hopeless_since is None:
+            sequence.hopeless_since = now
+        elif now - sequence.hopeless_since >= self._sure_s and not sequence.table:
             wanted = len(sequence.to_place(self._layout.tokens))
             reason = (
                 f"a context of {len(sequence.token_ids)} tokens needs {wanted} blocks of "
@@ -162,7 +167,7 @@ class Admission:
         # Instances that refuse each other must not try again in step.
         sequence.not_before = now + pause * (1 + self._instance % 7 / 10)
         self.queue_again(sequence)
-        return sequence if sequence.table and is_sure else None
+        return sequence if sequence.table and sequence.num_tries >= SURE_TRIES else None
 
     def queue_again(self, sequence: Sequence) -> None:
         """Back into the queue, at its place by arrival."""

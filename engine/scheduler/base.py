@@ -1,10 +1,15 @@
-"""Placement: which instance shall hold which rBlock of a sequence. Pure functions."""
+"""Placement: which instance shall hold which rBlock of a sequence. Pure functions.
+
+Two questions: where the blocks of a sequence that needs memory go (``place``, asked by its owner
+when it is short), and what would serve the whole cluster better than now (``advise``, asked by the
+planner again and again).
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.protocol import Creditor
+from engine.protocol import Creditor, Freeze, Load, Move, Settle, StepSample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +31,58 @@ class Need:
     """of these, blocks that pass through on their way to a creditor, if anything is lent"""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InstanceView:
+    """One instance as the planner last heard of it."""
+
+    creditor: Creditor
+    """its pool, with what it would lend"""
+    num_blocks: int
+    num_free: int
+    owed: dict[int, int]
+    """debtor -> blocks lent to it"""
+    load: Load | None
+    """its step's last report; None for a donor, or before the first one"""
+    is_draining: bool = False
+
+    @property
+    def instance(self) -> int:
+        return self.creditor.instance
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClusterView:
+    instances: dict[int, InstanceView]
+    block_tokens: int
+    round: int
+    """grows with each round of planning"""
+    advised: dict[tuple[int, int], int]
+    """(owner, creditor) -> the last round in which blocks were moved between them"""
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """A message to an instance's step, or to its pool."""
+
+    instance: int
+    message: Move | Settle | Freeze
+
+
+class StepCost(ABC):
+    """How long a decode step takes (PAPER 2.4: W(beta) / f(beta) + sum S / g(S))."""
+
+    @abstractmethod
+    def seconds(self, num_rows: int, local_keys: int, remote_keys: int, holders: int) -> float:
+        """A step of ``num_rows`` sequences over so many keys, at home and at ``holders`` others."""
+
+    @abstractmethod
+    def serving_seconds(self, keys: int) -> float:
+        """What a creditor's core spends to compute partials over so many keys of others."""
+
+    @abstractmethod
+    def learn(self, samples: Sequence[StepSample]) -> None: ...
+
+
 class Placement(ABC):
     """The same arguments give the same answer; no state, no I/O."""
 
@@ -37,3 +94,7 @@ class Placement(ABC):
         Gives no creditor more than its ``num_lendable``. Raises CapacityError, with numbers, when
         the need cannot be met by the owner and these creditors.
         """
+
+    def advise(self, view: ClusterView, cost: StepCost) -> list[Advice]:
+        """What to move now; at most one round's worth. Nobody is bound to follow."""
+        return []

@@ -37,6 +37,9 @@ class Desk:
         lease_s: float = 30.0
         retry_s: float = 0.1
         """a sequence that found no memory pauses twice this, then twice as long, up to 5 s"""
+        sure_s: float = 3.0
+        """a request that all pools together could not hold is refused when that has been so for so
+        long: a planner or pool that was just restarted is not all there is"""
         max_tpot_s: float = 0.0
         """when a decode step takes longer, the own pool computes less for others; 0: never"""
 
@@ -87,6 +90,7 @@ class Desk:
             grow_blocks=config.grow_blocks,
             retry_s=config.retry_s,
             lease_s=config.lease_s,
+            sure_s=config.sure_s,
             effects=self._effects,
         )
         self.batch = Batch(layout, config.max_step_tokens)

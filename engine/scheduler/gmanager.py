@@ -1,6 +1,7 @@
 """GManager: the cluster's planner. Sees everything late and decides nothing finally.
 
-Keeps what pools and steps last said and answers who could lend. Its state is soft: it is rebuilt
+Keeps what pools and steps last said, answers who could lend, and lets the placement look ahead: its
+advice goes to steps and pools, which need not follow. Its state is soft: it is rebuilt
 from heartbeats. (PAPER section 2.1: the gManager and its Global Debt Ledger.) No I/O.
 """
 
@@ -10,14 +11,19 @@ from engine.protocol import (
     BorrowOffer,
     BorrowQuery,
     Creditor,
-    Goodbye,
+    Evacuate,
+    Freeze,
     Heartbeat,
+    Load,
     Member,
     Members,
     MembersQuery,
     Message,
+    Move,
     Register,
+    Settle,
 )
+from engine.scheduler.base import Advice, ClusterView, InstanceView, Placement, StepCost
 
 
 @dataclass(slots=True)
@@ -26,18 +32,45 @@ class _Seen:
     at: float
 
 
+@dataclass(slots=True)
+class _Told:
+    load: Load
+    at: float
+    is_fresh: bool = True
+    """the step has not been advised since"""
+
+
 class GManager:
     """``handle(message, now)`` returns the answer, if there is one."""
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
-        max_offers: int = 8
+        max_offers: int = 64
         """creditors named in one offer"""
         stale_s: float = 3.0
         """an instance not heard of for so long is not offered"""
+        plan_s: float = 0.5
+        """between two rounds of planning; 0: never plan ahead"""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        placement: Placement | None = None,
+        cost: StepCost | None = None,
+        block_tokens: int = 64,
+    ) -> None:
+        """Without a placement it only answers queries."""
         self._config = config
+        self._placement = placement
+        self._cost = cost
+        self._block_tokens = block_tokens
+        self._loads: dict[int, _Told] = {}
+        self._draining: dict[int, int] = {}
+        """instance -> the epoch in which it was told to leave"""
+        self._advised: dict[tuple[int, int], int] = {}
+        self._round = 0
+        self._next_round = 0.0
         self._pools: dict[int, _Seen] = {}
         self._steps: dict[int, Register] = {}
 
@@ -51,13 +84,75 @@ class GManager:
                 step = self._steps.get(message.instance)
                 if step is None or message.epoch >= step.epoch:
                     self._steps[message.instance] = message
+            case Load():
+                self._on_load(message, now)
+            case Evacuate():
+                seen = self._pools.get(message.instance)
+                self._draining[message.instance] = seen.heartbeat.epoch if seen else 0
             case BorrowQuery():
                 return self._offer(message, now)
             case MembersQuery():
                 return self._members(now)
-            case Goodbye():
-                pass
         return None
+
+    def tick(self, now: float) -> list[Advice]:
+        """A round of planning when it is time for one (PAPER 2.3: on one full round of updates)."""
+        if self._placement is None or self._cost is None or not self._config.plan_s:
+            return []
+        if now < self._next_round:
+            return []
+        self._next_round = now + self._config.plan_s
+        self._round += 1
+        advice = self._placement.advise(self._view(now), self._cost)
+        return [one for one in advice if self._passes(one)]
+
+    def _passes(self, advice: Advice) -> bool:
+        """A step is advised once on each of its reports."""
+        if isinstance(advice.message, Freeze):
+            return True
+        told = self._loads.get(advice.instance)
+        if told is None or not told.is_fresh:
+            return False
+        told.is_fresh = False
+        match advice.message:
+            case Move():
+                self._advised[advice.instance, advice.message.to.instance] = self._round
+            case Settle():
+                self._advised[advice.instance, advice.message.creditor] = self._round
+        return True
+
+    def _on_load(self, load: Load, now: float) -> None:
+        known = self._loads.get(load.instance)
+        if known is None or load.epoch >= known.load.epoch:
+            self._loads[load.instance] = _Told(load, now)
+            if self._cost is not None:
+                self._cost.learn(load.samples)
+
+    def _is_draining(self, beat: Heartbeat) -> bool:
+        told = self._loads.get(beat.instance)
+        if told is not None and told.load.num_draining:
+            return True
+        return self._draining.get(beat.instance, -1) >= beat.epoch
+
+    def _view(self, now: float) -> ClusterView:
+        limit = now - self._config.stale_s
+        loads = {i: told.load for i, told in self._loads.items() if told.at >= limit}
+        return ClusterView(
+            instances={
+                beat.instance: InstanceView(
+                    creditor=_creditor(beat),
+                    num_blocks=beat.num_blocks,
+                    num_free=beat.num_free,
+                    owed={debt.debtor: debt.num_blocks for debt in beat.lent},
+                    load=loads.get(beat.instance),
+                    is_draining=self._is_draining(beat),
+                )
+                for beat in self._alive(now)
+            },
+            block_tokens=self._block_tokens,
+            round=self._round,
+            advised=dict(self._advised),
+        )
 
     def _alive(self, now: float) -> list[Heartbeat]:
         limit = now - self._config.stale_s
@@ -65,17 +160,18 @@ class GManager:
         return sorted(seen, key=lambda beat: beat.instance)
 
     def _offer(self, query: BorrowQuery, now: float) -> BorrowOffer:
-        others = [beat for beat in self._alive(now) if beat.instance != query.instance]
+        others = [
+            beat
+            for beat in self._alive(now)
+            if beat.instance != query.instance and not self._is_draining(beat)
+        ]
         best = sorted(
             others,
             key=lambda beat: (beat.host != query.host, -beat.num_lendable, beat.instance),
         )
         return BorrowOffer(
             query.query,
-            [
-                Creditor(b.instance, b.epoch, b.address, b.host, b.num_lendable)
-                for b in best[: self._config.max_offers]
-            ],
+            [_creditor(beat) for beat in best[: self._config.max_offers]],
             sum(beat.num_lend_cap for beat in others),
         )
 
@@ -93,6 +189,15 @@ class GManager:
                     beat.num_free,
                     beat.num_lent,
                     beat.num_lendable,
+                    beat.num_cached,
+                    beat.address,
+                    self._is_draining(beat),
                 )
             )
         return Members(members)
+
+
+def _creditor(beat: Heartbeat) -> Creditor:
+    return Creditor(
+        beat.instance, beat.epoch, beat.address, beat.host, beat.num_lendable, beat.num_cached
+    )

@@ -1,17 +1,22 @@
 """LedgerPlacement: the own pool first, then up to three creditors by locality and free memory.
 
 (PAPER section 2.1: the gManager's candidates, lowest communication cost and most free memory
-first.) The earliest leaves are lent, in contiguous runs: they are sealed first, so they can leave
-while the rest is still being computed, and runs merge into few partials.
+first.) When three do not suffice, as few more as do. Debts in a circle are settled (DGFM, PAPER
+section 2.2). The earliest leaves are lent, in contiguous runs: they are sealed first, so they can
+leave while the rest is still being computed, and runs merge into few partials.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.errors import CapacityError
-from engine.protocol import Creditor
-from engine.scheduler.base import Need, Placement
+from engine.protocol import Creditor, Freeze, Settle
+from engine.scheduler.base import Advice, ClusterView, Need, Placement, StepCost
+from engine.scheduler.dgfm import settlements
 
+PREFERRED = 3
+SETTLE_ROUNDS = 20
+"""rounds of planning that a settlement is given before it is looked at again"""
 ALIGNMENTS = (16, 8, 4, 2, 1)
 """a run that ends on a node of the merge tree has a smaller cover: fewer partials travel"""
 
@@ -21,7 +26,10 @@ class LedgerPlacement(Placement):
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
-        max_creditors: int = 3
+        min_swap_blocks: int = 2
+        """a circle of debts is settled from so many blocks on"""
+        settle_s: float = 10.0
+        """longest a settlement keeps blocks from others"""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -30,18 +38,19 @@ class LedgerPlacement(Placement):
         if need.num_blocks <= need.num_local:
             return (need.owner,) * need.num_blocks
         kept = max(need.num_local - need.working_blocks, 0)
-        best = sorted(
+        ranked = sorted(
             (c for c in creditors if c.num_lendable and c.instance != need.owner),
             key=lambda c: (c.host != need.host, -c.num_lendable, c.instance),
-        )[: self._config.max_creditors]
-        holders = next(
-            (
-                found
-                for align in ALIGNMENTS
-                if (found := _runs(need.num_blocks - kept, best, align))
-            ),
-            [],
         )
+        wanted = need.num_blocks - kept
+        num_needed = PREFERRED
+        while (
+            num_needed < len(ranked) and sum(c.num_lendable for c in ranked[:num_needed]) < wanted
+        ):
+            num_needed += 1
+        best = ranked[:num_needed]
+        found = (_runs(wanted, best, align) for align in ALIGNMENTS)
+        holders = next((runs for runs in found if runs), [])
         if kept < 1 or len(holders) + kept < need.num_blocks:
             raise CapacityError(
                 f"{need.num_blocks} blocks wanted: {kept} can stay at home (of {need.num_local} "
@@ -49,6 +58,23 @@ class LedgerPlacement(Placement):
                 f"borrowed from {len(best)} of {len(creditors)} instances"
             )
         return (*holders, *(need.owner,) * kept)
+
+    def advise(self, view: ClusterView, cost: StepCost) -> list[Advice]:
+        debts = {
+            (debtor, creditor): num_blocks
+            for creditor, one in view.instances.items()
+            for debtor, num_blocks in one.owed.items()
+            if debtor in view.instances
+            and view.round - view.advised.get((debtor, creditor), -SETTLE_ROUNDS) >= SETTLE_ROUNDS
+        }
+        advice = []
+        within_s = self._config.settle_s
+        for settlement in settlements(debts, self._config.min_swap_blocks, view.round):
+            for debtor, creditor in settlement.edges:
+                home = Settle(creditor, settlement.num_blocks, within_s)
+                advice.append(Advice(creditor, Freeze(settlement.num_blocks, within_s)))
+                advice.append(Advice(debtor, home))
+        return advice
 
 
 def _runs(num_blocks: int, creditors: Sequence[Creditor], align: int) -> list[int]:

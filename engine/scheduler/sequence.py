@@ -54,6 +54,8 @@ class Sequence:
     paused_until: float = 0.0
     """a holder is busy: no step before this time"""
     num_tries: int = 0
+    hopeless_since: float | None = None
+    """all pools together have been too small for it since then"""
     not_before: float = 0.0
     """do not try to place it again before this time"""
     recomputed_tokens: int = 0

@@ -17,6 +17,7 @@ from engine.errors import PeerLost
 from engine.protocol import FROM_PLANNER, FROM_STEP, Member, Members, MembersQuery
 from engine.scheduler.request_table import Entry, RequestTable
 from engine.server.journal import Ended, Journal, Terms
+from engine.server.roll import Roll
 
 LOOK_S = 0.25
 """how often the planner is asked who is there"""
@@ -49,6 +50,7 @@ class Gateway:
         self.table = RequestTable(block_tokens=block_tokens, life=secrets.token_hex(4))
         self.terms: dict[str, Terms] = {}
         self.members: list[Member] = []
+        self._roll = Roll()
         self._journal, left = Journal.open(journal)
         self._written: dict[str, int] = {}
         self._attending: Counter[str] = Counter()
@@ -133,7 +135,9 @@ class Gateway:
         for message in self._planner.receive(0.0):
             if isinstance(message, Members):
                 self.members = [
-                    m for m in message.members if self._only is None or m.instance == self._only
+                    m
+                    for m in self._roll.call(message.members, now)
+                    if self._only is None or m.instance == self._only
                 ]
                 self.table.on_members(self.members, now)
                 self._forget(now)

@@ -86,11 +86,12 @@ class Scene:
 
 
 def drop_loans(llm: LLM, instance: int, debtor: int = 0) -> None:
-    """As when the debtor had started anew: its loans end behind its back."""
+    """Its loans end behind the debtor's back, and the blocks are given away."""
     manager = llm.rmanagers[instance]
     loans = [loan for loan in manager._lending.loans if loan.debtor.instance == debtor]
     assert loans
-    llm.servers[instance]._perform(manager._lending.end(loans))
+    for loan in loans:
+        llm.servers[instance]._perform(manager._lending.release(loan, loan.standing_slots)[1])
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -1,7 +1,5 @@
 """Protects what every placement promises, and what the ledger promises besides."""
 
-from itertools import combinations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,17 +84,11 @@ def test_every_leaf_is_placed_or_the_need_is_refused_with_numbers(name, need, cr
 
 
 @given(need=needs(), creditors=CREDITORS)
-def test_ledger_finds_a_place_whenever_three_creditors_of_its_order_have_one(need, creditors):
-    """The oracle tries each set of three on the same host first; then the freest."""
-    others = [one for one in creditors if one.instance != OWNER and one.num_lendable]
-    near = [one for one in others if one.host == need.host]
-    far = [one for one in others if one.host != need.host]
-    num_near = min(3, len(near))
-    num_far = min(3 - num_near, len(far))
-    most = max(sum(c.num_lendable for c in some) for some in combinations(near, num_near))
-    most += max(sum(c.num_lendable for c in some) for some in combinations(far, num_far))
+def test_ledger_finds_a_place_whenever_all_together_have_one(need, creditors):
+    others = [one for one in creditors if one.instance != OWNER]
     kept = need.num_local - need.working_blocks
-    fits = need.num_blocks <= need.num_local or (kept >= 1 and need.num_blocks <= kept + most)
+    most = kept + sum(one.num_lendable for one in others)
+    fits = need.num_blocks <= need.num_local or (kept >= 1 and need.num_blocks <= most)
     assert (not isinstance(answer(LEDGER, need, creditors), str)) == fits
 
 
@@ -111,7 +103,10 @@ def test_ledger_lends_the_earliest_leaves_in_runs_and_no_more_than_it_must(need,
     runs = list(dict.fromkeys(holders))
     assert list(holders) == sorted(holders, key=runs.index), "a run is torn"
     assert runs[-1] == OWNER
-    assert len(runs) <= 1 + 3
+    if len(runs) > 1 + 3:  # the best three were too few, and so were all but the last
+        lendable = {one.instance: one.num_lendable for one in creditors}
+        most = sum(lendable[instance] for instance in runs[:-2])
+        assert most < need.num_blocks - holders.count(OWNER)
     assert holders.count(OWNER) == need.num_local - need.working_blocks
 
 
@@ -147,9 +142,7 @@ def test_what_works_on_its_way_out_cannot_stay():
         LEDGER.place(need(6, 2), [creditor(1, 9)])
 
 
-def test_ledger_asks_as_many_creditors_as_it_is_told():
-    one = LedgerPlacement(LedgerPlacement.Config(max_creditors=1))
-    creditors = [creditor(1, 2), creditor(2, 3)]
-    assert one.place(need(6, 5), creditors).count(2) == 3
-    with pytest.raises(CapacityError, match="3 can be borrowed from 1 of 2 instances"):
-        one.place(need(8, 5), creditors)
+def test_ledger_asks_more_than_three_creditors_only_when_it_must():
+    creditors = [creditor(number, 2) for number in (0, 1, 2, 4, 5)]
+    assert len(set(LEDGER.place(need(10, 5), creditors))) == 1 + 4
+    assert len(set(LEDGER.place(need(8, 5), creditors))) == 1 + 3

@@ -1,0 +1,78 @@
+"""BalancedPlacement: ours. As greedy, with a price on everything that greedy takes for free.
+
+Remote work may show if more is gained than it costs. A link to another host costs; so does a
+creditor that will soon want its memory back, and a sequence that will soon end. What was moved
+stays for a while, a small gain moves nothing, and with room at home debts are brought home.
+"""
+
+from dataclasses import dataclass
+
+from engine.protocol import Settle
+from engine.scheduler.base import Advice, ClusterView, InstanceView, StepCost
+from engine.scheduler.greedy import Candidate, GreedyPlacement
+
+
+class BalancedPlacement(GreedyPlacement):
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Config(GreedyPlacement.Config):
+        min_gain: float = 0.02
+        """share of the debtor's present rate that a move must gain"""
+        residence_rounds: int = 10
+        """rounds of planning in which a pair is left alone after a move"""
+        link_s: float = 0.004
+        """what a step pays for a holder on another host"""
+        home_free_share: float = 0.25
+        """free share of a pool that is left when debts are brought home"""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._prices = config
+
+    def advise(self, view: ClusterView, cost: StepCost) -> list[Advice]:
+        advice = super().advise(view, cost)
+        busy = {one.instance for one in advice}
+        for one in view.instances.values():
+            if one.instance not in busy:
+                advice += self._bring_home(view, one)
+        return advice
+
+    def gain(self, view: ClusterView, candidate: Candidate, cost: StepCost) -> float:
+        debtor, creditor = candidate.debtor, candidate.creditor
+        pair = (debtor.instance, creditor.instance)
+        load = debtor.load
+        assert load is not None
+        since = view.round - view.advised.get(pair, -self._prices.residence_rounds)
+        if since < self._prices.residence_rounds:
+            return 0.0
+        gained = super().gain(view, candidate, cost)
+        lender = creditor.load
+        wanted = lender.waiting_blocks if lender else 0
+        risk = min(1.0, wanted / max(creditor.num_free, 1))
+        # Who has written much is expected to write as much again, so its move lasts.
+        lasting = 0.5 + 0.5 * min(1.0, candidate.sequence.num_output / (4 * view.block_tokens))
+        gained *= (1.0 - risk) * lasting
+        rate = load.num_running / max(load.step_s, 1e-3)
+        return gained if gained > self._prices.min_gain * rate else 0.0
+
+    def exposed_s(self, candidate: Candidate, local: int, remote: int, cost: StepCost) -> float:
+        """The step's time has the wait in it already: only a longer link is left to look at."""
+        here, there = candidate.debtor.creditor.host, candidate.creditor.creditor.host
+        hidden_s = cost.seconds(0, local, 0, 0)
+        return self._prices.link_s - hidden_s if here != there else 0.0
+
+    def _bring_home(self, view: ClusterView, one: InstanceView) -> list[Advice]:
+        """What this instance owes fits at home again, and nobody waits for the room."""
+        spare = one.num_free - int(self._prices.home_free_share * one.num_blocks)
+        if one.load is None or one.load.num_waiting or spare <= 0:
+            return []
+        owed = {
+            creditor: lender.owed[one.instance]
+            for creditor, lender in view.instances.items()
+            if lender.owed.get(one.instance)
+        }
+        for creditor, num_blocks in sorted(owed.items()):
+            last = view.advised.get((one.instance, creditor), -self._prices.residence_rounds)
+            if view.round - last >= self._prices.residence_rounds:
+                home = Settle(creditor, min(num_blocks, spare), self._prices.settle_s)
+                return [Advice(one.instance, home)]
+        return []

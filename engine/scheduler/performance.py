@@ -1,0 +1,66 @@
+"""Performance: how long a decode step takes, learned from timed steps (PAPER 2.4 and 2.5).
+
+    T = overhead + rows * a + local keys * g + exposed wait
+    exposed wait = max(0, fixed * holders + remote keys * r - local keys * g)
+
+The first part is the paper's W(beta) / f(beta), the second its sum S / g(S), the third what remote
+work costs where local work does not hide it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from engine.protocol import StepSample
+from engine.scheduler.base import StepCost
+
+PRIOR = (0.01, 1e-3, 2e-7, 2e-7)
+"""seconds: a step, a row, a local key, a remote key"""
+HOLDER_S = 2e-3
+"""round trips of all layers to one more holder, that cannot be hidden when there is little to do"""
+FORGETTING = 0.995
+OUTLIER = 4.0
+"""a step that took so many times what was expected met something else, and teaches nothing"""
+
+
+class Performance(StepCost):
+    """Recursive least squares over (1, rows, local keys, remote keys)."""
+
+    def __init__(self) -> None:
+        self._scale = 1.0 / np.array(PRIOR)
+        self._weights = np.ones(4)
+        """shares of the prior"""
+        self._covariance = np.eye(4)
+        self.num_samples = 0
+
+    @property
+    def coefficients(self) -> tuple[float, ...]:
+        """Seconds of a step, a row, a local key, a remote key."""
+        return tuple(float(c) for c in np.maximum(self._weights, 0.0) / self._scale)
+
+    def seconds(self, num_rows: int, local_keys: int, remote_keys: int, holders: int) -> float:
+        step_s, row_s, local_s, remote_s = self.coefficients
+        local = local_keys * local_s
+        away = holders * HOLDER_S + remote_keys * remote_s if remote_keys else 0.0
+        return step_s + num_rows * row_s + local + max(0.0, away - local)
+
+    def exposed_s(self, local_keys: int, remote_keys: int, holders: int) -> float:
+        """What remote work adds to the step."""
+        return self.seconds(0, local_keys, remote_keys, holders) - self.seconds(0, local_keys, 0, 0)
+
+    def serving_seconds(self, keys: int) -> float:
+        return keys * self.coefficients[2]
+
+    def learn(self, samples: Sequence[StepSample]) -> None:
+        for sample in samples:
+            counts = (1.0, sample.num_rows, sample.local_keys, sample.remote_keys)
+            x = np.array(counts) / self._scale
+            expected = float(x @ self._weights)
+            if self.num_samples > 20 and sample.seconds > OUTLIER * max(expected, 1e-4):
+                continue
+            self.num_samples += 1
+            gain = self._covariance @ x / (FORGETTING + x @ self._covariance @ x)
+            self._weights = self._weights + gain * (sample.seconds - expected)
+            self._covariance = (
+                self._covariance - np.outer(gain, x @ self._covariance)
+            ) / FORGETTING

@@ -1,0 +1,1 @@
+"""Deterministic simulation: the real machines of pools, steps, planner and gateway, and faults."""

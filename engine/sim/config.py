@@ -1,0 +1,51 @@
+"""What a simulation does; its recipe is checked like any other."""
+
+from dataclasses import dataclass, field
+
+KINDS = (
+    "kill_step",
+    "kill_pool",
+    "kill_planner",
+    "kill_gateway",
+    "freeze_step",
+    "freeze_pool",
+    "slow",
+    "partition",
+    "evacuate",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimConfig:
+    """Seconds are virtual; the same seed gives the same history."""
+
+    seeds: int = 20
+    first_seed: int = 0
+    workers: int = 2
+    """processes that run histories side by side"""
+    instances: int = 8
+    block_tokens: int = 4
+    pool_blocks: list[int] = field(default_factory=lambda: [6, 12, 16, 24])
+    """smallest pool, and sizes of which each history draws its largest"""
+    requests: int = 40
+    prompt_tokens: list[int] = field(default_factory=lambda: [4, 160])
+    output_tokens: list[int] = field(default_factory=lambda: [4, 60])
+    arrive_s: float = 4.0
+    """all requests come within so long"""
+    placements: list[str] = field(default_factory=lambda: ["ledger", "greedy", "balanced"])
+    """one is drawn for each history"""
+    lease_s: list[float] = field(default_factory=lambda: [0.3, 0.9, 2.0])
+    """one is drawn for each history, as are these"""
+    recall_s: list[float] = field(default_factory=lambda: [0.01, 0.1, 0.4])
+    min_residence_s: float = 0.05
+    wait_s: float = 0.5
+    """a step waits so long for a holder"""
+    drift: float = 0.05
+    """clocks run faster or slower by up to this share"""
+    faults: int = 24
+    """in each history"""
+    fault_s: float = 12.0
+    """the last one begins before this"""
+    kinds: list[str] = field(default_factory=lambda: list(KINDS))
+    limit_s: float = 400.0
+    """what is not answered by then never will be"""

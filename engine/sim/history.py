@@ -1,0 +1,191 @@
+"""History: one seed's requests and faults, run to the end, and what was found."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from engine.core import Request, SamplingParams
+from engine.memory.books import BlockState
+from engine.sim.cluster import Cluster
+from engine.sim.config import SimConfig
+from engine.sim.world import World
+
+CHECK_S = 0.02
+QUIET_S = 15.0
+"""after the last answer: leases run out, and everything must be where it belongs"""
+
+
+@dataclass(slots=True)
+class Found:
+    """What one history says; figures add up over histories."""
+
+    seed: int
+    messages: int
+    fingerprint: str
+    violations: list[str]
+    faults: dict[str, int]
+    coverage: dict[tuple[str, str, str], int]
+    notes: dict[str, int]
+    lost_blocks: int = 0
+    leaked_blocks: int = 0
+    unfinished: list[str] = field(default_factory=list)
+    trace: list[str] = field(default_factory=list)
+
+    @property
+    def is_clean(self) -> bool:
+        return not (self.violations or self.lost_blocks or self.leaked_blocks or self.unfinished)
+
+
+def run(
+    config: SimConfig,
+    seed: int,
+    *,
+    trace: bool = False,
+    skip_faults: frozenset[int] = frozenset(),
+    skip_requests: frozenset[int] = frozenset(),
+) -> Found:
+    """The skipped are left out of the same history: that is how a failing one shrinks."""
+    world = World(config, seed)
+    world.trace = [] if trace else None
+    cluster = Cluster(world)
+    for number, (time, request) in enumerate(_requests(world, cluster)):
+        if number not in skip_requests:
+            world.at(time, lambda request=request: cluster.gateway.submit(request))  # type: ignore[misc]
+    for number, (time, fault) in enumerate(_faults(world, cluster)):
+        if number not in skip_faults:
+            world.at(time, fault)
+    wanted = config.requests - len(skip_requests)
+    _watch(world, cluster)
+
+    def is_over() -> bool:
+        gateway = cluster.gateway
+        is_calm = world.now > config.fault_s + 3.0
+        return is_calm and gateway.num_requests == wanted and not gateway.unfinished
+
+    world.run(is_over, config.limit_s)
+    unfinished = cluster.gateway.unfinished
+    end = world.now + QUIET_S
+    world.run(lambda: world.now >= end, end)
+    found = Found(
+        seed,
+        world.messages,
+        world.fingerprint,
+        world.violations,
+        dict(world.faults),
+        dict(world.coverage),
+        dict(world.notes),
+        unfinished=unfinished,
+        trace=world.trace or [],
+    )
+    _count_blocks(cluster, found)
+    return found
+
+
+def _requests(world: World, cluster: Cluster) -> list[tuple[float, Request]]:
+    """Each fits the cluster without its two largest pools; all together are far more."""
+    config, chance = world.config, world.chance
+    sizes = sorted(pool.num_blocks - 1 for pool in cluster.pools)
+    most = int(0.6 * sum(sizes[:-2])) * config.block_tokens
+    requests = []
+    for number in range(config.requests):
+        low, high = config.prompt_tokens
+        top = high if chance.random() < 0.3 else low + (high - low) // 5
+        length = min(chance.randint(low, top), max(low, most - config.output_tokens[1]))
+        prompt = (1000 + number, *(chance.randrange(1, 90) for _ in range(length - 1)))
+        sampling = SamplingParams(max_tokens=chance.randint(*config.output_tokens))
+        request = Request(request_id=str(number), prompt_ids=prompt, sampling=sampling)
+        requests.append((chance.uniform(0.5, config.arrive_s), request))
+    return requests
+
+
+def _faults(world: World, cluster: Cluster) -> list[tuple[float, Callable[[], None]]]:
+    config, chance = world.config, world.chance
+    faults: list[tuple[float, Callable[[], None]]] = []
+    for _ in range(config.faults):
+        kind, instance = chance.choice(config.kinds), chance.randrange(config.instances)
+        seconds = chance.choice([0.1, 0.7, 2.5])  # short, past a wait, past a lease
+        other = (instance + chance.randrange(1, config.instances)) % config.instances
+        together = chance.random() < 0.3
+        time = chance.uniform(1.0, config.fault_s)
+
+        def fault(
+            kind: str = kind,
+            instance: int = instance,
+            other: int = other,
+            seconds: float = seconds,
+            together: bool = together,
+        ) -> None:
+            world.faults[kind] += 1
+            world.told(f"fault {kind} {instance} {other} {seconds}")
+            _strike(world, cluster, kind, instance, other, seconds)
+            if kind == "kill_pool" and together:
+                world.notes["double_holder_death"] += 1
+                _strike(world, cluster, kind, other, instance, seconds)
+
+        faults.append((time, fault))
+    return faults
+
+
+def _strike(
+    world: World, cluster: Cluster, kind: str, instance: int, other: int, seconds: float
+) -> None:
+    step, pool = cluster.steps[instance], cluster.pools[instance]
+    match kind:
+        case "kill_step" if step.is_alive:
+            cluster.kill_step(instance)
+        case "kill_pool" if pool.is_alive:
+            cluster.kill_pool(instance)
+        case "kill_planner" if cluster.planner.is_alive:
+            cluster.kill(cluster.planner)
+        case "kill_gateway" if cluster.gateway.is_alive:
+            cluster.kill(cluster.gateway)
+        case "freeze_step":
+            step.frozen_until = max(step.frozen_until, world.now + seconds)
+        case "freeze_pool":
+            pool.frozen_until = max(pool.frozen_until, world.now + seconds)
+        case "slow":
+            step.slowness = pool.slowness = 8.0
+
+            def well_again() -> None:
+                step.slowness = pool.slowness = 1.0
+
+            world.at(world.now + seconds, well_again)
+        case "partition":
+            cluster.hold(instance, other, world.now + seconds)
+        case "evacuate" if step.is_alive:
+            cluster.evacuate(instance)
+
+
+def _watch(world: World, cluster: Cluster) -> None:
+    """The books balance at any time; debts in a circle are noted."""
+
+    def look() -> None:
+        owed: set[tuple[int, int]] = set()
+        for pool in cluster.pools:
+            if not pool.is_alive:
+                continue
+            try:
+                pool.rmanager.check()
+            except AssertionError as error:
+                world.violation(f"{pool.name}: the books do not balance: {error}")
+            beat = pool.rmanager.heartbeat(address="", host="", now=pool.clock())
+            owed |= {(debt.debtor, pool.instance) for debt in beat.lent}
+        world.notes["mutual_debt"] += any((b, a) in owed for a, b in owed)
+        for step in cluster.steps:
+            if step.is_alive:
+                try:
+                    step.scheduler.holdings.store.check()
+                except AssertionError as error:
+                    world.violation(f"{step.name}: the books do not balance: {error}")
+        world.at(world.now + CHECK_S, look)
+
+    world.at(CHECK_S, look)
+
+
+def _count_blocks(cluster: Cluster, found: Found) -> None:
+    """When all is quiet each block is free or cached, and nobody owes anything."""
+    for pool, step in zip(cluster.pools, cluster.steps, strict=True):
+        books, store = pool.rmanager.books, step.scheduler.holdings.store
+        found.leaked_blocks += books.count(BlockState.LENT) + len(step.scheduler.debts)
+        kept = store.num_blocks if step.is_alive else 0
+        found.lost_blocks += abs(books.num_blocks - books.num_available - kept)
+        found.lost_blocks += store.num_used

@@ -1,0 +1,143 @@
+"""SimPool: a pool process around the real RManager; answers asks from the keys it holds."""
+
+from collections.abc import Callable
+from typing import Any
+
+from engine import protocol as p
+from engine.errors import Fenced
+from engine.memory.effects import CopyIn, CopyOut, LosePeer, Output, Reply
+from engine.memory.rmanager import RManager
+from engine.sim.link import Link
+from engine.sim.truth import SimMemory, layout_of
+from engine.sim.world import Process, World
+
+HEARTBEAT_S = 0.1
+TICK_S = 0.02
+COMPUTE_S = 0.002
+"""partials of one ask"""
+
+
+class SimPool(Process):
+    """New memory and a new epoch with each life."""
+
+    def __init__(
+        self, world: World, instance: int, num_blocks: int, to_planner: Callable[[p.Message], None]
+    ) -> None:
+        super().__init__(world, f"pool{instance}")
+        self.instance = instance
+        self.num_blocks = num_blocks
+        self.epoch = 0
+        self._to_planner = to_planner
+
+    def start(self) -> None:
+        super().start()
+        config = self.world.config
+        self.epoch += 1
+        self.memory = SimMemory(layout_of(config.block_tokens), self.num_blocks)
+        self.rmanager = RManager(
+            RManager.Config(
+                keep_blocks=1,
+                max_lease_s=10.0,
+                recall_s=self.world.recall_s,
+                min_residence_s=config.min_residence_s,
+                drift=2.5 * config.drift,  # both clocks may be wrong, in opposite ways
+            ),
+            instance=self.instance,
+            epoch=self.epoch,
+            cluster="sim",
+            kernel_fingerprint="sim",
+            pool=self.memory,
+        )
+        self.links: dict[int, Link] = {}
+        self._begun: dict[int, p.Begin] = {}
+        self._declined: dict[int, int] = {}
+        self._strained_until = 0.0
+        self.every(HEARTBEAT_S, self._beat)
+        self.every(TICK_S, lambda: self._perform(self.rmanager.tick(self.clock())))
+
+    @property
+    def state(self) -> str:
+        if not self.is_alive:
+            return "dead"
+        if self.clock() < self._strained_until:
+            return "strained"
+        return "recalling" if self.rmanager.is_recalling else "plain"
+
+    def receive(self, link: Link, message: p.Message, payload: Any) -> None:
+        self.links[link.number] = link
+        now = self.clock()
+        match message:
+            case p.Begin():
+                self._begun[link.number] = message
+            case p.Ask():
+                self._ask(link, message)
+            case p.Strain():
+                if self.rmanager.is_step(link.number):
+                    self._strained_until = now + message.for_s
+            case _:
+                num_bytes = payload[0] if isinstance(message, p.Write) else 0
+                self._perform(self.rmanager.handle(link.number, message, now, num_bytes), payload)
+
+    def lost(self, link: Link) -> None:
+        """The channel is gone; if it was the own step's, the step is dead."""
+        if self.links.pop(link.number, None) is not None:
+            self._perform(self.rmanager.peer_lost(link.number, self.clock()))
+
+    def call_home(self) -> None:
+        self.after(0.0, lambda: self._perform(self.rmanager.call_home(self.clock())))
+
+    def on_advice(self, message: p.Message) -> None:
+        if isinstance(message, p.Freeze):
+            self.rmanager.freeze(message.num_blocks, message.for_s, self.clock())
+
+    def _ask(self, link: Link, ask: p.Ask) -> None:
+        if self._declined.get(link.number) == ask.step:
+            return
+        left_s = self._strained_until - self.clock()
+        if left_s > 0:
+            self._declined[link.number] = ask.step
+            link.send("down", p.Busy(ask.step, left_s))
+            return
+        self.after(COMPUTE_S, lambda: self._compute(link, ask))
+
+    def _compute(self, link: Link, ask: p.Ask) -> None:
+        """Check the books, then compute, in one turn."""
+        begun = self._begun.get(link.number)
+        if link.is_cut or begun is None or begun.step != ask.step:
+            return
+        now, found = self.clock(), {}
+        try:
+            for span in begun.slices[ask.slice]:
+                table = self.rmanager.resolve(link.number, span.sequence, span.version, now)
+                keys = {leaf: list(self.memory.keys[block]) for leaf, block in table}
+                found[span.sequence] = keys
+        except Fenced as error:
+            self.world.notes["stale_asks_refused"] += 1
+            gone = list(getattr(error, "loans", ()))
+            link.send("down", p.FencedOff(ask.step, gone, "fenced"))
+            return
+        link.send("down", p.Answer(ask.step, ask.layer, ask.slice), found)
+
+    def _perform(self, outputs: list[Output], payload: Any = None) -> None:
+        for out in outputs:
+            match out:
+                case Reply():
+                    if isinstance(out.message, p.Recall):
+                        self.world.notes["recalls"] += 1
+                    if link := self.links.get(out.peer):
+                        link.send("down", out.message)
+                case CopyIn():
+                    if payload[1] is not None:
+                        self.memory.keys[out.block] = list(payload[1])
+                case CopyOut():
+                    if link := self.links.get(out.peer):
+                        link.send("down", out.message, list(self.memory.keys[out.block]))
+                case LosePeer():
+                    if not out.reason.startswith(("you are epoch", "epoch", "instance")):
+                        self.world.violation(f"{self.name} cuts off {out.peer}: {out.reason}")
+                    if link := self.links.get(out.peer):
+                        link.cut()
+
+    def _beat(self) -> None:
+        address = str(self.instance)
+        self._to_planner(self.rmanager.heartbeat(address=address, host="sim", now=self.clock()))

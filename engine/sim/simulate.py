@@ -1,0 +1,97 @@
+"""The verb ``simulate``: many histories side by side; a failing one is shrunk and replayed."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from engine.errors import ConfigError
+from engine.scheduler import PLACEMENTS
+from engine.sim import history
+from engine.sim.config import KINDS, SimConfig
+from engine.sim.history import Found
+from engine.sim.report import as_json, as_text, merge
+
+
+def simulate(recipe: str | None, overrides: Sequence[str], *, json_only: bool, trace: bool) -> int:
+    """The exit status: 1 when a promise was broken. Raises ConfigError."""
+    config = load(recipe, overrides)
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    began = time.monotonic()
+    if trace:
+        found = [history.run(config, seed, trace=True) for seed in seeds]
+        for one in found:
+            print("\n".join(one.trace))
+    else:
+        found = list(_run(config, seeds, quiet=json_only))
+    report = merge(found)
+    print(as_json(report) if json_only else as_text(report, time.monotonic() - began))
+    if report["failing_seeds"]:
+        seed = report["failing_seeds"][0]
+        name = recipe or ""
+        print(f"replay: lendkv simulate {name} first_seed={seed} seeds=1 --trace", file=sys.stderr)
+        print(shrink(config, seed), file=sys.stderr)
+        return 1
+    return 0
+
+
+def load(recipe: str | None, overrides: Sequence[str]) -> SimConfig:
+    """Defaults < recipe < ``key=value``, checked."""
+    try:
+        layers = [OmegaConf.structured(SimConfig)]
+        if recipe:
+            layers.append(OmegaConf.load(recipe))
+        layers.append(OmegaConf.from_dotlist(list(overrides)))
+        config = OmegaConf.to_object(OmegaConf.merge(*layers))
+    except (OmegaConfBaseException, OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ConfigError(f"simulate {recipe or ''}: {first}") from error
+    assert isinstance(config, SimConfig)
+    for name in config.placements:
+        PLACEMENTS.load(name)
+    problems = [
+        f"kinds: {kind!r} is none of {', '.join(KINDS)}"
+        for kind in config.kinds
+        if kind not in KINDS
+    ]
+    if config.instances < 3 or config.seeds < 1 or len(config.pool_blocks) < 2:
+        problems.append("simulate needs 3 instances, 1 seed and 2 pool sizes at least")
+    if problems:
+        raise ConfigError(*problems)
+    return config
+
+
+def shrink(config: SimConfig, seed: int) -> str:
+    """Leave out faults and requests as long as the history still fails; says what remains."""
+    faults, requests = set(range(config.faults)), set(range(config.requests))
+    for kept, all_of in ((faults, config.faults), (requests, config.requests)):
+        size = max(1, all_of // 2)
+        while size:
+            for start in range(0, all_of, size):
+                without = kept & set(range(start, start + size))
+                if not without:
+                    continue
+                kept -= without
+                found = history.run(
+                    config,
+                    seed,
+                    skip_faults=frozenset(range(config.faults)) - faults,
+                    skip_requests=frozenset(range(config.requests)) - requests,
+                )
+                if found.is_clean:
+                    kept |= without
+            size //= 2
+    return f"still fails with faults {sorted(faults)} and requests {sorted(requests)} alone"
+
+
+def _run(config: SimConfig, seeds: range, *, quiet: bool) -> Iterator[Found]:
+    with ProcessPoolExecutor(config.workers) as workers:
+        results = workers.map(partial(history.run, config), seeds, chunksize=4)
+        for number, one in enumerate(results, 1):
+            if not quiet and sys.stderr.isatty():
+                print(f"\r{number} of {len(seeds)} histories", end="", file=sys.stderr)
+            yield one

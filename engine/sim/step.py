@@ -1,0 +1,300 @@
+"""SimStep: a step process around the real Scheduler, with what Loop and DistAttention do.
+
+The fake model writes, for each position, the key of the prefix up to it, and reads all keys before
+it through the plan's tables; holders are asked and answer with what they hold.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from engine import protocol as p
+from engine.core import Plan, Request
+from engine.scheduler.effects import (
+    Cancel,
+    Connect,
+    Fetch,
+    Finish,
+    Move,
+    ToClient,
+    ToPlanner,
+    ToPool,
+)
+from engine.scheduler.scheduler import Scheduler
+from engine.sim.copies import Copies
+from engine.sim.link import Link
+from engine.sim.reading import Reading
+from engine.sim.truth import EOS, Keys, SimMemory, layout_of, next_token
+from engine.sim.world import Process, World
+
+IDLE_S = 0.01
+STEP_S, ROW_S = 0.004, 0.0001
+LOAD_S = 0.25
+MAX_POSITIONS = 4096
+
+
+class SimStep(Process):
+    """A new epoch with each life; its pool outlives it."""
+
+    def __init__(
+        self,
+        world: World,
+        instance: int,
+        *,
+        connect: Callable[["SimStep", int], Link | None],
+        memory: Callable[[], SimMemory],
+        make: Callable[["SimStep"], Scheduler],
+        to_planner: Callable[[p.Message], None],
+        to_client: Callable[[str, p.Message], None],
+    ) -> None:
+        super().__init__(world, f"step{instance}")
+        self.instance = instance
+        self.epoch = 0
+        self._connect = connect
+        self._memory = memory
+        self._make = make
+        self._to_planner = to_planner
+        self._to_client = to_client
+
+    def start(self) -> None:
+        super().start()
+        self.epoch += 1
+        self.scheduler = self._make(self)
+        self.links: dict[int, Link] = {}
+        self._lost: list[int] = []
+        self._control: deque[Callable[[], None]] = deque()
+        self._inbox: deque[tuple[int, p.Message, Any]] = deque()
+        self.copies = Copies(self, self._memory)
+        self._keys: dict[int, Keys] = {}
+        self.attached: dict[tuple[int, int], tuple[int, list[tuple[int, int, int]]]] = {}
+        self._reading: Reading | None = None
+        self._wake = False
+        self._connect_to(self.instance)
+        self.every(LOAD_S, lambda: self._to_planner(self.scheduler.load(self.clock())))
+        self._turn_soon(0.0)
+
+    @property
+    def state(self) -> str:
+        if not self.is_alive:
+            return "dead"
+        if self.scheduler.is_leaving:
+            return "leaving"
+        everybody = self.scheduler.roster.all()
+        if any(sequence.is_wounded for sequence in everybody):
+            return "wounded"
+        if any(sequence.is_prefill for sequence in self.scheduler.running):
+            return "prefill"
+        return "decode" if self.scheduler.running else "idle"
+
+    # --- what comes in ------------------------------------------------------------------------
+
+    def receive(self, link: Link, message: p.Message, payload: Any) -> None:
+        instance = link.pool.instance  # type: ignore[attr-defined]
+        reading = self._reading
+        match message:
+            case p.Answer():
+                if reading is not None:
+                    reading.on_answer(instance, message, payload)
+                    self._finish_when_read()
+                return
+            case p.FencedOff() | p.Busy():
+                if reading is not None and message.step == reading.plan.step:
+                    reading.fail(instance)
+                    self._finish_when_read()
+        self._inbox.append((instance, message, payload))
+        self._turn_soon(0.0)
+
+    def lost(self, link: Link) -> None:
+        instance = link.pool.instance  # type: ignore[attr-defined]
+        if self.links.get(instance) is link:
+            del self.links[instance]
+            self._lost.append(instance)
+            if self._reading is not None:
+                self._reading.fail(instance)
+                self._finish_when_read()
+            self._turn_soon(0.0)
+
+    def submit(self, request: Request) -> None:
+        self._between_steps(lambda: self.scheduler.add(request))
+
+    def abort(self, request_id: str) -> None:
+        self._between_steps(lambda: self.scheduler.abort(request_id))
+
+    def on_planner(self, message: p.Message) -> None:
+        if isinstance(message, p.BorrowOffer):
+            self._between_steps(lambda: self.scheduler.on_offer(message, self.clock()))
+        else:
+            self._between_steps(lambda: self.scheduler.on_advice(message, self.clock()))
+
+    def _between_steps(self, action: Callable[[], None]) -> None:
+        self._control.append(action)
+        self._turn_soon(0.0)
+
+    # --- a turn -------------------------------------------------------------------------------
+
+    def _turn_soon(self, seconds: float) -> None:
+        if not self._wake:
+            self._wake = True
+            self.after(seconds, self._turn)
+
+    def _turn(self) -> None:
+        """Receive, schedule, begin a step; when there is none, look again soon."""
+        self._wake = False
+        if self._reading is not None:  # the step under way ends first
+            return
+        while self._inbox:
+            self._take(*self._inbox.popleft())
+        while self._lost:
+            self._lose(self._lost.pop())
+        while self._control:
+            self._control.popleft()()
+        self._perform()
+        if self.instance not in self.links:
+            return  # the own pool is gone, and the supervisor on its way
+        plan = self.scheduler.schedule(self.clock())
+        self._perform()
+        if plan is None:
+            self._turn_soon(IDLE_S)
+            return
+        self._reading = Reading(self, plan, self._memory())
+        life, seconds = self._reading, STEP_S + ROW_S * plan.num_rows
+        self.after(seconds, lambda: self._computed(life))
+        wait_s = seconds + self.world.config.wait_s
+        self.after(wait_s, lambda: self._give_up(life))
+
+    def _computed(self, reading: Reading) -> None:
+        if self._reading is reading:
+            reading.is_computed = True
+            self._finish_when_read()
+
+    def _give_up(self, reading: Reading) -> None:
+        """Whoever has not answered by now is lost: its blocks are computed again."""
+        if self._reading is not reading:
+            return
+        for instance in reading.waiting:
+            self.world.notes["gave_up"] += 1
+            if link := self.links.get(instance):
+                link.cut()
+        self._finish_when_read()
+
+    def _finish_when_read(self) -> None:
+        reading = self._reading
+        if reading is None or not reading.is_computed or reading.waiting:
+            return
+        self._reading = None
+        poisoned, wrong = reading.check(self.keys_of)
+        for what in wrong:
+            self.world.notes["wrong_reads"] += 1
+            self.world.violation(f"{self.name}: {what}")
+        self._write(reading.plan, poisoned)
+        next_ids = {}
+        for index in reading.plan.sampled:
+            span = reading.plan.spans[index]
+            key = self.keys_of(span.sequence)[span.first_position + span.num_rows - 1]
+            next_ids[index] = EOS if span.sequence in poisoned else next_token(key)
+        self.scheduler.commit(reading.plan, next_ids, poisoned)
+        self.scheduler.timed(reading.plan, STEP_S, self.clock())
+        self._perform()
+        self._turn_soon(0.0)
+
+    def keys_of(self, number: int) -> list[int]:
+        tokens = next(s.token_ids for s in self.scheduler.roster.all() if s.number == number)
+        return self._keys.setdefault(number, Keys()).of(tokens)
+
+    def _write(self, plan: Plan, poisoned: frozenset[int]) -> None:
+        memory, tokens = self._memory(), self.world.config.block_tokens
+        for span in plan.spans:
+            keys = self.keys_of(span.sequence)
+            for position in range(span.first_position, span.first_position + span.num_rows):
+                block = memory.keys[span.table[position // tokens].block]
+                block[position % tokens] = -3 if span.sequence in poisoned else keys[position]
+
+    # --- messages and effects -----------------------------------------------------------------
+
+    def _take(self, instance: int, message: p.Message, payload: Any) -> None:
+        now = self.clock()
+        match message:
+            case p.Welcome() | p.Released():
+                return
+            case p.Rejected():
+                self.links[instance].cut()
+            case p.Ack():
+                if move := self.copies.on_ack(instance, message):
+                    self.scheduler.on_moved(move.sequence, move.leaf)
+            case p.Data():
+                if fetch := self.copies.on_data(instance, message, payload):
+                    self.scheduler.on_fetched(fetch.sequence, fetch.leaf, now)
+            case _:
+                if isinstance(message, p.FencedOff):
+                    self._forget_tables(instance)
+                if isinstance(message, p.Recall):
+                    running = self.scheduler.running
+                    self.world.notes["recall_in_prefill"] += any(s.is_prefill for s in running)
+                self.scheduler.on_message(instance, message, now)
+        self._perform()
+
+    def _lose(self, instance: int) -> None:
+        self._forget_tables(instance)
+        self.copies.forget_instance(instance)
+        self.scheduler.on_lost(instance, self.clock())
+
+    def _forget_tables(self, instance: int) -> None:
+        self.attached = {key: of for key, of in self.attached.items() if key[0] != instance}
+
+    def _perform(self) -> None:
+        while effects := self.scheduler.take_effects():
+            for effect in effects:
+                self._do(effect)
+
+    def _do(self, effect: Any) -> None:
+        match effect:
+            case ToPool():
+                self.send(effect.instance, effect.message)
+            case ToPlanner():
+                self._to_planner(effect.message)
+            case ToClient():
+                self._to_client(effect.request_id, effect.message)
+            case Connect():
+                if effect.instance not in self.links and not self._connect_to(effect.instance):
+                    self._lost.append(effect.instance)
+            case Move():
+                self.copies.move(effect)
+            case Fetch():
+                self.copies.fetch(effect)
+            case Cancel():
+                self.copies.forget(
+                    lambda one: (one.sequence, one.leaf) == (effect.sequence, effect.leaf)
+                )
+            case Finish():
+                self._finish(effect)
+
+    def _finish(self, effect: Finish) -> None:
+        number = effect.sequence
+        self.copies.forget(lambda one: one.sequence == number)
+        for instance, known in list(self.attached):
+            if known == number:
+                del self.attached[instance, known]
+                self.send(instance, p.Detach(number))
+        self.world.notes["recomputed_tokens"] += effect.recomputed_tokens if effect.final else 0
+        if effect.final:
+            self._keys.pop(number, None)
+            name, holders = effect.request_id, list(effect.holders)
+            again = effect.recomputed_tokens
+            self._to_client(name, p.Report(name, holders, 0, 0, 0, 0, {}, again))
+
+    def send(self, instance: int, message: p.Message, payload: Any = None) -> None:
+        link = self.links.get(instance)
+        if link is not None:
+            link.send("up", message, payload)
+
+    def _connect_to(self, instance: int) -> bool:
+        link = self._connect(self, instance)
+        if link is None:
+            return False
+        self.links[instance] = link
+        pool = link.pool
+        own = instance == self.instance
+        epoch = pool.epoch if own else self.epoch  # type: ignore[attr-defined]
+        layout = layout_of(self.world.config.block_tokens).fingerprint
+        link.send("up", p.Hello(p.VERSION, "sim", self.instance, epoch, layout))
+        return True
