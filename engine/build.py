@@ -100,7 +100,12 @@ def build_pool(
 ) -> MemoryPool:
     """The pool that the recipe names, or one of the ``given`` class."""
     cls, options = (given, own_config(given)) if given else options_of(POOLS, "pool", config.pool)
-    pool: MemoryPool = construct(cls, options, layout=layout, num_blocks=config.pool.num_blocks)
+    pool: MemoryPool = construct(
+        cls,
+        options,
+        layout=layout,
+        num_blocks=config.pool.num_blocks + config.pool.lending.host_blocks,
+    )
     return pool
 
 

@@ -44,17 +44,13 @@ class Recalls:
         """From the wish to the end of what was called back, residence included."""
         return self._recall_s + self._min_residence_s
 
-    def want(self, num_blocks: int, born: float, now: float) -> tuple[int, dict[Loan, list[int]]]:
-        """The own step misses so many blocks: how many will come, and what to call back now.
-
-        Only from requests younger than ``born``.
-        """
+    def want(self, num_blocks: int, now: float) -> tuple[int, dict[Loan, list[int]]]:
+        """The own step misses so many blocks: how many will come, and what to call back now."""
         self._own = _Claim(num_blocks, 0.0, now + MARGIN * self.longest_s)
         if not num_blocks:
             return 0, {}
-        younger = [loan for loan in self._loans if loan.born > born]
-        chosen = self._choose(num_blocks - len(self._pending), younger, now)
-        lent = sum(len(loan.standing_slots) for loan in younger)
+        chosen = self._choose(num_blocks - len(self._pending), self._loans, now)
+        lent = sum(len(loan.standing_slots) for loan in self._loans)
         return min(num_blocks, lent), chosen
 
     def claim(

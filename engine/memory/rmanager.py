@@ -15,7 +15,6 @@ then compute" is atomic. A peer that breaks the protocol is lost; nothing it sen
   so no loan is ever longer than one hop.
 """
 
-import math
 from collections import Counter
 
 from engine import protocol as p
@@ -75,7 +74,7 @@ class RManager:
 
     def call_home(self, now: float) -> list[Output]:
         """The instance leaves: nothing is lent any more, and what is lent is called back."""
-        _, recalled = self._lending.recalls.want(self.books.num_blocks, -math.inf, now)
+        _, recalled = self._lending.recalls.want(self.books.num_blocks, now)
         return self._recall(recalled)
 
     @property
@@ -176,7 +175,7 @@ class RManager:
         recalls, coming = self._lending.recalls, 0
         recalled: dict[Loan, list[int]] = {}
         if draw.recall:
-            coming, recalled = recalls.want(draw.num_blocks - len(blocks), now - draw.age_s, now)
+            coming, recalled = recalls.want(draw.num_blocks - len(blocks), now)
         left, within_s = self.books.num_available, recalls.longest_s if coming else 0.0
         drawn = p.Drawn(blocks, left, draw.staging, coming, within_s)
         return [Reply(peer, drawn), *self._recall(recalled)]

@@ -47,7 +47,6 @@ from engine.protocol.planner import (
 )
 from engine.protocol.pool import (
     FROM_POOL,
-    OLDEST_S,
     TO_POOL,
     Ack,
     Answer,
@@ -120,7 +119,6 @@ __all__ = [
     "MembersQuery",
     "Message",
     "Move",
-    "OLDEST_S",
     "NotJoined",
     "Pin",
     "Pinned",

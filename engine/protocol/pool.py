@@ -18,9 +18,6 @@ from engine.protocol.base import (
     Text,
 )
 
-OLDEST_S = 1e6
-"""older than any request"""
-
 
 class Hello(Message, frozen=True):
     """First message of a step on a channel. Answer: Welcome or Rejected."""
@@ -53,8 +50,6 @@ class Draw(Message, frozen=True):
     staging: bool = False
     recall: bool = False
     """call lent blocks back for what is missing; they are kept for the next Draw"""
-    age_s: Seconds = OLDEST_S
-    """but only from requests that are younger than this"""
     host: bool = False
     """also from host memory, which is the last resort"""
 

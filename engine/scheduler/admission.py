@@ -7,7 +7,7 @@ Who finds nothing gives back what it was just given and pauses, longer each time
 
 from engine.core import BlockLayout
 from engine.errors import CapacityError
-from engine.protocol import OLDEST_S, Creditor, Drawn, Failed
+from engine.protocol import Creditor, Drawn, Failed
 from engine.scheduler.base import Need, Placement
 from engine.scheduler.effects import Effect, ToClient
 from engine.scheduler.holdings import Holdings
@@ -79,28 +79,34 @@ class Admission:
         if sequence.table or not self._pins.search(sequence, self._lease_s, now):
             self._draw(sequence, now)
 
-    def on_drawn(self, drawn: Drawn, now: float) -> None:
+    def on_drawn(self, drawn: Drawn, now: float) -> Sequence | None:
+        """Blocks came; returns a running sequence for which there are none anywhere."""
         sequence, self._draw_for = self._draw_for, None
         if sequence is None:
-            return
+            return None
         if sequence is self.placing:
             missing = self._num_missing(sequence)
             if missing > 0 and drawn.num_recalled:
                 _, until = self._redraw or (now, now + drawn.recall_s)
                 if now < until:
                     self._redraw = (now + REDRAW_S, until)
-                    return
+                    return None
             self._redraw = None
             self._place(sequence, now)
         elif sequence.state is State.RUNNING and not drawn.blocks:
+            if sequence.on_host:
+                sequence.on_host = False
+                return sequence
             self._borrow_more(sequence, now)
+        sequence.on_host = False
+        return None
 
-    def grow(self, sequence: Sequence, now: float) -> None:
+    def grow(self, sequence: Sequence) -> None:
         """A running sequence lacks a block for its next leaf: draw; if there is none, borrow."""
         if self._draw_for or self._holdings.drawing or sequence.number in self._growing:
             return
         self._draw_for = sequence
-        self._holdings.draw(self._grow_blocks, self._age_s(sequence, now))
+        self._holdings.draw(self._grow_blocks, recall=self._fits_home(sequence))
 
     def lend_out(
         self, sequence: Sequence, num_blocks: int, now: float, to: Creditor | None = None
@@ -142,7 +148,11 @@ class Admission:
         """
         grown = self._growing.pop(failed.sequence, None)
         if grown is not None:
-            return grown
+            if self._draw_for or self._holdings.drawing:
+                return None  # it asks again
+            grown.on_host, self._draw_for = True, grown
+            self._holdings.draw(self._grow_blocks, host=True)
+            return None
         sequence = self.placing
         assert sequence is not None
         assert sequence.number == failed.sequence
@@ -166,6 +176,7 @@ class Admission:
         pause = min(self._retry_s * 2 ** min(sequence.num_tries, 10), 5.0)
         # Instances that refuse each other must not try again in step.
         sequence.not_before = now + pause * (1 + self._instance % 7 / 10)
+        sequence.on_host = True
         self.queue_again(sequence)
         return sequence if sequence.table and sequence.num_tries >= SURE_TRIES else None
 
@@ -204,20 +215,20 @@ class Admission:
         there = len(sequence.spare) + self._holdings.store.num_free
         return len(sequence.to_place(self._layout.tokens)) - there
 
-    def _age_s(self, sequence: Sequence, now: float) -> float:
-        """Whose loans it may call back: the lender comes first, so one that fits at home may call
-        back all. One that must borrow itself spares the older ones; else two such requests, each
-        holding what the other wants back, would never end.
+    def _fits_home(self, sequence: Sequence) -> bool:
+        """The lender comes first: such a sequence may call back whatever the pool has lent.
+
+        One that must borrow itself does not: two of these, each holding what the other wants back,
+        would take it from each other for ever.
         """
-        if self._layout.blocks_for(len(sequence.token_ids) + 1) <= self._num_blocks:
-            return OLDEST_S
-        return max(0.0, now - (now if sequence.arrived is None else sequence.arrived))
+        return self._layout.blocks_for(len(sequence.token_ids) + 1) <= self._num_blocks
 
     def _draw(self, sequence: Sequence, now: float) -> None:
         missing = self._num_missing(sequence)
         if missing > 0:
             self._draw_for = sequence
-            self._holdings.draw(missing, self._age_s(sequence, now))
+            recall = self._fits_home(sequence)
+            self._holdings.draw(missing, recall=recall, host=sequence.on_host)
         else:
             self._place(sequence, now)
 

@@ -116,7 +116,9 @@ class Desk:
         match message:
             case p.Drawn():
                 self.holdings.on_drawn(message)
-                self.admission.on_drawn(message, now)
+                short = self.admission.on_drawn(message, now)
+                if short is not None:
+                    self._make_room(short)
             case p.Granted():
                 self.negotiator.on_granted(instance, message)
             case p.Refused():

@@ -28,16 +28,14 @@ class Holdings:
         """the last draw brought nothing"""
         self.effects = effects
 
-    def draw(self, num_blocks: int, age_s: float | None = None) -> None:
+    def draw(self, num_blocks: int, *, recall: bool = False, host: bool = False) -> None:
         """Ask the own pool for blocks, one draw at a time.
 
-        With ``age_s`` it calls back what it lent to requests younger than that.
+        With ``recall`` it calls back what it has lent; with ``host`` it gives host memory as well.
         """
         if not self.drawing:
             self.drawing = True
-            draw = Draw(num_blocks)
-            if age_s is not None:
-                draw = Draw(num_blocks, recall=True, age_s=age_s)
+            draw = Draw(num_blocks, recall=recall, host=host)
             self.effects.append(ToPool(self._instance, draw))
 
     def on_drawn(self, message: Drawn) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 from engine.protocol import StepSample
 from engine.scheduler.base import StepCost
 
-PRIOR = (0.01, 1e-3, 2e-7, 2e-7)
+PRIOR = (0.01, 1e-3, 2e-6, 2e-6)
 """seconds: a step, a row, a local key, a remote key"""
-HOLDER_S = 2e-3
+HOLDER_S = 5e-4
 """round trips of all layers to one more holder, that cannot be hidden when there is little to do"""
 FORGETTING = 0.995
 OUTLIER = 4.0
@@ -30,7 +30,7 @@ class Performance(StepCost):
         self._scale = 1.0 / np.array(PRIOR)
         self._weights = np.ones(4)
         """shares of the prior"""
-        self._covariance = np.eye(4)
+        self._covariance = 1e6 * np.eye(4)
         self.num_samples = 0
 
     @property

@@ -54,6 +54,8 @@ class Sequence:
     paused_until: float = 0.0
     """a holder is busy: no step before this time"""
     num_tries: int = 0
+    on_host: bool = False
+    """nobody could lend: the next draw may take host memory"""
     hopeless_since: float | None = None
     """all pools together have been too small for it since then"""
     not_before: float = 0.0

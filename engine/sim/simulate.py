@@ -48,8 +48,9 @@ def load(recipe: str | None, overrides: Sequence[str]) -> SimConfig:
         layers.append(OmegaConf.from_dotlist(list(overrides)))
         config = OmegaConf.to_object(OmegaConf.merge(*layers))
     except (OmegaConfBaseException, OSError, ValueError) as error:
+        key = getattr(error, "full_key", None) or "the recipe"
         first = str(error).strip().splitlines()[0]
-        raise ConfigError(f"simulate {recipe or ''}: {first}") from error
+        raise ConfigError(f"simulate: {key}: {first}") from error
     assert isinstance(config, SimConfig)
     for name in config.placements:
         PLACEMENTS.load(name)

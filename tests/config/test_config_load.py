@@ -93,7 +93,7 @@ def test_wrong_parts_are_told_together_with_the_known_ones():
     )
     assert len(problems) == 4, problems
     assert "known: paged, reference" in problems[0]
-    assert "max_creditors" in "\n".join(problems)
+    assert "min_swap_blocks" in "\n".join(problems)
 
 
 def test_a_part_may_be_a_class_of_ones_own():
