@@ -30,7 +30,7 @@ VERBS = {
     "generate": "Answer one prompt and show where its context lay",
     "serve": "Serve the OpenAI API over HTTP until it is stopped",
     "evacuate": "Let an instance of a running cluster leave: lendkv evacuate 2 cluster.join=...",
-    "simulate": "Run the protocol through simulated faults, or replay=FILE an event log",
+    "simulate": "Run the protocol's real machines through simulated faults",
     "chaos": "Strike the processes of a cluster under load, and compare every token",
     "doctor": "Look at this machine and recipe: what is fine, what is not, what to do",
 }

@@ -44,10 +44,6 @@ class Performance(StepCost):
         away = holders * HOLDER_S + remote_keys * remote_s if remote_keys else 0.0
         return step_s + num_rows * row_s + local + max(0.0, away - local)
 
-    def exposed_s(self, local_keys: int, remote_keys: int, holders: int) -> float:
-        """What remote work adds to the step."""
-        return self.seconds(0, local_keys, remote_keys, holders) - self.seconds(0, local_keys, 0, 0)
-
     def serving_seconds(self, keys: int) -> float:
         return keys * self.coefficients[2]
 

@@ -31,8 +31,6 @@ class Returns:
         self._blocks: dict[tuple[int, int], tuple[BlockRef, int]] = {}
         """(sequence, leaf) under way -> where it is lent, and the own block it comes to"""
         self._next_draw = 0.0
-        self.num_recalled = 0
-        self.num_dropped = 0
 
     def recall(
         self, sequences: Iterable[Sequence], instance: int, message: Recall, now: float
@@ -46,12 +44,10 @@ class Returns:
             for leaf, ref in list(sequence.targets.items()):
                 if (ref.instance, ref.loan, ref.slot) in wanted:
                     self._holdings.untarget(sequence, leaf, release=True)
-                    self.num_recalled += 1
             for leaf, ref in enumerate(sequence.table):
                 if (ref.instance, ref.loan, ref.slot) in wanted:
                     before = sequence.returning.get(leaf, drop_at)
                     sequence.returning[leaf] = min(before, drop_at)
-                    self.num_recalled += 1
 
     def settle(self, sequences: Iterable[Sequence], instance: int, num_blocks: int) -> None:
         """Bring so many leaves home from an instance, the youngest first; never at a price."""
@@ -74,7 +70,6 @@ class Returns:
             for leaf in late:
                 self._stop(sequence, leaf)
                 self._holdings.release_slot(sequence, sequence.table[leaf])
-                self.num_dropped += 1
             if late:
                 lose(sequence, late)
             waiting += [
