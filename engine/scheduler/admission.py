@@ -139,6 +139,7 @@ class Admission:
         num_own = len(wanted) - len(leaves)
         self._holdings.trim(sequence, num_own + (self._working_blocks if leaves else 0))
         sequence.state, sequence.num_tries = State.RUNNING, 0
+        sequence.on_host = False
         return sequence
 
     def on_not_placed(self, failed: NotPlaced, now: float) -> Sequence | None:
