@@ -6,7 +6,7 @@ Knows ids, counts and hashes only; which of them belong to which sequence is the
 import hashlib
 import struct
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from engine.errors import CapacityError
 
@@ -114,7 +114,9 @@ class BlockStore:
             del self._references[block]
             self._hashes.pop(block, None)
 
-    def check(self) -> None:
+    def check(self, used: Mapping[int, int] | None = None) -> None:
+        """``used``: how many users each block should have."""
+        assert used is None or used == self._references, "a block is held by nobody, or not held"
         free = set(self._free)
         assert len(free) == len(self._free), "a block is free twice"
         assert not free & self._references.keys(), "a block is free and used"

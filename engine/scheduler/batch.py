@@ -47,23 +47,22 @@ class Batch:
         self, sequence: Sequence, first: int, num_rows: int, holdings: Holdings
     ) -> int:
         """Blocks for the rows' keys; how many rows from ``first`` on have them."""
-        if not num_rows:
-            return 0
-        begun = self._first_unopened(sequence, first)
-        wanted = max(0, self._layout.blocks_for(first + num_rows) - begun)
-        missing = wanted - len(sequence.spare)
+        tokens = self._layout.tokens
+        leaves = range(first // tokens, self._layout.blocks_for(first + num_rows))
+        # A hole that has grown at its front has blocks behind those that it lacks.
+        unopened = [leaf for leaf in leaves if _is_nowhere(sequence, leaf)]
+        missing = len(unopened) - len(sequence.spare)
         if missing > 0 and holdings.store.num_free:
             holdings.reserve(sequence, min(missing, holdings.store.num_free))
-        opened = min(wanted, len(sequence.spare))
-        if opened < wanted:
-            self.short.append(sequence)
-        for leaf in range(begun, begun + opened):
+        for leaf in unopened[: len(sequence.spare)]:
             holdings.open_leaf(sequence, leaf)
-        return min(num_rows, max(0, (begun + opened) * self._layout.tokens - first))
+        lacking = next((leaf for leaf in unopened if _is_nowhere(sequence, leaf)), None)
+        if lacking is None:
+            return num_rows
+        self.short.append(sequence)
+        return min(num_rows, max(0, lacking * tokens - first))
 
-    def _first_unopened(self, sequence: Sequence, first: int) -> int:
-        """The first leaf from position ``first`` on that has no block to write to."""
-        leaf = first // self._layout.tokens
-        while leaf < len(sequence.table) and sequence.table[leaf] is not NOWHERE:
-            leaf += 1
-        return leaf
+
+def _is_nowhere(sequence: Sequence, leaf: int) -> bool:
+    """The leaf has no block to write to."""
+    return leaf >= len(sequence.table) or sequence.table[leaf] is NOWHERE

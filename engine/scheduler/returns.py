@@ -109,6 +109,10 @@ class Returns:
         """The sequence gives everything back."""
         self.forget(sequence, list(sequence.returning))
 
+    def blocks(self) -> list[int]:
+        """Own blocks that leaves under way come to."""
+        return [block for _, block in self._blocks.values()]
+
     def _stop(self, sequence: Sequence, leaf: int) -> None:
         del sequence.returning[leaf]
         under_way = self._blocks.pop((sequence.number, leaf), None)

@@ -4,6 +4,7 @@ A sequence that loses blocks is *wounded*: it stops, keeps what it has, and firs
 what is missing; only those tokens are computed again.
 """
 
+from collections import Counter
 from collections.abc import Collection
 
 from engine.core import BlockLayout
@@ -13,7 +14,7 @@ from engine.scheduler.holdings import Holdings
 from engine.scheduler.negotiator import Negotiator
 from engine.scheduler.pins import Pins
 from engine.scheduler.returns import Returns
-from engine.scheduler.sequence import Sequence
+from engine.scheduler.sequence import NOWHERE, Sequence
 
 
 class Roster:
@@ -87,3 +88,11 @@ class Roster:
         self._admission.withdraw(sequence)
         self._holdings.trim(sequence, 1)
         self._admission.queue_again(sequence)
+
+    def check(self) -> None:
+        """Each own block in use is one sequence's, for one purpose."""
+        used = Counter(self._returns.blocks())
+        for sequence in self.all():
+            used.update(sequence.spare)
+            used.update(ref.block for ref in sequence.table if ref is not NOWHERE and not ref.loan)
+        self._holdings.store.check(used)

@@ -173,7 +173,7 @@ def _watch(world: World, cluster: Cluster) -> None:
         for step in cluster.steps:
             if step.is_alive:
                 try:
-                    step.scheduler.holdings.store.check()
+                    step.scheduler.roster.check()
                 except AssertionError as error:
                     world.violation(f"{step.name}: the books do not balance: {error}")
         world.at(world.now + CHECK_S, look)

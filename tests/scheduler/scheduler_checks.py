@@ -46,9 +46,8 @@ def check_plan(instance, plan):
 def check_cluster(cluster):
     for instance in cluster.instances:
         instance.rmanager.check()
-        instance.scheduler.holdings.store.check()
+        instance.scheduler.roster.check()
         _check_drawn(cluster, instance)
-        _check_own_blocks(instance)
         _check_states(instance)
         _check_loans(cluster, instance)
 
@@ -61,16 +60,6 @@ def _check_drawn(cluster, instance):
     drawn += [b for m in channel.down if isinstance(m, p.Drawn) for b in m.blocks]
     drawn += [b for m, _ in channel.up if isinstance(m, p.Give) for b in m.blocks]
     assert sorted(drawn) == instance.rmanager.books.blocks(BlockState.USED)
-
-
-def _check_own_blocks(instance):
-    """Each block in use is used by exactly one leaf, or put aside by one sequence."""
-    used = Counter()
-    for sequence in instance.scheduler.roster.all():
-        used.update(sequence.spare)
-        used.update(ref.block for ref in sequence.table if ref.instance >= 0 and not ref.loan)
-    used.update(block for _, block in instance.scheduler.returns._blocks.values())
-    assert used == Counter(instance.scheduler.holdings.store._references)
 
 
 def _check_states(instance):
