@@ -29,6 +29,8 @@ class Cluster:
         self._placement = kind(kind.Config())
         self._numbers = count(1)
         self.links: list[Link] = []
+        self._owners: dict[str, int] = {}
+        """request -> the gateway's life in which it was sent"""
         self.planner = SimPlanner(world, self._placement, self._tell)
         self.gateway = SimGateway(world, self._to_step, self._ask_members)
         self.pools: list[SimPool] = []
@@ -175,10 +177,13 @@ class Cluster:
         if str(step.life) != life:
             return
 
+        owner = self.gateway.life
+
         def arrive() -> None:
             match message:
                 case p.Submit():
                     assert request is not None
+                    self._owners[message.request_id] = owner
                     sampling = SamplingParams(max_tokens=message.max_tokens)
                     step.submit(
                         Request(
@@ -192,7 +197,10 @@ class Cluster:
 
         self._post(step, message, arrive)
 
-    def _to_client(self, step: SimStep, message: p.Message) -> None:
+    def _to_client(self, step: SimStep, request_id: str, message: p.Message) -> None:
+        if self._owners.get(request_id) != self.gateway.life:
+            step.abort(request_id)  # nobody waits for this request any more
+            return
         self._post(self.gateway, message, lambda: self.gateway.on_message(message), sender=step)
 
     def _post(
@@ -260,6 +268,6 @@ class Cluster:
             memory=lambda: pool.memory,
             make=make,
             to_planner=to_planner,
-            to_client=lambda _name, message: self._to_client(step, message),
+            to_client=lambda name, message: self._to_client(step, name, message),
         )
         return step
