@@ -183,11 +183,11 @@ class Desk:
         self.roster.lose(self.debts.expired(now), now)
         self._effects += self.debts.tick(now)
         self.negotiator.tick(now)
+        if len(self.running) < self._config.max_num_seqs:
+            self.admission.admit(now)
         short = self.returns.tick(self.roster.all(), now, self.roster.wound)
         if short is not None and short.state is State.RUNNING:
             self.admission.lend_out(short, self._config.grow_blocks, now)
-        if len(self.running) < self._config.max_num_seqs:
-            self.admission.admit(now)
         self._settle(now)
 
     def _settle(self, now: float) -> None:

@@ -21,6 +21,8 @@ MAX_FETCHES = 8
 """leaves under way at once: a return must not drown the steps' own messages"""
 DRAW_S = 0.02
 """pause between draws for returning leaves"""
+NEVER = float("inf")
+"""when a leaf is dropped that comes home by the planner's wish only"""
 
 
 class Returns:
@@ -58,7 +60,7 @@ class Returns:
             if ref.loan and ref.instance == instance and leaf not in sequence.returning
         ]
         for sequence, leaf in sorted(lent, key=lambda at: (-at[1], at[0].number))[:num_blocks]:
-            sequence.returning[leaf] = float("inf")
+            sequence.returning[leaf] = NEVER
 
     def tick(
         self, sequences: Iterable[Sequence], now: float, lose: Callable[[Sequence, list[int]], None]
@@ -82,7 +84,11 @@ class Returns:
             try:
                 [block] = self._holdings.store.allocate(1)
             except CapacityError:
-                return sequence if self._draw(len(waiting), now) else None
+                if not self._draw(len(waiting), now):
+                    return None
+                for of, wished in [(of, at) for ends, of, at in waiting if ends == NEVER]:
+                    self._stop(of, wished)  # the planner will wish again
+                return sequence
             ref = sequence.table[leaf]
             self._blocks[sequence.number, leaf] = (ref, block)
             self._holdings.effects.append(Fetch(sequence.number, leaf, ref, block))
