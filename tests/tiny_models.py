@@ -72,13 +72,9 @@ def reference_logits(path: Path, token_ids: list[int]) -> torch.Tensor:
     return reference_model(path)(torch.tensor([token_ids]), use_cache=False).logits[0]
 
 
-@torch.inference_mode()
 def reference_tokens(path: Path, prompt_ids: list[int], num_tokens: int) -> list[int]:
     """The ``num_tokens`` greedy tokens after the prompt, end-of-sequence ids ignored."""
-    tokens, rows, cache = [], list(prompt_ids), None
+    rows = list(prompt_ids)
     for _ in range(num_tokens):
-        out = reference_model(path)(torch.tensor([rows]), past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
-        rows = [int(out.logits[0, -1].argmax())]
-        tokens += rows
-    return tokens
+        rows.append(int(reference_logits(path, rows)[-1].argmax()))
+    return rows[len(prompt_ids) :]
