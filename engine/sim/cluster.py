@@ -5,10 +5,10 @@ from itertools import count
 
 from engine import protocol as p
 from engine.core import Request, SamplingParams
-from engine.memory.books import BlockState
 from engine.scheduler import PLACEMENTS
 from engine.scheduler.scheduler import Scheduler
 from engine.sim.control import SimGateway, SimPlanner
+from engine.sim.lane import Lane
 from engine.sim.link import NOTICE_S, Link
 from engine.sim.pool import SimPool
 from engine.sim.step import MAX_POSITIONS, SimStep
@@ -31,16 +31,18 @@ class Cluster:
         self.links: list[Link] = []
         self._owners: dict[str, int] = {}
         """request -> the gateway's life in which it was sent"""
-        self.planner = SimPlanner(world, self._placement, self._tell)
+        self.planner = SimPlanner(world, self._placement, self.tell)
         self.gateway = SimGateway(world, self._to_step, self._ask_members)
         self.pools: list[SimPool] = []
         self.steps: list[SimStep] = []
         low, *tops = config.pool_blocks
         high = chance.choice(tops)
         for instance in range(config.instances):
-            pool = SimPool(world, instance, chance.randint(low, high), self._to_planner)
+            pool = SimPool(world, instance, chance.randint(low, high), self.to_planner)
             self.pools.append(pool)
             self.steps.append(self._step(instance))
+        self._lanes: dict[tuple[Process, bool], Lane] = {}
+        """of each receiver: from the planner and to it, and from or to the gateway"""
         self.planner.start()
         for instance in range(config.instances):
             self.pools[instance].start()
@@ -49,6 +51,8 @@ class Cluster:
 
     def kill_step(self, instance: int) -> None:
         """The supervisor starts it again; its channels end with it."""
+        if not self.steps[instance].is_alive:
+            return
         self._end(self.steps[instance])
         self.world.at(self.world.now + RESTART_S, lambda: self.start_step(instance))
 
@@ -74,30 +78,6 @@ class Cluster:
             step.start()
             self._register(step)
 
-    def evacuate(self, instance: int) -> None:
-        """An operator's wish; the instance ends when it is empty, and another one joins later."""
-        self._to_planner(p.Evacuate(instance, True))
-        step, life, pool = self.steps[instance], self.steps[instance].life, self.pools[instance]
-
-        def look() -> None:
-            if step.life != life:
-                return
-            if step.is_alive and step.scheduler.evacuated:
-                pool.call_home()
-                if not pool.rmanager.books.count(BlockState.LENT):
-                    self.world.notes["evacuated"] += 1
-                    self.kill_pool(instance)
-                    return
-            self.world.at(self.world.now + 0.05, look)
-
-        look()
-
-    def hold(self, instance: int, other: int, until: float) -> None:
-        """Nothing passes between two instances until then."""
-        for link in self.links:
-            if {link.step.instance, link.pool.instance} == {instance, other}:  # type: ignore[attr-defined]
-                link.held_until = until
-
     # --- channels -----------------------------------------------------------------------------
 
     def _connect(self, step: SimStep, instance: int) -> Link | None:
@@ -112,6 +92,7 @@ class Cluster:
             to_pool=pool.receive,
             to_step=step.receive,
             lost=self._lost,
+            broken=self._broken,
         )
         self.links.append(link)
         return link
@@ -123,6 +104,14 @@ class Cluster:
         pool[instance].after(NOTICE_S, lambda: pool[instance].lost(link))
         step[owner].after(NOTICE_S, lambda: step[owner].lost(link))
 
+    def _broken(self, link: Link) -> None:
+        """A step's channel to its own pool ends with the step only."""
+        instance, owner = link.pool.instance, link.step.instance  # type: ignore[attr-defined]
+        if instance == owner:
+            self.kill_step(owner)
+        else:
+            link.cut()
+
     def _end(self, process: Process) -> None:
         process.stop()
         for link in [one for one in self.links if process in (one.step, one.pool)]:
@@ -130,7 +119,7 @@ class Cluster:
 
     # --- control messages ---------------------------------------------------------------------
 
-    def _to_planner(
+    def to_planner(
         self, message: p.Message, answer: Callable[[p.Message], None] | None = None
     ) -> None:
         def arrive() -> None:
@@ -138,7 +127,8 @@ class Cluster:
 
         self._post(self.planner, message, arrive, lossy=True)
 
-    def _tell(self, instance: int, message: p.Message) -> None:
+    def tell(self, instance: int, message: p.Message) -> None:
+        """What the planner says to an instance."""
         if isinstance(message, p.Freeze):
             pool = self.pools[instance]
             self._post(pool, message, lambda: pool.on_advice(message), lossy=True)
@@ -152,14 +142,14 @@ class Cluster:
         def again() -> None:
             epoch = self.pools[step.instance].epoch
             address = "" if step.scheduler.is_leaving else f"{step.instance}/{step.life}"
-            self._to_planner(p.Register(step.instance, epoch, address))
+            self.to_planner(p.Register(step.instance, epoch, address))
             life = step.life
 
             def answer(said: p.Message) -> None:
                 if step.life == life:
-                    self._tell(step.instance, said)
+                    self.tell(step.instance, said)
 
-            self._to_planner(p.MembersQuery(), answer)
+            self.to_planner(p.MembersQuery(), answer)
 
         step.every(0.3, again)
 
@@ -169,7 +159,7 @@ class Cluster:
                 members = said.members
                 self._post(self.gateway, said, lambda: self.gateway.on_members(members), lossy=True)
 
-        self._to_planner(p.MembersQuery(), answer)
+        self.to_planner(p.MembersQuery(), answer)
 
     def _to_step(self, address: str, message: p.Message, request: Request | None) -> None:
         instance, _, life = address.partition("/")
@@ -201,7 +191,7 @@ class Cluster:
         if self._owners.get(request_id) != self.gateway.life:
             step.abort(request_id)  # nobody waits for this request any more
             return
-        self._post(self.gateway, message, lambda: self.gateway.on_message(message), sender=step)
+        self._post(self.gateway, message, lambda: self.gateway.on_message(message))
 
     def _post(
         self,
@@ -210,18 +200,30 @@ class Cluster:
         arrive: Callable[[], None],
         *,
         lossy: bool = False,
-        sender: Process | None = None,
     ) -> None:
-        """Control messages: in order between two processes, and lost with either of them."""
-        world = self.world
+        """Control messages: in order to a process, and lost with it."""
+        world, kind, life = self.world, kind_of(message), receiver.life
         world.messages += 1
-        state = receiver.state  # type: ignore[attr-defined]
-        if not receiver.is_alive or (lossy and world.chance.random() < LOST_SHARE):
-            world.coverage[kind_of(message), "lost", state] += 1
-            return
-        world.coverage[kind_of(message), "late" if receiver.is_frozen else "none", state] += 1
-        delay = world.delay() if lossy else 0.001
-        receiver.after(delay / receiver.slowness, arrive)
+
+        def deliver() -> None:
+            state, fate = receiver.state, "none"
+            if receiver.life != life or (lossy and world.chance.random() < LOST_SHARE):
+                fate = "lost"
+            elif receiver.STATES:
+                fate = world.fate(kind, state)
+            if fate == "late":
+                receiver.pause()
+            elif fate == "none" and receiver.is_frozen:
+                fate = "late"
+            world.coverage[kind, fate, state] += 1
+            if fate != "lost":
+                receiver.after(0.0, arrive)
+            elif receiver.life == life and not lossy and isinstance(receiver, SimStep):
+                self.kill_step(receiver.instance)  # what it was told dies with it
+
+        arrival = world.now + (world.delay() if lossy else 0.001)
+        lane = self._lanes.setdefault((receiver, lossy), Lane(world, receiver))
+        world.at(arrival, lambda: lane.arrive(kind, deliver))
 
     # --- instances ----------------------------------------------------------------------------
 
@@ -259,7 +261,7 @@ class Cluster:
                 if step.life == life:
                     self._post(step, said, lambda: step.on_planner(said), lossy=True)
 
-            self._to_planner(message, answer)
+            self.to_planner(message, answer)
 
         step = SimStep(
             self.world,

@@ -12,6 +12,9 @@ KINDS = (
     "slow",
     "partition",
     "evacuate",
+    "strain",
+    "misadvise",
+    "cancel",
 )
 
 
@@ -30,7 +33,7 @@ class SimConfig:
     requests: int = 40
     prompt_tokens: list[int] = field(default_factory=lambda: [4, 160])
     output_tokens: list[int] = field(default_factory=lambda: [4, 60])
-    arrive_s: float = 4.0
+    arrive_s: float = 7.0
     """all requests come within so long"""
     placements: list[str] = field(default_factory=lambda: ["ledger", "greedy", "balanced"])
     """one is drawn for each history"""
@@ -42,8 +45,13 @@ class SimConfig:
     """a step waits so long for a holder"""
     drift: float = 0.05
     """clocks run faster or slower by up to this share"""
-    faults: int = 24
+    faults: int = 32
     """in each history"""
+    fate_share: float = 0.33
+    """a message that meets a receiver in a state for the first time is lost so often, and delayed
+    so often; less and less from then on"""
+    ambush_share: float = 1.0
+    """the first message of its kind waits so often for the state it has met least"""
     fault_s: float = 12.0
     """the last one begins before this"""
     kinds: list[str] = field(default_factory=lambda: list(KINDS))

@@ -18,8 +18,6 @@ MEMBERS_S = 0.1
 class SimPlanner(Process):
     """Soft state only: a new one knows nothing."""
 
-    state = "up"
-
     def __init__(
         self,
         world: World,
@@ -55,8 +53,6 @@ class SimPlanner(Process):
 class SimGateway(Process):
     """Its journal outlives it: requests and the tokens that came."""
 
-    state = "up"
-
     def __init__(
         self,
         world: World,
@@ -89,6 +85,14 @@ class SimGateway(Process):
         self.table.add(request, self.clock())
         self._push()
 
+    def cancel(self) -> None:
+        """A client goes away."""
+        if self.unfinished:
+            name = self.world.chance.choice(self.unfinished)
+            self.table.cancel(name, self.clock())
+            self._check(name)
+            self._push()
+
     def on_members(self, members: list[p.Member]) -> None:
         self.table.on_members(members, self.clock())
         self._push()
@@ -104,15 +108,18 @@ class SimGateway(Process):
     def unfinished(self) -> list[str]:
         return [name for name, (_, _, reason, error) in self._journal.items() if not reason + error]
 
-    @property
-    def num_requests(self) -> int:
-        return len(self._journal)
+    def has_answered(self, wanted: int) -> bool:
+        """So many requests came, and each is at its end."""
+        return len(self._journal) == wanted and all(
+            reason or error for _, _, reason, error in self._journal.values()
+        )
 
     def _check(self, name: str) -> None:
         """A client sees a prefix of its answer, always, and the whole of it at the end."""
         entry = self.table.entries[name]
         wanted, got = answer_to(entry.request), tuple(entry.token_ids)
-        if got != wanted[: len(got)] or (entry.finish_reason and got != wanted):
+        is_over = entry.finish_reason not in ("", "abort")
+        if got != wanted[: len(got)] or (is_over and got != wanted):
             self.world.violation(f"request {name} got {len(got)} tokens that are not its own")
         if entry.error:
             self.world.violation(f"request {name} failed: {entry.error}")

@@ -64,27 +64,26 @@ TO_UP = frozenset(
         "HandedOver",
     ]
 )
-CANNOT = {
-    "leaving": TO_STEP - {"Members"},
-    "idle": TO_STEP - {"Welcome", "Released", "BorrowOffer", "Members", "Submit", "FencedOff"},
-    "strained": {"Hello", "Pin", "Freeze"},
-    "recalling": {"Hello"},
-}
-"""a step that leaves or is idle has asked for none of these, and a pool that is strained or calls
-back has its step already: such cells are seen by accident only"""
+CANNOT = dict.fromkeys(("Answer", "Busy"), ("idle", "leaving"))
+"""A step that waits for these runs, and stops running or leaves only after they came."""
+RARE = {"Data": ("idle", "prefill", "wounded", "leaving")}
+"""A fetched block comes before the answers of the same step, in the same channel: it meets the
+state in which it was asked for, and only a step with room at home asks."""
 
 
 def coverage(seen: Mapping[tuple[str, str, str], int]) -> dict[str, Any]:
-    """``below``: cells that can occur and were seen too seldom, with how often."""
+    """``below``: cells that can occur and were seen too seldom; ``rare``: those of ``RARE``."""
     cells = [(kind, fate, state) for kind in sorted(TO_STEP) for fate in FATES for state in STEP]
     cells += [(kind, fate, state) for kind in sorted(TO_POOL) for fate in FATES for state in POOL]
     cells += [(kind, "none", "up") for kind in sorted(TO_UP)]
-    possible = [cell for cell in cells if cell[0] not in CANNOT.get(cell[2], ())]
+    possible = [cell for cell in cells if cell[2] not in CANNOT.get(cell[0], ())]
     counts = {cell: seen.get(cell, 0) for cell in possible}
-    below = {" ".join(cell): num for cell, num in counts.items() if num < ENOUGH}
+    rare = {cell: num for cell, num in counts.items() if cell[2] in RARE.get(cell[0], ())}
+    below = {cell: num for cell, num in counts.items() if num < ENOUGH and cell not in rare}
     return {
         "cells": len(possible),
-        "covered": len(possible) - len(below),
+        "covered": sum(num >= ENOUGH for num in counts.values()),
         "enough": ENOUGH,
-        "below": below,
+        "below": {" ".join(cell): num for cell, num in below.items()},
+        "rare": {" ".join(cell): num for cell, num in rare.items()},
     }

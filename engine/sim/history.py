@@ -7,9 +7,10 @@ from engine.core import Request, SamplingParams
 from engine.memory.books import BlockState
 from engine.sim.cluster import Cluster
 from engine.sim.config import SimConfig
+from engine.sim.trouble import Trouble
 from engine.sim.world import World
 
-CHECK_S = 0.02
+CHECK_S = 0.05
 QUIET_S = 15.0
 """after the last answer: leases run out, and everything must be where it belongs"""
 
@@ -50,16 +51,15 @@ def run(
     for number, (time, request) in enumerate(_requests(world, cluster)):
         if number not in skip_requests:
             world.at(time, lambda request=request: cluster.gateway.submit(request))  # type: ignore[misc]
-    for number, (time, fault) in enumerate(_faults(world, cluster)):
+    for number, (time, fault) in enumerate(_faults(world, Trouble(cluster))):
         if number not in skip_faults:
             world.at(time, fault)
     wanted = config.requests - len(skip_requests)
     _watch(world, cluster)
 
     def is_over() -> bool:
-        gateway = cluster.gateway
         is_calm = world.now > config.fault_s + 3.0
-        return is_calm and gateway.num_requests == wanted and not gateway.unfinished
+        return is_calm and cluster.gateway.has_answered(wanted)
 
     world.run(is_over, config.limit_s)
     unfinished = cluster.gateway.unfinished
@@ -89,15 +89,17 @@ def _requests(world: World, cluster: Cluster) -> list[tuple[float, Request]]:
     for number in range(config.requests):
         low, high = config.prompt_tokens
         top = high if chance.random() < 0.3 else low + (high - low) // 5
-        length = min(chance.randint(low, top), max(low, most - config.output_tokens[1]))
+        long = 5 if chance.random() < 0.2 else 1
+        num_output = min(most // 2, long * chance.randint(*config.output_tokens))
+        length = min(chance.randint(low, top), max(low, most - num_output))
         prompt = (1000 + number, *(chance.randrange(1, 90) for _ in range(length - 1)))
-        sampling = SamplingParams(max_tokens=chance.randint(*config.output_tokens))
+        sampling = SamplingParams(max_tokens=num_output)
         request = Request(request_id=str(number), prompt_ids=prompt, sampling=sampling)
         requests.append((chance.uniform(0.5, config.arrive_s), request))
     return requests
 
 
-def _faults(world: World, cluster: Cluster) -> list[tuple[float, Callable[[], None]]]:
+def _faults(world: World, trouble: Trouble) -> list[tuple[float, Callable[[], None]]]:
     config, chance = world.config, world.chance
     faults: list[tuple[float, Callable[[], None]]] = []
     for _ in range(config.faults):
@@ -116,43 +118,13 @@ def _faults(world: World, cluster: Cluster) -> list[tuple[float, Callable[[], No
         ) -> None:
             world.faults[kind] += 1
             world.told(f"fault {kind} {instance} {other} {seconds}")
-            _strike(world, cluster, kind, instance, other, seconds)
+            trouble.strike(kind, instance, other, seconds)
             if kind == "kill_pool" and together:
                 world.notes["double_holder_death"] += 1
-                _strike(world, cluster, kind, other, instance, seconds)
+                trouble.strike(kind, other, instance, seconds)
 
         faults.append((time, fault))
     return faults
-
-
-def _strike(
-    world: World, cluster: Cluster, kind: str, instance: int, other: int, seconds: float
-) -> None:
-    step, pool = cluster.steps[instance], cluster.pools[instance]
-    match kind:
-        case "kill_step" if step.is_alive:
-            cluster.kill_step(instance)
-        case "kill_pool" if pool.is_alive:
-            cluster.kill_pool(instance)
-        case "kill_planner" if cluster.planner.is_alive:
-            cluster.kill(cluster.planner)
-        case "kill_gateway" if cluster.gateway.is_alive:
-            cluster.kill(cluster.gateway)
-        case "freeze_step":
-            step.frozen_until = max(step.frozen_until, world.now + seconds)
-        case "freeze_pool":
-            pool.frozen_until = max(pool.frozen_until, world.now + seconds)
-        case "slow":
-            step.slowness = pool.slowness = 8.0
-
-            def well_again() -> None:
-                step.slowness = pool.slowness = 1.0
-
-            world.at(world.now + seconds, well_again)
-        case "partition":
-            cluster.hold(instance, other, world.now + seconds)
-        case "evacuate" if step.is_alive:
-            cluster.evacuate(instance)
 
 
 def _watch(world: World, cluster: Cluster) -> None:

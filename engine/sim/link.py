@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.protocol import Message
+from engine.sim.lane import Lane
 from engine.sim.world import Process, World, kind_of
 
 NOTICE_S = 0.002
@@ -25,6 +26,7 @@ class Link:
         to_pool: Receive,
         to_step: Receive,
         lost: Callable[["Link"], None],
+        broken: Callable[["Link"], None],
     ) -> None:
         self.world = world
         self.number = number
@@ -34,8 +36,10 @@ class Link:
         self.held_until = 0.0
         """a partition holds messages back, as TCP would send them again"""
         self._lost = lost
+        self._broken = broken
         self._ends = {"up": (pool, to_pool), "down": (step, to_step)}
         self._last = {"up": 0.0, "down": 0.0}
+        self._lanes = {"up": Lane(world, pool), "down": Lane(world, step)}
         self._lives = {"up": pool.life, "down": step.life}
 
     def send(self, way: str, message: Message, payload: Any = None) -> bool:
@@ -48,7 +52,11 @@ class Link:
         self._last[way] = arrival
         world.messages += 1
         held = self.held_until > world.now
-        world.at(arrival, lambda: self._arrive(way, message, payload, held=held))
+        lane, kind = self._lanes[way], kind_of(message)
+        world.at(
+            arrival,
+            lambda: lane.arrive(kind, lambda: self._arrive(way, message, payload, held=held)),
+        )
         return True
 
     def cut(self) -> None:
@@ -61,13 +69,21 @@ class Link:
     def _arrive(self, way: str, message: Message, payload: Any, *, held: bool) -> None:
         receiver, receive = self._ends[way]
         sender = self.step if way == "up" else self.pool
-        state = receiver.state  # type: ignore[attr-defined]
+        state = receiver.state
         if self.is_cut or receiver.life != self._lives[way]:
             self.world.coverage[kind_of(message), "lost", state] += 1
             return
+        fate = self.world.fate(kind_of(message), state)
         is_late = held or receiver.is_frozen or max(receiver.slowness, sender.slowness) > 1
-        fate = "late" if is_late else "none"
+        if fate == "late":
+            receiver.pause()
+        elif fate == "none" and is_late:
+            fate = "late"
         self.world.coverage[kind_of(message), fate, state] += 1
+        if fate == "lost":
+            self.world.faults["break"] += 1
+            self._broken(self)
+            return
         self.world.told(f"{receiver.name} < {kind_of(message)}")
 
         def take() -> None:

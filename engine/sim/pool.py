@@ -7,6 +7,7 @@ from engine import protocol as p
 from engine.errors import Fenced
 from engine.memory.effects import CopyIn, CopyOut, LosePeer, Output, Reply
 from engine.memory.rmanager import RManager
+from engine.sim.coverage import POOL
 from engine.sim.link import Link
 from engine.sim.truth import SimMemory, layout_of
 from engine.sim.world import Process, World
@@ -19,6 +20,8 @@ COMPUTE_S = 0.002
 
 class SimPool(Process):
     """New memory and a new epoch with each life."""
+
+    STATES = POOL
 
     def __init__(
         self, world: World, instance: int, num_blocks: int, to_planner: Callable[[p.Message], None]
@@ -62,6 +65,10 @@ class SimPool(Process):
         if self.clock() < self._strained_until:
             return "strained"
         return "recalling" if self.rmanager.is_recalling else "plain"
+
+    @property
+    def has_room(self) -> bool:
+        return self.is_alive and self.rmanager.books.num_available > 0
 
     def receive(self, link: Link, message: p.Message, payload: Any) -> None:
         self.links[link.number] = link

@@ -16,6 +16,9 @@ from engine.sim.config import KINDS, SimConfig
 from engine.sim.history import Found
 from engine.sim.report import as_json, as_text, merge
 
+SHRINK_S = 60.0
+"""of real time: what is found by then is said"""
+
 
 def simulate(recipe: str | None, overrides: Sequence[str], *, json_only: bool, trace: bool) -> int:
     """The exit status: 1 when a promise was broken. Raises ConfigError."""
@@ -68,13 +71,14 @@ def load(recipe: str | None, overrides: Sequence[str]) -> SimConfig:
 
 def shrink(config: SimConfig, seed: int) -> str:
     """Leave out faults and requests as long as the history still fails; says what remains."""
+    until = time.monotonic() + SHRINK_S
     faults, requests = set(range(config.faults)), set(range(config.requests))
     for kept, all_of in ((faults, config.faults), (requests, config.requests)):
         size = max(1, all_of // 2)
         while size:
             for start in range(0, all_of, size):
                 without = kept & set(range(start, start + size))
-                if not without:
+                if not without or time.monotonic() > until:
                     continue
                 kept -= without
                 found = history.run(

@@ -22,12 +22,13 @@ from engine.scheduler.effects import (
 )
 from engine.scheduler.scheduler import Scheduler
 from engine.sim.copies import Copies
+from engine.sim.coverage import STEP
 from engine.sim.link import Link
 from engine.sim.reading import Reading
 from engine.sim.truth import EOS, Keys, SimMemory, layout_of, next_token
 from engine.sim.world import Process, World
 
-IDLE_S = 0.01
+IDLE_S = 0.02
 STEP_S, ROW_S = 0.004, 0.0001
 LOAD_S = 0.25
 MAX_POSITIONS = 4096
@@ -35,6 +36,8 @@ MAX_POSITIONS = 4096
 
 class SimStep(Process):
     """A new epoch with each life; its pool outlives it."""
+
+    STATES = STEP
 
     def __init__(
         self,
@@ -79,8 +82,7 @@ class SimStep(Process):
             return "dead"
         if self.scheduler.is_leaving:
             return "leaving"
-        everybody = self.scheduler.roster.all()
-        if any(sequence.is_wounded for sequence in everybody):
+        if any(sequence.is_wounded for sequence in self.scheduler.roster.all()):
             return "wounded"
         if any(sequence.is_prefill for sequence in self.scheduler.running):
             return "prefill"
@@ -159,8 +161,7 @@ class SimStep(Process):
         self._reading = Reading(self, plan, self._memory())
         life, seconds = self._reading, STEP_S + ROW_S * plan.num_rows
         self.after(seconds, lambda: self._computed(life))
-        wait_s = seconds + self.world.config.wait_s
-        self.after(wait_s, lambda: self._give_up(life))
+        self.after(seconds + self.world.config.wait_s, lambda: self._give_up(life))
 
     def _computed(self, reading: Reading) -> None:
         if self._reading is reading:
@@ -278,9 +279,8 @@ class SimStep(Process):
         self.world.notes["recomputed_tokens"] += effect.recomputed_tokens if effect.final else 0
         if effect.final:
             self._keys.pop(number, None)
-            name, holders = effect.request_id, list(effect.holders)
-            again = effect.recomputed_tokens
-            self._to_client(name, p.Report(name, holders, 0, 0, 0, 0, {}, again))
+            name, again = effect.request_id, effect.recomputed_tokens
+            self._to_client(name, p.Report(name, list(effect.holders), 0, 0, 0, 0, {}, again))
 
     def send(self, instance: int, message: p.Message, payload: Any = None) -> None:
         link = self.links.get(instance)

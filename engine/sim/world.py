@@ -3,8 +3,8 @@
 import hashlib
 import heapq
 import random
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine.sim.config import SimConfig
@@ -25,6 +25,10 @@ class World:
         self.faults: Counter[str] = Counter()
         self.coverage: Counter[tuple[str, str, str]] = Counter()
         """(message, what happened to it, state of its receiver)"""
+        self._met: Counter[tuple[str, str]] = Counter()
+        self._ambushes: Counter[str] = Counter()
+        self.provoke: Callable[[Process, str], None] = lambda receiver, state: None
+        """does what may bring a receiver into a state"""
         self.notes: Counter[str] = Counter()
         self.violations: list[str] = []
         self.trace: list[str] | None = None
@@ -45,6 +49,24 @@ class World:
         """A message's way: mostly short, sometimes long."""
         return self.chance.uniform(0.0002, 0.002) * (30 if self.chance.random() < 0.02 else 1)
 
+    def fate(self, kind: str, state: str) -> str:
+        """What befalls a message at a receiver in this state: the rarer the pair, the likelier.
+
+        ``late``: the receiver pauses before it looks. ``lost``: the channel breaks under it.
+        """
+        seen = self._met[kind, state]
+        self._met[kind, state] += 1
+        draw, share = self.chance.random() * (1 + seen) ** 1.5, self.config.fate_share
+        return "lost" if draw < share else "late" if draw < 2 * share else "none"
+
+    def rarest(self, kind: str, states: Sequence[str]) -> str:
+        """The state that such a message should meet next, or nothing: mostly nothing."""
+        tried = self._ambushes[kind]
+        if not states or self.chance.random() * (1 + tried) ** 2 >= self.config.ambush_share:
+            return ""
+        self._ambushes[kind] += 1
+        return min(states, key=lambda state: (self._met[kind, state], self.chance.random()))
+
     def told(self, what: str) -> None:
         """Enters the history's fingerprint, and its trace when one is wanted."""
         line = f"{self.now:.6f} {what}"
@@ -64,6 +86,9 @@ class World:
 class Process:
     """Something with a clock of its own. What was meant for an earlier life never happens."""
 
+    STATES: tuple[str, ...] = ()
+    """those that messages are made to meet"""
+
     def __init__(self, world: World, name: str) -> None:
         self.world = world
         self.name = name
@@ -71,6 +96,8 @@ class Process:
         self.is_alive = False
         self.frozen_until = 0.0
         self.slowness = 1.0
+        self._held: deque[tuple[int, Action]] = deque()
+        """what came while it was frozen, in order"""
         drift = world.config.drift
         self._rate = 1 + world.chance.uniform(-drift, drift)
         self._offset = world.chance.uniform(0, 1000)
@@ -87,6 +114,12 @@ class Process:
     def stop(self) -> None:
         self.life += 1
         self.is_alive = False
+        self._held.clear()
+
+    @property
+    def state(self) -> str:
+        """What counts for the coverage."""
+        return "up"
 
     @property
     def is_frozen(self) -> bool:
@@ -100,13 +133,30 @@ class Process:
     def _act(self, life: int, action: Action) -> None:
         if life != self.life or not self.is_alive:
             return
-        if self.is_frozen:
-            self.world.at(self.frozen_until, lambda: self._act(life, action))
+        if self._held or self.is_frozen:
+            self._held.append((life, action))
+            if len(self._held) == 1:
+                self.world.at(self.frozen_until, self._thaw)
             return
+        self._run(action)
+
+    def _thaw(self) -> None:
+        while self._held and not self.is_frozen:
+            life, action = self._held.popleft()
+            if life == self.life and self.is_alive:
+                self._run(action)
+        if self._held:
+            self.world.at(self.frozen_until, self._thaw)
+
+    def _run(self, action: Action) -> None:
         action()
         if self.world.chance.random() < 0.002:  # the scheduler of the host has other plans
-            pause = self.world.chance.uniform(0, 0.1)
-            self.frozen_until = max(self.frozen_until, self.world.now + pause)
+            self.pause()
+
+    def pause(self) -> None:
+        """Do nothing for a moment."""
+        until = self.world.now + self.world.chance.uniform(0, 0.1)
+        self.frozen_until = max(self.frozen_until, until)
 
     def every(self, seconds: float, action: Action) -> None:
         def again() -> None:

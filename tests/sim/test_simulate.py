@@ -30,7 +30,14 @@ def test_the_same_seed_gives_the_same_history():
 
 def test_a_quiet_cluster_needs_no_recompute_by_faults():
     calm = SimConfig(
-        instances=5, requests=8, faults=0, pool_blocks=[40, 50], arrive_s=3.0, drift=0.0
+        instances=5,
+        requests=8,
+        faults=0,
+        fate_share=0,
+        ambush_share=0,
+        pool_blocks=[40, 50],
+        arrive_s=3.0,
+        drift=0.0,
     )
     found = history.run(calm, 1)
     assert found.is_clean
