@@ -128,6 +128,7 @@ class Desk:
             case p.Renewed():
                 self.roster.lose(self.debts.on_renewed(instance, message), now)
             case p.Recall():
+                self.negotiator.on_recall(instance, message.loan, now)
                 self.returns.recall(self.roster.all(), instance, message, now)
             case p.Busy():
                 for sequence in self.running:

@@ -143,6 +143,13 @@ class Negotiator:
         if deal is not None:
             self._retry(deal, instance, message.num_lendable, now)
 
+    def on_recall(self, instance: int, loan: int, now: float) -> None:
+        """A creditor wants back what no sequence has yet: the deal chooses again without it."""
+        for deal in list(self._deals.values()):
+            grant = deal.grants.get(instance)
+            if grant is not None and grant.loan == loan:
+                self._retry(deal, instance, 0, now)
+
     def on_lost(self, instance: int, now: float) -> None:
         """The instance is gone: nothing can be had from it now."""
         for deal in list(self._deals.values()):

@@ -167,3 +167,18 @@ def test_what_fits_at_home_by_now_borrows_nothing(talk):
     [placed] = talk.outcomes
     assert placed.holders == (HOME,) * 4
     assert not placed.grants
+
+
+def test_a_grant_called_back_before_the_deal_is_done_goes_back(talk):
+    talk.borrow(13, creditor(1, 5), creditor(2, 6), creditor(3, 9))
+    first = talk.reserved()
+    instance = first[0][0]
+    talk.grant(instance, 20)
+    talk.negotiator.on_recall(instance, 21, talk.now)
+    assert not talk.released()
+    talk.negotiator.on_recall(instance, 20, talk.now)
+    assert talk.released() == [(instance, 20)]
+    assert len(talk.debts) == 0
+    again = talk.reserved()[len(first) :]
+    assert again
+    assert instance not in [to for to, _ in again]
