@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.attention import BACKENDS, KERNELS
@@ -24,6 +25,7 @@ from engine.protocol import VERSION, Hello, Message
 from engine.registry import Registry
 from engine.scheduler import PLACEMENTS
 from engine.scheduler.base import Placement
+from engine.scheduler.events import EventLog, Header, RecordedScheduler
 from engine.scheduler.gmanager import GManager
 from engine.scheduler.performance import Performance
 from engine.scheduler.scheduler import Scheduler
@@ -233,16 +235,27 @@ def build_loop(
         )
     backend = cls(options, local=local, lenders=lenders)
 
-    scheduler = Scheduler(
-        config.scheduler,
-        instance=instance,
-        host=host,
-        layout=layout,
-        placement=build_placement(config, placement),
-        num_blocks=pool.num_blocks,
-        max_positions=shape.max_positions,
-        eos_ids=frozenset(checkpoint.eos_ids),
-    )
+    parts: dict[str, Any] = {
+        "instance": instance,
+        "host": host,
+        "layout": layout,
+        "num_blocks": pool.num_blocks,
+        "max_positions": shape.max_positions,
+        "eos_ids": frozenset(checkpoint.eos_ids),
+    }
+    chosen = build_placement(config, placement)
+    if config.cluster.event_log:
+        header = Header(
+            config.scheduler,
+            placement=config.placement.name,
+            options=dict(config.placement.options),
+            **parts,
+        )
+        path = Path(config.cluster.event_log) / f"step{instance}.{step_epoch}.events"
+        log = EventLog(path, header)
+        scheduler: Scheduler = RecordedScheduler(log, config.scheduler, placement=chosen, **parts)
+    else:
+        scheduler = Scheduler(config.scheduler, placement=chosen, **parts)
     return Loop(
         instance=instance,
         scheduler=scheduler,

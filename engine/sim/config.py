@@ -55,5 +55,7 @@ class SimConfig:
     fault_s: float = 12.0
     """the last one begins before this"""
     kinds: list[str] = field(default_factory=lambda: list(KINDS))
+    replay: str = ""
+    """an event log (cluster.event_log) to run again instead of simulating"""
     limit_s: float = 400.0
     """what is not answered by then never will be"""

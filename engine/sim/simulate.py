@@ -1,5 +1,6 @@
 """The verb ``simulate``: many histories side by side; a failing one is shrunk and replayed."""
 
+import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from engine.scheduler import PLACEMENTS
 from engine.sim import history
 from engine.sim.config import KINDS, SimConfig
 from engine.sim.history import Found
+from engine.sim.replay import replay, replayed
 from engine.sim.report import as_json, as_text, merge
 
 SHRINK_S = 60.0
@@ -23,6 +25,10 @@ SHRINK_S = 60.0
 def simulate(recipe: str | None, overrides: Sequence[str], *, json_only: bool, trace: bool) -> int:
     """The exit status: 1 when a promise was broken. Raises ConfigError."""
     config = load(recipe, overrides)
+    if config.replay:
+        again = replay(config.replay)
+        print(json.dumps(again) if json_only else replayed(again))
+        return 1 if again["differs_at"] is not None else 0
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     began = time.monotonic()
     if trace:
