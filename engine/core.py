@@ -79,6 +79,8 @@ class Request:
     request_id: str
     prompt_ids: tuple[int, ...]
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    age_s: float = 0.0
+    """how long ago it was accepted, when it came here: it may have run elsewhere before"""
 
 
 class BlockRef(NamedTuple):

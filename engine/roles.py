@@ -242,4 +242,5 @@ def _request(message: Submit) -> Request:
             seed=message.seed,
             ignore_eos=message.ignore_eos,
         ),
+        age_s=message.age_s,
     )

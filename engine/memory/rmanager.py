@@ -171,13 +171,15 @@ class RManager:
         self._peers.require_step(peer, "Draw")
         state = BlockState.STAGING if draw.staging else BlockState.USED
         drawable = self._lending.num_drawable(host=draw.host)
+        device = self._lending.num_drawable(host=False)
         blocks = self._lending.take(min(draw.num_blocks, drawable), state)
+        num_host = max(0, len(blocks) - device)
         recalls, coming = self._lending.recalls, 0
         recalled: dict[Loan, list[int]] = {}
         if draw.recall:
             coming, recalled = recalls.want(draw.num_blocks - len(blocks), now)
         left, within_s = self.books.num_available, recalls.longest_s if coming else 0.0
-        drawn = p.Drawn(blocks, left, draw.staging, coming, within_s)
+        drawn = p.Drawn(blocks, left, draw.staging, coming, within_s, num_host)
         return [Reply(peer, drawn), *self._recall(recalled)]
 
     def _recall(self, recalled: dict[Loan, list[int]]) -> list[Output]:

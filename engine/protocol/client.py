@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from engine.protocol.base import Blocks, Count, Decoder, Goodbye, Index, Message, Text
+from engine.protocol.base import Blocks, Count, Decoder, Goodbye, Index, Message, Seconds, Text
 
 
 class Submit(Message, frozen=True):
@@ -16,6 +16,8 @@ class Submit(Message, frozen=True):
     top_k: Index
     seed: Count
     ignore_eos: bool
+    age_s: Seconds = 0.0
+    """since it was accepted: a request that is sent again keeps its rights"""
 
 
 class Tokens(Message, frozen=True):
@@ -44,7 +46,8 @@ class Failed(Message, frozen=True):
 
 
 class HandedOver(Message, frozen=True):
-    """The step gives this request up; its sealed blocks stay cached where they lie.
+    """The step leaves, or has no memory: it gives this request up. Sealed blocks stay cached where
+    that costs nobody memory.
 
     The frontend sends it again, behind the tokens that came, to another instance.
     """

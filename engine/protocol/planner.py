@@ -52,6 +52,10 @@ class Creditor(Struct, frozen=True, array_like=True, gc=False):
     num_cached: Count = 0
 
 
+Relief = Annotated[dict[Text, Count], Meta(max_length=16)]
+"""how often memory was found by each means since the step began (scheduler/loads.py)"""
+
+
 class SequenceLoad(Struct, frozen=True, array_like=True, gc=False):
     """A running sequence, as its step reports it."""
 
@@ -82,6 +86,7 @@ class Load(Message, frozen=True):
     """1 while the instance leaves: nothing is planned onto it"""
     samples: Annotated[list[StepSample], Meta(max_length=256)] = []
     """timed decode steps since the last report; the performance model learns from them"""
+    relief: Relief = {}
 
 
 class Move(Message, frozen=True):
@@ -193,6 +198,7 @@ class Member(Struct, frozen=True, array_like=True, gc=False):
     num_cached: Count = 0
     pool_address: Text = ""
     draining: bool = False
+    relief: Relief = {}
 
 
 class Members(Message, frozen=True):

@@ -62,6 +62,8 @@ class Drawn(Message, frozen=True):
     num_recalled: Count = 0
     """blocks on their way back for this step: free within ``recall_s`` at the latest"""
     recall_s: float = 0.0
+    num_host: Count = 0
+    """of the blocks, those that are host memory"""
 
 
 class Give(Message, frozen=True):

@@ -71,7 +71,7 @@ class Admission:
             return
         if not self.waiting or self._holdings.drawing or self._growing:
             return  # running ones come first
-        sequence = min(self.waiting, key=lambda one: (not one.is_wounded, one.number))
+        sequence = min(self.waiting, key=lambda one: (not one.is_wounded, one.seniority))
         if sequence.not_before > now:
             return
         self.waiting.remove(sequence)
@@ -185,7 +185,7 @@ class Admission:
         """Back into the queue, at its place by arrival."""
         sequence.state = State.WAITING
         self.waiting.append(sequence)
-        self.waiting.sort(key=lambda one: one.number)
+        self.waiting.sort(key=lambda one: one.seniority)
 
     def withdraw(self, sequence: Sequence) -> None:
         """The sequence no longer wants memory: it ends or starts over."""

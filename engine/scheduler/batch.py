@@ -23,7 +23,7 @@ class Batch:
         spans: list[Span] = []
         tokens: list[int] = []
         sampled: list[int] = []
-        for sequence in sorted(running, key=lambda one: (one.is_prefill, one.number)):
+        for sequence in sorted(running, key=lambda one: (one.is_prefill, one.seniority)):
             if sequence.paused_until > now:
                 continue
             first, end = sequence.next_range

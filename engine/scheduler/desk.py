@@ -1,8 +1,8 @@
 """Desk: a step's correspondence with pools and planner, and the memory that comes of it. No I/O.
 
-When memory is short: draw from the own pool, call back what it lent, borrow, and as the last
-resort preempt the youngest sequence, which is recomputed later. When a holder is lost, only what
-it held is computed again.
+When memory is short: draw from the own pool, call back what it lent, borrow, take host memory, hand
+the youngest sequence to an instance that has room, and as the last resort preempt it: it is
+recomputed later. When a holder is lost, only what it held is computed again.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from engine.scheduler.effects import Effect
 from engine.scheduler.holdings import Holdings
 from engine.scheduler.loads import Loads
 from engine.scheduler.negotiator import Negotiator, Placed
+from engine.scheduler.neighbours import Neighbours
 from engine.scheduler.pins import Pins
 from engine.scheduler.returns import Returns
 from engine.scheduler.roster import Roster
@@ -40,6 +41,8 @@ class Desk:
         sure_s: float = 3.0
         """a request that all pools together could not hold is refused when that has been so for so
         long: a planner or pool that was just restarted is not all there is"""
+        hand_over: bool = True
+        """a sequence that must give way may go on at another instance"""
         max_tpot_s: float = 0.0
         """when a decode step takes longer, the own pool computes less for others; 0: never"""
 
@@ -95,6 +98,7 @@ class Desk:
         )
         self.batch = Batch(layout, config.max_step_tokens)
         self.loads = Loads(instance, epoch)
+        self.neighbours = Neighbours(instance)
         self.roster = Roster(
             layout=layout,
             holdings=self.holdings,
@@ -115,6 +119,7 @@ class Desk:
         """A pool's answer, or its wish."""
         match message:
             case p.Drawn():
+                self.loads.relief["host_blocks"] += message.num_host
                 self.holdings.on_drawn(message)
                 short = self.admission.on_drawn(message, now)
                 if short is not None:
@@ -147,6 +152,7 @@ class Desk:
         match message:
             case p.Members():
                 self.pins.on_members(message.members)
+                self.neighbours.on_members(message.members)
             case p.Move():
                 for sequence in self.running:
                     if sequence.number == message.sequence and not sequence.is_prefill:
@@ -180,7 +186,7 @@ class Desk:
     def tick(self, now: float) -> None:
         for sequence in self.roster.all():
             if sequence.arrived is None:
-                sequence.arrived = now
+                sequence.arrived = now - sequence.request.age_s
         self.roster.lose(self.debts.expired(now), now)
         self._effects += self.debts.tick(now)
         self.negotiator.tick(now)
@@ -196,6 +202,7 @@ class Desk:
         while self.negotiator.outcomes:
             outcome = self.negotiator.outcomes.pop(0)
             if isinstance(outcome, Placed):
+                self.loads.relief["loans"] += len(outcome.grants)
                 started = self.admission.on_placed(outcome)
                 if started is not None:
                     self.running.append(started)
@@ -206,21 +213,33 @@ class Desk:
                 self._give_surplus()
 
     def _make_room(self, short: Sequence) -> None:
-        """The youngest starts over; a waiting one that is short starts over itself."""
+        """The youngest gives way; a waiting one that is short gives way itself."""
         if short not in self.running:
-            self.roster.restart(short)
+            self._give_way(short)
             return
         if short not in self.batch.short:
             return  # it was only advised to lend
-        self.roster.restart(max(self.running, key=lambda one: one.number))
+        self._give_way(max(self.running, key=lambda one: one.seniority))
         if short in self.running and self.holdings.store.num_free:
             self.holdings.reserve(short, 1)  # before it goes to who waits
+
+    def _give_way(self, sequence: Sequence) -> None:
+        """It goes on where there is room for all of it, or starts over here."""
+        num_blocks = self._layout.blocks_for(len(sequence.token_ids) + 1) + self._config.grow_blocks
+        if self._config.hand_over and self.neighbours.take(num_blocks):
+            self.loads.relief["handovers"] += 1
+            # Who goes on may read what others hold; the own blocks are wanted here.
+            self.roster.drop(sequence, final=False, keep_lent=True)
+            self.clients.hand_over(sequence.request)
+        else:
+            self.loads.relief["preemptions"] += 1
+            self.roster.restart(sequence)
 
     def _leave(self) -> None:
         """Everything goes to others: requests are sent again there, and find what stays cached."""
         self.is_leaving = True
         for sequence in self.roster.all():
-            self.roster.drop(sequence, final=False, keep=True)
+            self.roster.drop(sequence, final=False, keep_own=True, keep_lent=True)
             self.clients.hand_over(sequence.request)
         self._give_surplus()
 

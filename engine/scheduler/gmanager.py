@@ -180,6 +180,7 @@ class GManager:
         for beat in self._alive(now):
             step = self._steps.get(beat.instance)
             ready = step is not None and step.epoch == beat.epoch
+            told = self._loads.get(beat.instance)
             members.append(
                 Member(
                     beat.instance,
@@ -192,6 +193,7 @@ class GManager:
                     beat.num_cached,
                     beat.address,
                     self._is_draining(beat),
+                    told.load.relief if told is not None else {},
                 )
             )
         return Members(members)

@@ -147,10 +147,17 @@ class Holdings:
         sequence.loans[ref.instance, ref.loan] -= 1
         self._release(sequence, ref.instance, ref.loan, [ref.slot])
 
-    def drop(self, sequence: Sequence, *, final: bool, keep: bool = False) -> None:
+    def drop(
+        self,
+        sequence: Sequence,
+        *,
+        final: bool,
+        keep_own: bool = False,
+        keep_lent: bool = False,
+    ) -> None:
         """Give everything back; when it is ``final`` the client gets its report.
 
-        ``keep``: sealed blocks stay cached where they lie, for whoever goes on with the sequence.
+        What is kept stays cached where it lies, for whoever goes on with the sequence.
         """
         self.effects.append(
             Finish(
@@ -162,13 +169,13 @@ class Holdings:
             )
         )
         own = [ref.block for ref in sequence.table if self._is_own(ref)]
-        if keep:
+        if keep_own:
             sealed = [block for block in own if self.store.hash_of(block)]
             self._cache(sealed)
             own = [block for block in own if block not in sealed]
         self.store.release(own + sequence.spare)
         for instance, loan in list(sequence.loans):
-            self._release(sequence, instance, loan, [], keep=keep)
+            self._release(sequence, instance, loan, [], keep=keep_lent)
         sequence.loans.clear()
         sequence.table.clear()
         sequence.spare.clear()

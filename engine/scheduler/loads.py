@@ -1,6 +1,6 @@
 """Loads: what a step tells the planner of itself (PAPER 2.3: request placement entries). No I/O."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence as Many
 
 from engine.core import Plan
@@ -13,7 +13,7 @@ SMOOTHING = 0.1
 
 
 class Loads:
-    """Timed decode steps since the last report, and the report."""
+    """Timed decode steps since the last report, what memory was found how, and the report."""
 
     def __init__(self, instance: int, epoch: int) -> None:
         self._instance = instance
@@ -22,6 +22,8 @@ class Loads:
         self.step_s = 0.0
         """seconds of a decode step, smoothed"""
         self.is_leaving = False
+        self.relief: Counter[str] = Counter()
+        """loans, host_blocks, handovers, preemptions: in the order in which they are tried"""
 
     def timed(self, plan: Plan, seconds: float, tokens: int) -> None:
         """A step was run; ``tokens`` to a block. Only decode steps are samples."""
@@ -61,4 +63,5 @@ class Loads:
             self.step_s,
             int(self.is_leaving),
             samples,
+            dict(self.relief),
         )

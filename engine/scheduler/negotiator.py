@@ -42,6 +42,9 @@ class NotPlaced:
 
 Outcome = Placed | NotPlaced
 
+SUSPECT_S = 3.0
+"""an epoch that was lost is not asked again for so long; the planner still offers it meanwhile"""
+
 
 @dataclass(slots=True)
 class _Deal:
@@ -71,15 +74,21 @@ class Negotiator:
         effects: list[Effect],
         lease_s: float = 30.0,
         timeout_s: float = 5.0,
+        answer_s: float = 1.0,
         max_rounds: int = 3,
     ) -> None:
         self._placement = placement
         self._debts = debts
         self._lease_s = lease_s
         self._timeout_s = timeout_s
+        self._answer_s = answer_s
         self._max_rounds = max_rounds
         self._deals: dict[int, _Deal] = {}
         self._next_id = 1
+        self._epochs: dict[int, int] = {}
+        """instance -> its epoch when it was last offered"""
+        self._suspects: dict[int, tuple[int, float]] = {}
+        """instance -> the epoch that was lost, and until when it is not asked"""
         self._effects = effects
         self.outcomes: list[Outcome] = []
 
@@ -97,14 +106,13 @@ class Negotiator:
         ``arrived``: when the request came, so that creditors can prefer the older ones.
         """
         query = self._take_id()
-        deal = _Deal(sequence, need, now, query, now if arrived is None else arrived)
+        deal = _Deal(sequence, need, now, query, now if arrived is None else arrived, asked_at=now)
         self._deals[sequence] = deal
         if to is not None:
             deal.creditors = [to]
             self._reserve(deal, now)
             return
-        wanted = max(need.num_blocks - need.num_local, 1)
-        self._effects.append(ToPlanner(BorrowQuery(query, need.owner, need.host, wanted)))
+        self._query(deal)
 
     def cancel(self, sequence: int) -> None:
         """Give up a deal without an outcome, also one that nobody has acted on yet."""
@@ -119,7 +127,11 @@ class Negotiator:
     def on_offer(self, offer: BorrowOffer, now: float) -> None:
         for deal in list(self._deals.values()):
             if deal.query == offer.query and not deal.rounds:
-                deal.creditors = list(offer.creditors)
+                self._epochs |= {one.instance: one.epoch for one in offer.creditors}
+                deal.creditors = [
+                    replace_lendable(one, 0) if self._is_suspect(one, now) else one
+                    for one in offer.creditors
+                ]
                 deal.num_lend_cap = offer.num_lend_cap
                 self._reserve(deal, now)
 
@@ -141,35 +153,48 @@ class Negotiator:
     def on_refused(self, instance: int, message: Refused, now: float) -> None:
         deal = self._deal_of(message.reservation)
         if deal is not None:
-            self._retry(deal, instance, message.num_lendable, now)
+            self._retry(deal, {instance: message.num_lendable}, now)
 
     def on_recall(self, instance: int, loan: int, now: float) -> None:
         """A creditor wants back what no sequence has yet: the deal chooses again without it."""
         for deal in list(self._deals.values()):
             grant = deal.grants.get(instance)
             if grant is not None and grant.loan == loan:
-                self._retry(deal, instance, 0, now)
+                self._retry(deal, {instance: 0}, now)
 
     def on_lost(self, instance: int, now: float) -> None:
         """The instance is gone: nothing can be had from it now."""
+        self._suspect(instance, now)
         for deal in list(self._deals.values()):
             if instance in deal.asked.values() or instance in deal.grants:
                 deal.grants.pop(instance, None)
-                self._retry(deal, instance, 0, now)
+                self._retry(deal, {instance: 0}, now)
 
     def on_gone(self, loans: set[tuple[int, int]], now: float) -> None:
         """These loans have ended; a deal that counted on one chooses again."""
         for deal in list(self._deals.values()):
             for instance, grant in list(deal.grants.items()):
                 if (instance, grant.loan) in loans:
-                    self._retry(deal, instance, 0, now)
+                    self._retry(deal, {instance: 0}, now)
                     break
 
     def tick(self, now: float) -> None:
         for deal in list(self._deals.values()):
-            if now - deal.started >= self._timeout_s:
-                who = f"instances {sorted(set(deal.asked.values()))}" if deal.asked else "planner"
-                self._fail(deal, f"no answer from the {who} in {self._timeout_s:g} s", False)
+            if deal.asked and now - deal.asked_at >= self._answer_s:
+                silent = dict.fromkeys(deal.asked.values(), 0)
+                for instance in silent:
+                    self._suspect(instance, now)
+                self._retry(deal, silent, now)  # what they grant too late goes back
+            elif not deal.asked and now - deal.started >= self._timeout_s:
+                self._fail(deal, f"no answer from the planner in {self._timeout_s:g} s", False)
+            elif not deal.asked and now - deal.asked_at >= self._answer_s:
+                deal.asked_at = now
+                self._query(deal)  # it may have been restarted
+
+    def _query(self, deal: _Deal) -> None:
+        need = deal.need
+        wanted = max(need.num_blocks - need.num_local, 1)
+        self._effects.append(ToPlanner(BorrowQuery(deal.query, need.owner, need.host, wanted)))
 
     def _reserve(self, deal: _Deal, now: float) -> None:
         deal.asked_at = now
@@ -199,11 +224,12 @@ class Negotiator:
             del self._deals[deal.sequence]
             self.outcomes.append(Placed(deal.sequence, deal.holders, {}))
 
-    def _retry(self, deal: _Deal, instance: int, num_lendable: int, now: float) -> None:
+    def _retry(self, deal: _Deal, lendable: dict[int, int], now: float) -> None:
+        """Choose again, with what is known of some creditors by now."""
         self._undo(deal)
         deal.creditors = [
-            replace_lendable(creditor, num_lendable) if creditor.instance == instance else creditor
-            for creditor in deal.creditors
+            replace_lendable(one, lendable.get(one.instance, one.num_lendable))
+            for one in deal.creditors
         ]
         self._reserve(deal, now)
 
@@ -230,6 +256,14 @@ class Negotiator:
         except CapacityError:
             return True
         return False
+
+    def _suspect(self, instance: int, now: float) -> None:
+        if instance in self._epochs:
+            self._suspects[instance] = (self._epochs[instance], now + SUSPECT_S)
+
+    def _is_suspect(self, creditor: Creditor, now: float) -> bool:
+        epoch, until = self._suspects.get(creditor.instance, (-1, 0.0))
+        return creditor.epoch == epoch and now < until
 
     def _deal_of(self, reservation: int) -> _Deal | None:
         return next((d for d in self._deals.values() if reservation in d.asked), None)

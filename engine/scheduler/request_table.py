@@ -81,7 +81,7 @@ class RequestTable:
         """Take a request; ``token_ids`` are those of an answer that was under way before."""
         entry = Entry(request, now, self._life, list(token_ids))
         self.entries[request.request_id] = entry
-        self._send(entry)
+        self._send(entry, now)
         return entry
 
     def keep(
@@ -123,7 +123,7 @@ class RequestTable:
             elif entry.address not in addresses:
                 if entry.address:  # perhaps only its planner was away: never run it twice
                     self._effects.append(ToStep(entry.address, Abort(entry.attempt_id)))
-                self._send(entry)
+                self._send(entry, now)
 
     def on_message(self, message: Message, now: float) -> None:
         """From a step. Messages of earlier attempts are dropped."""
@@ -140,7 +140,7 @@ class RequestTable:
                 entry.error_code = message.code
                 self._end(entry, now, error=message.reason)
             case HandedOver() if not entry.done:
-                self._send(entry, leaving=entry.instance)
+                self._send(entry, now, leaving=entry.instance)
             case Progress():
                 pass
 
@@ -165,7 +165,7 @@ class RequestTable:
         entry.finish_reason, entry.error, entry.ended_at = reason, error, now
         self.changed.add(entry.request.request_id)
 
-    def _send(self, entry: Entry, leaving: int | None = None) -> None:
+    def _send(self, entry: Entry, now: float, *, leaving: int | None = None) -> None:
         """Begin the next attempt at an instance that is ready; else it waits for one."""
         members = [m for m in self._members if m.instance != leaving and not m.draining]
         load: dict[int, int] = {}
@@ -180,10 +180,10 @@ class RequestTable:
         entry.address = member.step_address
         entry.attempt += 1
         entry.base = len(entry.token_ids)
-        self._effects.append(ToStep(entry.address, submit_of(entry)))
+        self._effects.append(ToStep(entry.address, submit_of(entry, now)))
 
 
-def submit_of(entry: Entry) -> Submit:
+def submit_of(entry: Entry, now: float) -> Submit:
     """The message that starts the entry's current attempt, behind the tokens it has."""
     sampling = entry.request.sampling
     return Submit(
@@ -195,4 +195,5 @@ def submit_of(entry: Entry) -> Submit:
         sampling.top_k,
         sampling.seed,
         sampling.ignore_eos,
+        max(0.0, now - entry.arrived),
     )

@@ -59,7 +59,7 @@ class Returns:
             for leaf, ref in enumerate(sequence.table)
             if ref.loan and ref.instance == instance and leaf not in sequence.returning
         ]
-        for sequence, leaf in sorted(lent, key=lambda at: (-at[1], at[0].number))[:num_blocks]:
+        for sequence, leaf in sorted(lent, key=lambda at: (-at[1], at[0].seniority))[:num_blocks]:
             sequence.returning[leaf] = NEVER
 
     def tick(
@@ -79,7 +79,7 @@ class Returns:
                 for leaf, drop_at in sequence.returning.items()
                 if (sequence.number, leaf) not in self._blocks
             ]
-        waiting.sort(key=lambda one: (one[0], one[1].number, one[2]))
+        waiting.sort(key=lambda one: (one[0], one[1].seniority, one[2]))
         for _, sequence, leaf in waiting[: max(0, MAX_FETCHES - len(self._blocks))]:
             try:
                 [block] = self._holdings.store.allocate(1)

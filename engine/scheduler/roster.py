@@ -44,13 +44,20 @@ class Roster:
         placing = [self._admission.placing] if self._admission.placing else []
         return [*self.running, *self._admission.waiting, *placing]
 
-    def drop(self, sequence: Sequence, *, final: bool, keep: bool = False) -> None:
+    def drop(
+        self,
+        sequence: Sequence,
+        *,
+        final: bool,
+        keep_own: bool = False,
+        keep_lent: bool = False,
+    ) -> None:
         """It ends here and gives everything back; see ``Holdings.drop``."""
         if sequence in self.running:
             self.running.remove(sequence)
         self._admission.withdraw(sequence)
         self._returns.drop(sequence)
-        self._holdings.drop(sequence, final=final, keep=keep)
+        self._holdings.drop(sequence, final=final, keep_own=keep_own, keep_lent=keep_lent)
 
     def restart(self, sequence: Sequence) -> None:
         """Drop its memory and queue it again; its tokens stay, their keys are recomputed."""

@@ -63,6 +63,11 @@ class Sequence:
     recomputed_tokens: int = 0
 
     @property
+    def seniority(self) -> tuple[float, int]:
+        """Smaller for the older request: it comes first, and is the last to give way."""
+        return (float("inf") if self.arrived is None else self.arrived, self.number)
+
+    @property
     def num_prompt(self) -> int:
         return len(self.request.prompt_ids)
 

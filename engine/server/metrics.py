@@ -31,6 +31,11 @@ class Metrics:
         self._blocks = gauge("lendkv:pool_blocks", "rBlocks of the pool", engine)
         self._lent = gauge("lendkv:lent_blocks", "rBlocks lent to other instances", engine)
         self._lendable = gauge("lendkv:lendable_blocks", "rBlocks it would lend now", engine)
+        self._relief = gauge(
+            "lendkv:memory_relief",
+            "how often its step found memory by each means since it began",
+            [*engine, "means"],
+        )
         self._success = counter(
             "vllm:request_success", "finished requests", ["model_name", "finished_reason"]
         )
@@ -70,4 +75,6 @@ class Metrics:
             self._blocks.labels(*at).set(member.num_blocks)
             self._lent.labels(*at).set(member.num_lent)
             self._lendable.labels(*at).set(member.num_lendable)
+            for means, number in member.relief.items():
+                self._relief.labels(*at, means).set(number)
         return generate_latest(self._registry)

@@ -180,6 +180,7 @@ class Cluster:
                             request_id=request.request_id,
                             prompt_ids=request.prompt_ids,
                             sampling=sampling,
+                            age_s=message.age_s,
                         ),
                     )
                 case p.Abort():

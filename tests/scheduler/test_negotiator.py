@@ -1,11 +1,13 @@
 """Protects promise 8 on the debtor's side: all blocks or none, and no granted loan is forgotten."""
 
 import pytest
+from msgspec.structs import replace
 from negotiator_harness import HOME, Talk, creditor, need
 
 from engine import protocol as p
 from engine.scheduler.effects import Connect, ToPlanner, ToPool
 from engine.scheduler.local_only import LocalOnly
+from engine.scheduler.negotiator import SUSPECT_S, NotPlaced
 
 
 @pytest.fixture
@@ -118,19 +120,52 @@ def test_a_grant_that_ended_is_not_counted_on(talk):
     assert (1, 10) not in talk.debts
 
 
-@pytest.mark.parametrize("offered", [True, False])
-def test_silence_ends_a_deal(talk, offered):
-    talk.borrow(8, *[creditor(1, 4), creditor(2, 3)] if offered else [], offer=offered)
-    if offered:
-        talk.grant(1, 10)
-    talk.negotiator.tick(talk.now + 4.9)
-    assert not talk.outcomes
+def test_a_silent_planner_is_asked_again_and_ends_the_deal_at_last(talk):
+    talk.borrow(8, offer=False)
+    for _ in range(4):
+        talk.now += 1.1
+        talk.negotiator.tick(talk.now)
+    queries = [one.message for one in talk.effects if isinstance(one, ToPlanner)]
+    assert len(queries) == 5
+    assert len(set(queries)) == 1
+    talk.offer(creditor(1, 6))
+    assert talk.reserved() == [(1, 6)]
+    talk.borrow(8, sequence=6, offer=False)
+    talk.negotiator.cancel(5)
     talk.negotiator.tick(talk.now + 5.0)
     [failed] = talk.outcomes
-    who = "instances [2]" if offered else "planner"
-    assert failed.reason == f"no answer from the {who} in 5 s"
+    assert failed.reason == "no answer from the planner in 5 s"
     assert not failed.hopeless
-    assert talk.released() == ([(1, 10)] if offered else [])
+
+
+def test_a_silent_creditor_is_left_out_and_what_it_grants_late_goes_back(talk):
+    talk.borrow(8, creditor(1, 4), creditor(2, 3), creditor(3, 3))
+    assert talk.reserved() == [(1, 4), (2, 2)]
+    talk.grant(1, 10)
+    late = talk.granted(2, 20)
+    talk.now += 1.1
+    talk.negotiator.tick(talk.now)
+    assert talk.released() == [(1, 10)]
+    assert talk.reserved()[2:] == [(1, 4), (3, 2)]
+    talk.negotiator.on_granted(2, late)
+    assert talk.released()[1:] == [(2, 20)]
+    talk.grant(1, 11)
+    talk.grant(3, 30)
+    [placed] = talk.outcomes
+    assert set(placed.grants) == {1, 3}
+
+
+def test_who_was_lost_is_not_asked_until_it_is_another_or_some_time_has_passed(talk):
+    talk.borrow(8, creditor(1, 9), creditor(2, 4))
+    talk.negotiator.on_lost(1, talk.now)
+    assert isinstance(talk.outcomes.pop(), NotPlaced)  # 2 alone has too little
+    talk.borrow(6, creditor(1, 9), creditor(2, 4), sequence=6)
+    assert talk.reserved()[-1] == (2, 4)
+    talk.borrow(6, replace(creditor(1, 9), epoch=2), creditor(2, 4), sequence=7)
+    assert talk.reserved()[-1] == (1, 4)
+    talk.now += SUSPECT_S
+    talk.borrow(6, creditor(1, 9), creditor(2, 4), sequence=8)
+    assert talk.reserved()[-1] == (1, 4)
 
 
 def test_a_canceled_deal_has_no_outcome_even_when_it_was_ready(talk):
