@@ -33,6 +33,8 @@ from engine.scheduler.effects import (
 from engine.scheduler.scheduler import Scheduler
 
 CONNECT_S = 2.0
+ANSWER_SHARE, ANSWER_S = 0.2, 0.05
+"""of a step's time, and at most: how long the next step may wait for an answer that is due"""
 MAX_MISSED_STEPS = 1
 """a holder that misses its deadline in so many steps in a row is given up: one wait, then what it
 held is computed again"""
@@ -116,6 +118,24 @@ class Loop:
             self.scheduler.on_fetched(fetch.sequence, fetch.leaf, self._clock())
         self._mover.push()
         self._perform()
+
+    def await_answers(self, listen: Callable[[], None], also: Sequence[int] = ()) -> None:
+        """A deal takes several answers, each in a moment; a step between any two takes much longer.
+
+        ``listen`` takes what has come on the file descriptors ``also``.
+        """
+        scheduler = self.scheduler
+        began = time.monotonic()
+        until = began + min(ANSWER_SHARE * scheduler.loads.step_s, ANSWER_S)
+        self.receive()
+        scheduler.look(self._clock())
+        self._perform()
+        while scheduler.awaits_answer and (left_s := until - time.monotonic()) > 0:
+            self.wait(left_s, also)
+            listen()
+            self.receive()
+            scheduler.look(self._clock())
+            self._perform()
 
     def wait(self, timeout_s: float, also: Sequence[int] = ()) -> None:
         """Sleep until a pool or a file descriptor has something to say."""

@@ -180,8 +180,10 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
         clock=_boottime,
     )
     next_register = next_load = 0.0
-    told_to_leave = False
-    while True:
+    told_to_leave = told_to_end = False
+
+    def listen() -> None:
+        nonlocal told_to_leave, told_to_end
         for peer, message in clients.receive(0.0):
             match message:
                 case Submit():
@@ -190,8 +192,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
                 case Abort():
                     loop.scheduler.abort(message.request_id)
                 case Goodbye():
-                    loop.lenders.close()
-                    return 0
+                    told_to_end = True
         for message in planner_client.receive(0.0):
             match message:
                 case BorrowOffer():
@@ -199,6 +200,12 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
                 case Move() | Settle() | Members() | Evacuate():
                     loop.scheduler.on_advice(message, loop.now())
                     told_to_leave |= isinstance(message, Evacuate) and message.leave
+
+    while True:
+        listen()
+        if told_to_end:
+            loop.lenders.close()
+            return 0
         now = time.monotonic()
         if now >= next_load:
             next_load = now + LOAD_EVERY_S
@@ -217,6 +224,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
             pipe.send({"left": True})
             return 0
         try:
+            loop.await_answers(listen, [clients.fileno(), planner_client.fileno()])
             moved = loop.step()
         except PeerLost as error:
             log.warning("%s", error)

@@ -32,6 +32,7 @@ INPUTS: dict[str, tuple[Any, ...]] = {
     "on_moved": (int, int),
     "on_fetched": (int, int, float),
     "on_lost": (int, float),
+    "look": (float,),
     "schedule": (float,),
     "commit": (Plan, dict[int, int], frozenset[int]),
     "timed": (Plan, float, float),

@@ -48,6 +48,10 @@ class Pins:
         self._search: _Search | None = None
         self._next_id = FIRST_ID
 
+    @property
+    def is_searching(self) -> bool:
+        return self._search is not None
+
     def on_members(self, members: list[Member]) -> None:
         have = [m for m in members if m.num_cached and m.instance != self._instance]
         have.sort(key=lambda member: (-member.num_cached, member.instance))

@@ -59,7 +59,16 @@ class Scheduler(Desk):
         """It was told to leave, and nothing is left here."""
         return self.is_leaving and not self.roster.all()
 
+    @property
+    def awaits_answer(self) -> bool:
+        """A sequence would have its memory, if only those who were asked had answered."""
+        return self.holdings.drawing or self.negotiator.is_dealing or self.pins.is_searching
+
     # --- the step -----------------------------------------------------------------------------
+
+    def look(self, now: float) -> None:
+        """Between two steps: what is due by now, such as the next message of a deal."""
+        self.tick(now)
 
     def schedule(self, now: float) -> Plan | None:
         """The next step, or None when nothing can run now."""
