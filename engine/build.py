@@ -217,7 +217,7 @@ def build_loop(
     hello = Hello(VERSION, cluster, instance, pool_epoch, layout.fingerprint)
     debtor = Hello(VERSION, cluster, instance, step_epoch, layout.fingerprint)
     lenders = Lenders(transport, own=hello, debtor=debtor)
-    lenders.connect(instance, pool_address, CONNECT_OWN_S)
+    lenders.connect(instance, pool_address, CONNECT_OWN_S, patience_s=CONNECT_OWN_S)
 
     cls, options, local_cls, local_options = attention_parts(config, attention)
     local = construct(
