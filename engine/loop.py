@@ -68,6 +68,8 @@ class Loop:
         self._to_client = to_client
         self._callbacks = tuple(callbacks)
         self._clock = clock
+        self._step_s = 0.0
+        """how long the last step took"""
         if backend.num_staging_blocks:
             lenders.send(instance, Draw(backend.num_staging_blocks, staging=True))
 
@@ -96,7 +98,7 @@ class Loop:
             return True
         next_ids = self._sample(plan, logits_NV)
         self.scheduler.commit(plan, next_ids, poisoned)
-        elapsed = time.perf_counter() - began
+        self._step_s = elapsed = time.perf_counter() - began
         if not poisoned:
             self.scheduler.timed(plan, elapsed, self._clock())
         self._perform()
@@ -125,8 +127,7 @@ class Loop:
         ``listen`` takes what has come on the file descriptors ``also``.
         """
         scheduler = self.scheduler
-        began = time.monotonic()
-        until = began + min(ANSWER_SHARE * scheduler.loads.step_s, ANSWER_S)
+        until = time.monotonic() + min(ANSWER_SHARE * self._step_s, ANSWER_S)
         self.receive()
         scheduler.look(self._clock())
         self._perform()

@@ -251,4 +251,5 @@ def _request(message: Submit) -> Request:
             ignore_eos=message.ignore_eos,
         ),
         age_s=message.age_s,
+        stays=message.stays,
     )
