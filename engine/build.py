@@ -28,6 +28,7 @@ from engine.scheduler.base import Placement
 from engine.scheduler.events import EventLog, Header, RecordedScheduler
 from engine.scheduler.gmanager import GManager
 from engine.scheduler.performance import Performance
+from engine.scheduler.planner import Planner
 from engine.scheduler.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -179,7 +180,19 @@ def callback_classes(config: Config) -> list[type[Callback]]:
     return [registry.load(name) for name in config.callbacks]
 
 
-def build_planner(config: Config) -> GManager:
+def build_planner(config: Config, *, cluster: str, layout: BlockLayout, now: float) -> Planner:
+    parts: dict[str, Any] = {
+        "block_tokens": config.pool.block_tokens,
+        "cluster": cluster,
+        "layout": layout.fingerprint,
+        "num_first": config.instances,
+        "now": now,
+    }
+    placement, cost = build_placement(config), Performance()
+    return Planner(config.planner, placement=placement, cost=cost, **parts)
+
+
+def build_gmanager(config: Config) -> GManager:
     return GManager(
         config.planner,
         placement=build_placement(config),
