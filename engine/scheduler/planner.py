@@ -43,3 +43,8 @@ class Planner:
             if advice.instance in peers:
                 said.append((peers[advice.instance], advice.message))
         return said
+
+    @property
+    def state(self) -> list[object]:
+        """What it knows; to be compared with another's."""
+        return [self._gmanager.state, self._membership.state]

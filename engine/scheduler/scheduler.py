@@ -111,6 +111,10 @@ class Scheduler(Desk):
         self._effects.clear()
         return effects
 
+    @property
+    def has_effects(self) -> bool:
+        return bool(self._effects)
+
     def sampling_of(self, number: int) -> SamplingParams:
         return next(one.request.sampling for one in self.running if one.number == number)
 
