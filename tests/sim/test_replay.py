@@ -9,7 +9,7 @@ import pytest
 from recordings import pool_header, recorded_history
 
 from engine.errors import ConfigError
-from engine.events import HASH, read, record
+from engine.events import read, record
 from engine.memory.loans import Loans
 from engine.memory.recalls import Recalls
 from engine.memory.rmanager import RManager
@@ -26,6 +26,8 @@ from engine.sim.simulate import simulate
 
 EACH = pytest.mark.parametrize("kind", ["step", "pool", "planner"])
 SEED = 7
+SELDOM = {"refuse", "on_fetched"}
+"""inputs that not every history has"""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def test_all_that_a_machine_hears_is_in_some_log(recorded, kind):
     for path in recorded.logs[kind]:
         header, events = read(str(path), KINDS)
         heard |= {name for name, _ in events}
-    assert heard - {HASH} == header.INPUTS.keys() - {"refuse"}  # nobody is refused there
+    assert header.INPUTS.keys() - heard <= SELDOM
 
 
 @EACH
@@ -96,9 +98,9 @@ def test_a_machine_that_does_something_else_is_found_out(
 
 def test_what_a_wrong_machine_raises_is_said(recorded, monkeypatch, capsys):
     largest = recorded.logs["step"][0]
-    monkeypatch.setattr(Scheduler, "schedule", lambda self, now: None)
+    monkeypatch.setattr(Scheduler, "schedule", lambda self, now: 1 / 0)
     assert simulate(None, [f"replay={largest}"], json_only=False, trace=False) == 1
-    assert "raises AttributeError" in capsys.readouterr().out
+    assert "raises ZeroDivisionError" in capsys.readouterr().out
 
 
 @EACH
