@@ -129,13 +129,13 @@ class Loop:
         scheduler = self.scheduler
         until = time.monotonic() + min(ANSWER_SHARE * self._step_s, ANSWER_S)
         self.receive()
-        scheduler.look(self._clock())
+        scheduler.tick(self._clock())
         self._perform()
         while scheduler.awaits_answer and (left_s := until - time.monotonic()) > 0:
             self.wait(left_s, also)
             listen()
             self.receive()
-            scheduler.look(self._clock())
+            scheduler.tick(self._clock())
             self._perform()
 
     def wait(self, timeout_s: float, also: Sequence[int] = ()) -> None:

@@ -32,7 +32,6 @@ from engine.protocol import (
     Settle,
     Submit,
 )
-from engine.scheduler.membership import Membership
 
 log = logging.getLogger(__name__)
 
@@ -49,30 +48,21 @@ def planner(pipe: Connection, place: Place) -> int:
     server = ControlServer(TO_PLANNER, place.key)
     port = int(place.planner.rpartition(":")[2]) if place.planner else config.cluster.port
     address = server.bind(config.cluster.host, port)
-    pipe.send({"planner": advertised(address, config.cluster.advertise)})
-    gmanager = build_planner(config)
-    membership = Membership(
+    machine = build_planner(
+        config,
         cluster=place.cluster,
-        layout=layout_of(config, place.shape).fingerprint,
-        num_first=config.instances,
+        layout=layout_of(config, place.shape),
         now=time.monotonic(),
     )
+    pipe.send({"planner": advertised(address, config.cluster.advertise)})
     while True:
-        answers: list[tuple[bytes, Message]] = []
+        said: list[tuple[bytes, Message]] = []
         for peer, message in server.receive(min(1.0, config.planner.plan_s or 1.0)):
-            now = time.monotonic()
-            answers += membership.handle(peer, message, now)
-            answer = gmanager.handle(message, now)
-            if answer is not None:
-                answers.append((peer, answer))
-        for advice in gmanager.tick(time.monotonic()):
-            is_for_pool = isinstance(advice.message, Freeze)
-            to = (membership.pools if is_for_pool else membership.steps).get(advice.instance)
-            if to is not None:
-                answers.append((to, advice.message))
-        for to, said in answers:
+            said += machine.handle(peer, message, time.monotonic())
+        said += machine.tick(time.monotonic())
+        for to, message in said:
             with suppress(PeerLost):  # it asked and left
-                server.send(to, said)
+                server.send(to, message)
 
 
 def pool(pipe: Connection, place: Place, memory: MemoryPool) -> int:
@@ -103,8 +93,8 @@ def pool(pipe: Connection, place: Place, memory: MemoryPool) -> int:
             match message:
                 case Freeze():
                     rmanager.freeze(message.num_blocks, message.for_s, _boottime())
-                case Evacuate():  # a donor: nobody else would be asked
-                    told_to_leave = True
+                case Evacuate():  # else the step is asked, as soon as the planner knows of it
+                    told_to_leave |= config.cluster.donor
         if told_to_leave and leave_by is None:
             leave_by = now + LEAVE_S
         if now >= next_beat:

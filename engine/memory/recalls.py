@@ -7,6 +7,7 @@ two rounds of recalls at once: both keep blocks from travelling back and forth. 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from engine.memory.loans import Debtor, Loan, Loans, Slot
 
@@ -38,6 +39,12 @@ class Recalls:
     def is_waiting(self) -> bool:
         """Something was called back and has not come yet."""
         return bool(self._pending)
+
+    @property
+    def state(self) -> list[Any]:
+        """To be compared with another's."""
+        claims = [self._own, self._frozen, list(self._claims.items())]
+        return [list(self._pending.items()), claims]
 
     @property
     def longest_s(self) -> float:
@@ -75,6 +82,10 @@ class Recalls:
         kept = [self._own, self._frozen]
         kept += [claim for of, claim in self._claims.items() if of != debtor and claim.born <= born]
         return sum(claim.num_blocks for claim in kept if now < claim.until)
+
+    def is_due(self, now: float) -> bool:
+        """Whether something did not come back in time."""
+        return any(ends <= now for ends in self._pending.values())
 
     def overdue(self, now: float) -> list[tuple[Loan, int]]:
         """Slots that did not come back in time."""

@@ -66,10 +66,6 @@ class Scheduler(Desk):
 
     # --- the step -----------------------------------------------------------------------------
 
-    def look(self, now: float) -> None:
-        """Between two steps: what is due by now, such as the next message of a deal."""
-        self.tick(now)
-
     def schedule(self, now: float) -> Plan | None:
         """The next step, or None when nothing can run now."""
         self.tick(now)
@@ -119,6 +115,10 @@ class Scheduler(Desk):
         effects = list(self._effects)
         self._effects.clear()
         return effects
+
+    @property
+    def has_effects(self) -> bool:
+        return bool(self._effects)
 
     def sampling_of(self, number: int) -> SamplingParams:
         return next(one.request.sampling for one in self.running if one.number == number)

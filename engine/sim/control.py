@@ -5,10 +5,10 @@ from collections.abc import Callable
 from engine import protocol as p
 from engine.core import Request
 from engine.scheduler.base import Placement
-from engine.scheduler.gmanager import GManager
 from engine.scheduler.performance import Performance
+from engine.scheduler.planner import Planner
 from engine.scheduler.request_table import RequestTable
-from engine.sim.truth import answer_to
+from engine.sim.truth import answer_to, layout_of
 from engine.sim.world import Process, World, kind_of
 
 PLAN_S = 0.1
@@ -31,23 +31,32 @@ class SimPlanner(Process):
     def start(self) -> None:
         super().start()
         tokens = self.world.config.block_tokens
-        config = GManager.Config(stale_s=1.0, plan_s=4 * PLAN_S)
-        self.gmanager = GManager(
-            config, placement=self._placement, cost=Performance(), block_tokens=tokens
+        self.planner = Planner(
+            Planner.Config(stale_s=1.0, plan_s=4 * PLAN_S),
+            placement=self._placement,
+            cost=Performance(),
+            block_tokens=tokens,
+            cluster="sim",
+            layout=layout_of(tokens).fingerprint,
+            num_first=self.world.config.instances,
+            now=self.clock(),
         )
         self.every(PLAN_S, self._tick)
 
     def take(self, message: p.Message, answer_to: Callable[[p.Message], None]) -> None:
-        answer = self.gmanager.handle(message, self.clock())
-        if isinstance(message, p.Evacuate):
-            self._tell(message.instance, message)
-        if answer is not None:
-            answer_to(answer)
+        asker = b"asker"
+        if isinstance(message, p.Heartbeat | p.Load | p.Register):
+            asker = str(message.instance).encode()
+        for to, said in self.planner.handle(asker, message, self.clock()):
+            if to == asker:
+                answer_to(said)
+            else:
+                self._tell(int(to), said)
 
     def _tick(self) -> None:
-        for advice in self.gmanager.tick(self.clock()):
-            self.world.notes[f"advised_{kind_of(advice.message)}"] += 1
-            self._tell(advice.instance, advice.message)
+        for to, advice in self.planner.tick(self.clock()):
+            self.world.notes[f"advised_{kind_of(advice)}"] += 1
+            self._tell(int(to), advice)
 
 
 class SimGateway(Process):
