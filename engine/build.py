@@ -257,10 +257,11 @@ def build_loop(
         "num_blocks": pool.num_blocks,
         "max_positions": shape.max_positions,
         "eos_ids": frozenset(checkpoint.eos_ids),
+        "epoch": step_epoch,
     }
     chosen = build_placement(config, placement)
     scheduler = Scheduler(config.scheduler, placement=chosen, **parts)
-    record_step(config, scheduler, epoch=step_epoch, **parts)
+    record_step(config, scheduler, **parts)
     return Loop(
         instance=instance,
         scheduler=scheduler,

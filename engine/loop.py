@@ -18,7 +18,8 @@ from engine.fetcher import Fetcher
 from engine.model.runner import ModelRunner
 from engine.model.sampler import sample
 from engine.mover import Mover
-from engine.protocol import Ack, Draw, Drawn, FencedOff, Granted, Message, Report
+from engine.profile import profile
+from engine.protocol import Ack, Draw, Drawn, FencedOff, Granted, Message, Report, StepSample
 from engine.scheduler.effects import (
     Cancel,
     Connect,
@@ -72,6 +73,19 @@ class Loop:
         """how long the last step took"""
         if backend.num_staging_blocks:
             lenders.send(instance, Draw(backend.num_staging_blocks, staging=True))
+
+    def profile(self) -> list[StepSample]:
+        """Timed steps of no request; to be called before the first one comes."""
+        local = self._backend.local
+        samples = profile(
+            self._runner,
+            self.lenders,
+            instance=self._instance,
+            layout=local.layout,
+            max_positions=local.shape.max_positions,
+        )
+        self._backend.travel.clear()
+        return samples
 
     def now(self) -> float:
         """The clock that leases are counted with."""

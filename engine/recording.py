@@ -17,8 +17,7 @@ from engine.scheduler.planner_events import PlannerHeader
 from engine.scheduler.scheduler import Scheduler
 
 
-def record_step(config: Config, scheduler: Scheduler, *, epoch: int, **parts: Any) -> None:
-    """``epoch``: of the step's process."""
+def record_step(config: Config, scheduler: Scheduler, **parts: Any) -> None:
     if config.cluster.event_log:
         header = StepHeader(
             scheduler=config.scheduler,
@@ -26,7 +25,7 @@ def record_step(config: Config, scheduler: Scheduler, *, epoch: int, **parts: An
             options=dict(config.placement.options),
             **parts,
         )
-        _record(config, scheduler, header, f"step{header.instance}.{epoch}")
+        _record(config, scheduler, header, f"step{header.instance}.{header.epoch}")
 
 
 def record_pool(config: Config, rmanager: RManager, *, pool: MemoryPool, **parts: Any) -> None:

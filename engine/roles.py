@@ -5,6 +5,8 @@ import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
+from msgspec.structs import replace
+
 from engine.build import build_loop, build_planner, build_pool_server, build_transport, layout_of
 from engine.comm.control import ControlClient, ControlServer
 from engine.comm.sockets import advertised
@@ -169,6 +171,8 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
         to_client=to_client,
         clock=_boottime,
     )
+    samples = loop.profile()
+    to_planner(replace(loop.scheduler.load(loop.now()), samples=samples))
     next_register = next_load = 0.0
     told_to_leave = told_to_end = False
 
