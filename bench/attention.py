@@ -1,16 +1,27 @@
 """Times the attention kernels: decode in GB/s of keys and values, prefill in GFLOP/s.
 
     python -m bench.attention [--threads 1,2] [--kernels native,numpy] [--keys 32768]
+    python -m bench.attention --json [--threads 1,2] [--rounds 9]
 
 SmolLM2's shape (9 query heads, 3 KV heads of 64), bfloat16, one layer of blocks that hold several,
 blocks in random order. Rates are the best of several runs, beside a streaming read of the same run.
+
+``--json`` measures the native kernel against the machine: decode over 65,536 keys as a fraction of
+a streaming read, prefill of 512 queries over 8,192 keys as a fraction of a bfloat16 matrix product
+of 2048^3, each with the same threads and in turn with its bound, medians of the rounds. The last
+line is one JSON object.
 """
 
 import argparse
+import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from statistics import median
+from typing import Any
 
 import numpy as np
+import torch
 
 from engine.attention import KERNELS
 from engine.attention.base import Kernel
@@ -21,13 +32,14 @@ from engine.core import BlockLayout
 HEADS = 9
 
 
+def seconds_of(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
 def best_s(run: Callable[[], object], runs: int) -> float:
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return min(seconds_of(run) for _ in range(runs))
 
 
 class Case:
@@ -62,20 +74,61 @@ class Case:
         seen = queries * (num_keys - queries) + queries * (queries + 1) / 2
         self.flops = 4 * 64 * HEADS * sequences * seen
 
+    def attend(self, kernel: Kernel, layer: int) -> None:
+        kernel.attend(self.piece, self.q_THD, self.layout, layer, 0.125, self.out_RHD, self.lse_RH)
+
+    def all_layers(self, kernel: Kernel) -> None:
+        for layer in range(self.layout.layers):
+            self.attend(kernel, layer)
+
     def seconds(self, kernel: Kernel, runs: int) -> float:
         layers = iter(range(1000))
-        return best_s(
-            lambda: kernel.attend(
-                self.piece,
-                self.q_THD,
-                self.layout,
-                next(layers) % 4,
-                0.125,
-                self.out_RHD,
-                self.lse_RH,
-            ),
-            runs,
-        )
+        return best_s(lambda: self.attend(kernel, next(layers) % 4), runs)
+
+
+def against_the_machine(threads: int, rounds: int) -> dict[str, float]:
+    """Medians over rounds, in each of which a kernel and what bounds it run one after the other."""
+    kernel = NativeKernel(threads)
+    decode = Case(num_keys=65536, sequences=1, queries=1, tokens=64)
+    prefill = Case(num_keys=8192, sequences=1, queries=512, tokens=64)
+    stream = np.array_split(np.ones(1 << 25, np.float64), threads)
+    left, right = (torch.randn(2048, 2048, dtype=torch.bfloat16) for _ in range(2))
+    torch.set_num_threads(threads)
+    rates: dict[str, list[float]] = {}
+
+    def measure(name: str, work: float, run: Callable[[], object]) -> None:
+        time.sleep(0.01)  # the last one's threads may still spin for work
+        rates.setdefault(name, []).append(work / seconds_of(run) / 1e9)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for number in range(rounds + 1):
+            if number == 1:
+                rates.clear()  # the first round warms up
+            measure(
+                "stream_gb_s",
+                sum(part.nbytes for part in stream),
+                lambda: list(pool.map(np.max, stream)),
+            )
+            measure("decode_gb_s", 4 * decode.num_bytes, lambda: decode.all_layers(kernel))
+            measure("matrix_gflop_s", 2 * 2048**3, lambda: left @ right)
+            measure("prefill_gflop_s", prefill.flops, lambda: prefill.attend(kernel, 0))
+    return {name: round(median(values), 2) for name, values in rates.items()}
+
+
+def fractions(all_threads: list[int], rounds: int) -> dict[str, Any]:
+    by_threads = {threads: against_the_machine(threads, rounds) for threads in all_threads}
+    return {
+        "decode_fraction_of_bandwidth": {
+            threads: round(rates["decode_gb_s"] / rates["stream_gb_s"], 3)
+            for threads, rates in by_threads.items()
+        },
+        "prefill_fraction_of_matrix_rate": {
+            threads: round(rates["prefill_gflop_s"] / rates["matrix_gflop_s"], 3)
+            for threads, rates in by_threads.items()
+        },
+        "rates": by_threads,
+        "fingerprint": NativeKernel().fingerprint,
+    }
 
 
 def main() -> None:
@@ -83,7 +136,12 @@ def main() -> None:
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--kernels", default="native,numpy")
     parser.add_argument("--keys", type=int, default=32768)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
+    if args.json:
+        print(json.dumps(fractions([int(n) for n in args.threads.split(",")], args.rounds)))
+        return
     kernels = {name: KERNELS.load(name) for name in args.kernels.split(",")}
 
     stream = np.ones(1 << 25, np.float64)  # 256 MB: far more than the caches
