@@ -16,8 +16,17 @@ from engine.attention.tree import MergeProgram, Piece
 from engine.core import BlockLayout
 from engine.native.library import load
 
+ISAS = ("portable", "avx2", "avx512", "avx512_bf16")
+"""the instruction sets there is code for, slowest first; numbered as in isa.h"""
 _KINDS = {"float32": 0, "bfloat16": 1, "float16": 2}
 _QUERY_KINDS = {"f": 0, "H": 1, "e": 2}
+
+
+def available_isas() -> tuple[str, ...]:
+    """Those of ``ISAS`` that this processor runs."""
+    runs = load().lk_isa_runs
+    runs.argtypes, runs.restype = [ctypes.c_int32], ctypes.c_int32
+    return tuple(name for number, name in enumerate(ISAS) if runs(number))
 
 
 class _Known(NamedTuple):
@@ -50,29 +59,39 @@ class _AttendCall(ctypes.Structure):
         ("layer_offset", ctypes.c_int64),
         *((name, ctypes.c_int32) for name in ("num_segments", "q_kind", "kv_kind", "heads")),
         *((name, ctypes.c_int32) for name in ("kv_heads", "dim", "tokens", "num_threads")),
+        ("isa", ctypes.c_int32),
         ("scale", ctypes.c_float),
     )
 
 
 class NativeKernel(Kernel):
-    """Compiles on first use; raises ConfigError where there is no compiler."""
+    """Compiles on first use; raises ConfigError where there is no compiler.
 
-    def __init__(self, num_threads: int = 1) -> None:
+    ``isa`` is one of ``available_isas()``, by default the fastest.
+    """
+
+    def __init__(self, num_threads: int = 1, isa: str | None = None) -> None:
         if not 1 <= num_threads <= 1024:
             raise ValueError(f"num_threads={num_threads}: must be 1 to 1024")
         self._num_threads = num_threads
         self._known: _Known | None = None
         self._library = load()
+        isas = available_isas()
+        isa = isas[-1] if isa is None else isa
+        if isa not in isas:
+            raise ValueError(f"isa={isa!r}: this processor runs {', '.join(isas)}")
+        self.isa = isa
+        self._isa_number = ISAS.index(isa)
         self._library.lk_attend.argtypes = [ctypes.c_void_p]
         self._library.lk_attend.restype = None
         pointer, number = ctypes.c_void_p, ctypes.c_int32
         self._library.lk_merge.argtypes = [
-            *(pointer, number, pointer, number, number, number),
+            *(number, pointer, number, pointer, number, number, number),
             *(pointer, pointer, pointer, pointer),
         ]
         self._library.lk_merge.restype = None
         # The file's name is the hash of sources, compiler, flags and processor.
-        self.fingerprint = f"native/{self._library._name.rpartition('/')[2]}"
+        self.fingerprint = f"native/{self._library._name.rpartition('/')[2]}/{isa}"
 
     def attend(
         self,
@@ -104,6 +123,7 @@ class NativeKernel(Kernel):
             dim=layout.head_dim,
             tokens=layout.tokens,
             num_threads=self._num_threads,
+            isa=self._isa_number,
             scale=scale,
         )
         self._library.lk_attend(ctypes.addressof(call))
@@ -118,6 +138,7 @@ class NativeKernel(Kernel):
     ) -> None:
         check_merge(program, out_RHD, lse_RH, out_THD, lse_TH)
         self._library.lk_merge(
+            self._isa_number,
             _address(program.merges_M3),
             len(program.merges_M3),
             _address(program.roots_S3),

@@ -3,14 +3,17 @@
 // The interface is Kernel of engine/attention/base.py; a unit of work is some query rows of one
 // segment with one KV head and a run of leaves.
 
-#include "leaf.h"
+#include <cmath>
+
+#include "isa.h"
 #include "partial.h"
+#include "widen.h"
 #include "threads.h"
 
 namespace lk {
 
-enum Kind { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
-
+constexpr int UNIT_ROWS = 96;  // widening a block once serves this many rows; they fit the L2
+constexpr int ROWS_OF_ALL_HEADS = 12;  // so few share a unit: a block's heads lie side by side
 constexpr int CHUNKS_PER_THREAD = 4;
 constexpr int64_t SMALL_WORK = 1 << 18;     // row-keys times dim not worth waking a thread for
 
@@ -26,28 +29,28 @@ struct AttendCall {  // the same fields as _AttendCall in kernel_native.py
     float* out;
     float* lse;
     int64_t layer_offset;
-    int32_t num_segments, q_kind, kv_kind, heads, kv_heads, dim, tokens, num_threads;
+    int32_t num_segments, q_kind, kv_kind, heads, kv_heads, dim, tokens, num_threads, isa;
     float scale;
 };
 
 struct Unit {
     const SegmentRow* segment;
-    int head, token_start, num_tokens, leaf_from, leaf_to;
+    int head, num_heads, token_start, num_tokens, leaf_from, leaf_to;
     bool whole;  // all of the segment's leaves; otherwise its stack is merged with its neighbours'
 };
 
 struct Scratch {
-    Buffer q;
-    LeafScratch leaf;
+    Buffer q, leaf;
     Stack stack;
 };
 
-template <class T>
 class Attend {
 public:
     explicit Attend(const AttendCall& call)
-        : c_(call), group_(call.heads / call.kv_heads),
-          head_items_(int64_t(2) * call.tokens * call.dim) {}
+        : c_(call), routines_(*routines_of(call.isa)), group_(call.heads / call.kv_heads),
+          head_bytes_(int64_t(2) * call.tokens * call.dim * item_bytes(call.kv_kind)),
+          pairs_(call.q_kind == BFLOAT16 && call.kv_kind == BFLOAT16 &&
+                 routines_.takes_pairs(call.dim, call.tokens)) {}
 
     void run() {
         plan();
@@ -74,12 +77,19 @@ private:
         return scratch;
     }
 
+    static int64_t item_bytes(int kind) { return kind == FLOAT32 ? 4 : 2; }
+
+    int heads_of_unit(const SegmentRow& at) const {
+        return at.num_rows * c_.heads <= ROWS_OF_ALL_HEADS ? c_.kv_heads : 1;
+    }
+
     void plan() {
         int unit_tokens = std::max(1, UNIT_ROWS / group_);
         int64_t count = 0;
         for (int s = 0; s < c_.num_segments; s++) {
             const SegmentRow& at = c_.segments[s];
-            count += (at.num_rows + unit_tokens - 1) / unit_tokens * c_.kv_heads;
+            count += (at.num_rows + unit_tokens - 1) / unit_tokens * c_.kv_heads /
+                     heads_of_unit(at);
             work_ += int64_t(at.num_rows) * at.num_leaves * c_.heads * c_.tokens * c_.dim;
         }
         split_ = c_.num_threads > 1 && work_ >= SMALL_WORK &&
@@ -88,17 +98,17 @@ private:
         for (int s = 0; s < c_.num_segments; s++) {
             const SegmentRow& at = c_.segments[s];
             // Runs of leaves that end at multiples of 2^level, so that each is a subtree.
-            int level = 31;
-            while (split_ && level > 2 && (at.num_leaves >> level) < parts) level--;
+            int level = 31, num_heads = heads_of_unit(at);
+            while (split_ && level > 1 && (at.num_leaves >> level) < parts) level--;
             for (int token = 0; token < at.num_rows; token += unit_tokens)
-                for (int head = 0; head < c_.kv_heads; head++) {
+                for (int head = 0; head < c_.kv_heads; head += num_heads) {
                     int from = 0;
                     do {
                         int to = from;
                         while (to < at.num_leaves &&
                                leaf(at, to) >> level == leaf(at, from) >> level) to++;
                         int tokens = std::min(unit_tokens, at.num_rows - token);
-                        units_.push_back({&at, head, token, tokens, from, to,
+                        units_.push_back({&at, head, num_heads, token, tokens, from, to,
                                           from == 0 && to == at.num_leaves});
                         from = to;
                     } while (from < at.num_leaves);
@@ -108,62 +118,81 @@ private:
 
     int64_t leaf(const SegmentRow& at, int n) const { return c_.leaf_index[at.leaf_start + n]; }
 
-    const T* block(const Unit& unit, int n) const {
+    const void* block(const Unit& unit, int n) const {
         uint64_t address = c_.address[unit.segment->leaf_start + n];
-        return reinterpret_cast<const T*>(address + c_.layer_offset) + unit.head * head_items_;
+        return reinterpret_cast<const void*>(address + c_.layer_offset + unit.head * head_bytes_);
     }
 
     void compute(const Unit& unit, const Unit* next, Stack& stack) {
         Scratch& s = scratch();
-        int rows = unit.num_tokens * group_;
+        int rows = unit.num_tokens * group_, all_rows = unit.num_heads * rows;
         int64_t first = unit.segment->first_position + unit.token_start;
-        const float* q = gather_queries(unit, s.q);
-        stack.reset(rows, c_.dim);
+        LeafTask task{};
+        task.dim = c_.dim;
+        task.tokens = c_.tokens;
+        task.heads = unit.num_heads;
+        task.rows = rows;
+        task.group = group_;
+        task.scale = std::fabs(c_.scale);
+        task.pairs = pairs_;
+        task.q = gather_queries(unit, s.q);
+        task.scratch = s.leaf.floats(routines_.scratch_floats(c_.dim, c_.tokens, all_rows));
+        stack.reset(all_rows, c_.dim);
         for (int n = unit.leaf_from; n < unit.leaf_to; n++) {
-            int64_t index = leaf(*unit.segment, n), before = first - index * c_.tokens;
-            if (before + unit.num_tokens <= 0) {
+            int64_t index = leaf(*unit.segment, n);
+            task.before = first - index * c_.tokens;
+            if (task.before + unit.num_tokens <= 0) {
                 stack.fill_empty();
             } else {
-                const T* ahead = n + 1 < unit.leaf_to ? block(unit, n + 1)
+                task.next = n + 1 < unit.leaf_to ? block(unit, n + 1)
                     : next && next->leaf_from < next->leaf_to ? block(*next, next->leaf_from)
                     : nullptr;
                 size_t slot = stack.nodes.size();
-                float* out = stack.out(slot);
-                LeafTask task{c_.dim, c_.tokens, rows, group_, before, c_.scale, q,
-                              stack.lse(slot), out, stack.stride()};
-                if (ahead) {
-                    task.prefetch.at = reinterpret_cast<const char*>(ahead);
-                    task.prefetch.end = reinterpret_cast<const char*>(ahead + head_items_);
-                }
-                attend_leaf(task, block(unit, n), s.leaf);
+                task.out = stack.out(slot);
+                task.lse = stack.lse(slot);
+                task.stride = stack.stride();
+                routines_.attend_leaf[c_.kv_kind](task, block(unit, n));
             }
-            stack.push({0, index});
+            stack.push({0, index}, routines_.merge_rows);
         }
     }
 
-    const float* gather_queries(const Unit& unit, Buffer& buffer) const {
-        int64_t per_token = int64_t(group_) * c_.dim;
-        float* q = buffer.floats(unit.num_tokens * per_token);
-        for (int t = 0; t < unit.num_tokens; t++) {
-            int64_t row = unit.segment->row_start + unit.token_start + t;
-            int64_t from = (row * c_.heads + unit.head * group_) * c_.dim;
-            for (int64_t i = 0; i < per_token; i++) {
-                q[t * per_token + i] =
-                    c_.q_kind == FLOAT32 ? static_cast<const float*>(c_.q)[from + i]
-                    : c_.q_kind == BFLOAT16 ? widen(static_cast<const Bf16*>(c_.q)[from + i])
-                    : widen(static_cast<const Half*>(c_.q)[from + i]);
+    // [heads, rows, dim]: bfloat16 as they are where they stay so, otherwise in float32. A negative
+    // scale is theirs.
+    const void* gather_queries(const Unit& unit, Buffer& buffer) const {
+        int64_t per_token = int64_t(group_) * c_.dim, to = 0;
+        float* q = buffer.floats(unit.num_heads * unit.num_tokens * per_token);
+        for (int head = unit.head; head < unit.head + unit.num_heads; head++)
+            for (int t = 0; t < unit.num_tokens; t++) {
+                int64_t row = unit.segment->row_start + unit.token_start + t;
+                int64_t from = row * c_.heads * c_.dim + head * per_token;
+                for (int64_t i = from; i < from + per_token; i++, to++) put_query(q, to, i);
             }
-        }
         return q;
+    }
+
+    void put_query(float* q, int64_t to, int64_t from) const {
+        bool negative = c_.scale < 0;
+        if (pairs_) {
+            uint16_t item = static_cast<const uint16_t*>(c_.q)[from];
+            reinterpret_cast<uint16_t*>(q)[to] = negative ? item ^ 0x8000 : item;
+            return;
+        }
+        float item = c_.q_kind == FLOAT32 ? static_cast<const float*>(c_.q)[from]
+            : c_.q_kind == BFLOAT16 ? widen(static_cast<const Bf16*>(c_.q)[from])
+            : widen(static_cast<const Half*>(c_.q)[from]);
+        q[to] = negative ? -item : item;
     }
 
     void emit(const Unit& unit, Stack& stack) const {
         const SegmentRow& at = *unit.segment;
+        int rows = unit.num_tokens * group_;
         for (size_t n = 0; n < stack.nodes.size(); n++) {
             const float *out = stack.out(n), *lse = stack.lse(n);
             for (int row = 0; row < stack.rows(); row++) {
+                int head = unit.head + row / rows, of_head = row % rows;
                 int64_t to = at.node_start + int64_t(n) * at.num_rows + unit.token_start;
-                to = (to + row / group_) * c_.heads + unit.head * group_ + row % group_;
+                to = (to + of_head / group_) * c_.heads + head * group_ + of_head % group_;
                 std::memcpy(c_.out + to * c_.dim, out + row * stack.stride(),
                             c_.dim * sizeof(float));
                 c_.lse[to] = lse[row];
@@ -179,15 +208,17 @@ private:
             if (units_[u].leaf_from == 0) stack.reset(stacks_[u].rows(), c_.dim);
             for (size_t n = 0; n < stacks_[u].nodes.size(); n++) {
                 stack.copy_from(stacks_[u], n);
-                stack.push(stacks_[u].nodes[n]);
+                stack.push(stacks_[u].nodes[n], routines_.merge_rows);
             }
             if (units_[u].leaf_to == units_[u].segment->num_leaves) emit(units_[u], stack);
         }
     }
 
     const AttendCall& c_;
+    const Routines& routines_;
     const int group_;
-    const int64_t head_items_;
+    const int64_t head_bytes_;
+    const bool pairs_;
     std::vector<Unit> units_;
     std::vector<Stack> stacks_;
     bool split_ = false;
@@ -198,21 +229,20 @@ private:
 
 extern "C" {
 
-void lk_attend(const lk::AttendCall* call) {
-    if (call->kv_kind == lk::FLOAT32) lk::Attend<float>(*call).run();
-    else if (call->kv_kind == lk::BFLOAT16) lk::Attend<lk::Bf16>(*call).run();
-    else lk::Attend<lk::Half>(*call).run();
-}
+void lk_attend(const lk::AttendCall* call) { lk::Attend(*call).run(); }
+
+int32_t lk_isa_runs(int32_t isa) { return lk::routines_of(isa) != nullptr; }
 
 // merges: (left, right, n) each; roots: (node row or -1, query row, n) each.
-void lk_merge(const int32_t* merges, int32_t num_merges, const int32_t* roots, int32_t num_roots,
+void lk_merge(int32_t isa, const int32_t* merges, int32_t num_merges, const int32_t* roots, int32_t num_roots,
               int32_t heads, int32_t dim, float* rows_out, float* rows_lse, float* out,
               float* lse) {
+    lk::MergeRows merge_rows = lk::routines_of(isa)->merge_rows;
     int64_t row_items = int64_t(heads) * dim;
     for (const int32_t* m = merges; m < merges + 3 * int64_t(num_merges); m += 3)
-        lk::merge_rows(m[2] * heads, dim, rows_lse + int64_t(m[0]) * heads,
-                       rows_out + m[0] * row_items, dim, rows_lse + int64_t(m[1]) * heads,
-                       rows_out + m[1] * row_items, dim);
+        merge_rows(m[2] * heads, dim, rows_lse + int64_t(m[0]) * heads,
+                   rows_out + m[0] * row_items, dim, rows_lse + int64_t(m[1]) * heads,
+                   rows_out + m[1] * row_items, dim);
     for (const int32_t* r = roots; r < roots + 3 * int64_t(num_roots); r += 3) {
         float* to = out + r[1] * row_items;
         float* to_lse = lse + int64_t(r[1]) * heads;
@@ -224,17 +254,6 @@ void lk_merge(const int32_t* merges, int32_t num_merges, const int32_t* roots, i
             std::memcpy(to_lse, rows_lse + int64_t(r[0]) * heads, r[2] * heads * sizeof(float));
         }
     }
-}
-
-// What these sources were compiled for; part of the kernel's fingerprint.
-const char* lk_instruction_set() {
-#if defined(__AVX512F__)
-    return "avx512";
-#elif defined(__AVX2__) && defined(__FMA__)
-    return "avx2";
-#else
-    return "portable";
-#endif
 }
 
 }  // extern "C"

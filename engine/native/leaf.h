@@ -1,4 +1,4 @@
-// The partial of some query rows over one leaf with one KV head.
+// The partials of some query rows over one leaf.
 //
 //     s = q . k * scale,  m = max s,  p = exp(s - m),  out = p v / sum p,  lse = m + ln sum p
 //
@@ -6,98 +6,112 @@
 
 #pragma once
 
-#include "partial.h"
+#include "merge.h"
 #include "tiles.h"
+#include "transpose.h"
 
 namespace lk {
+inline namespace LK_ISA {
 
-constexpr int UNIT_ROWS = 96;  // widening a block once serves this many rows; they fit the L2
-constexpr int DIRECT_ROWS = 2 * TILE_ROWS;  // up to here widening while reading is cheaper
+constexpr int FEW_ROWS = 2 * TILE_ROWS;  // up to here widening values while reading is cheaper
 constexpr float LN_2 = 0.6931471805599453f;
 
-struct LeafScratch {
-    Buffer k, v, scores, sums;
-};
-
-struct LeafTask {
-    int dim, tokens;
-    int rows, group;  // ``group`` rows to a query token
-    int64_t before;   // keys of the leaf before the first token's own; may be negative
-    float scale;
-    const float* q;  // [rows, dim]
-    float* lse;      // room for rows rounded up to 16
-    float* out;      // [rows, stride]
-    int64_t stride;  // dim rounded up to 16
-    Prefetch prefetch{};
+// A head's part of a LeafTask, with the parts of its scratch.
+struct HeadTask {
+    const LeafTask& all;
+    const void* q;
+    float *tops, *sums, *out;  // a top is the highest score in base 2
+    float *k, *v, *scores;
+    const char* next;
+    int64_t next_bytes;
 
     int seen_by(int row) const {
-        return int(std::clamp<int64_t>(before + row / group + 1, 0, tokens));
+        int64_t seen = all.before + row / all.group + 1;
+        return seen < 0 ? 0 : seen < all.tokens ? int(seen) : all.tokens;
     }
+    int64_t width() const { return round_up(all.tokens, LANES); }
 };
 
-// Scores in base 2 become exp2(s - top), 0 beyond the row's own keys; ``width`` is whole vectors.
-LK_INLINE void weigh(float* scores, int keys, int width, float* top, float* sum) {
-    if (keys == 0) {
-        std::fill_n(scores, width, 0.0f);
-        *top = EMPTY;
-        *sum = 1.0f;
-        return;
-    }
+// Scores become their weights exp2(s * scale - top), 0 beyond a row's own keys. ``columns`` is
+// whole vectors, keys[r] how many a row sees.
+template <int NR>
+LK_INLINE void weigh(float* scores, int64_t stride, int columns, const int* keys, float scale,
+                     float* tops, float* sums) {
     const VecI lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    Vec highest = set1(EMPTY);
-    for (int i = 0; i < width; i += LANES) {
-        Vec score = load(scores + i);
-        if (keys < i + LANES) {  // what lies behind the own keys may be NaN
-            score = select(lane < keys - i, score, set1(EMPTY));
-            store(scores + i, score);
+    Vec highest[NR], total[NR];
+#pragma GCC unroll 8
+    for (int r = 0; r < NR; r++) {
+        highest[r] = set1(EMPTY);
+        total[r] = Vec{};
+    }
+    for (int i = 0; i < columns; i += LANES)
+#pragma GCC unroll 8
+        for (int r = 0; r < NR; r++) {
+            Vec score = load(scores + r * stride + i);
+            if (keys[r] < i + LANES) {  // what lies behind the own keys may be NaN
+                score = select(lane < keys[r] - i, score, set1(EMPTY));
+                store(scores + r * stride + i, score);
+            }
+            highest[r] = max(highest[r], score);
         }
-        highest = max(highest, score);
-    }
-    *top = max_lane(highest);
-    Vec total = {};
-    for (int i = 0; i < width; i += LANES) {
-        Vec weight = exp2_of_negative(load(scores + i) - *top);
-        store(scores + i, weight);
-        total += weight;
-    }
-    *sum = sum_lanes(total);
+#pragma GCC unroll 8
+    for (int r = 0; r < NR; r++) tops[r] = keys[r] ? max_lane(highest[r]) * scale : EMPTY;
+    for (int i = 0; i < columns; i += LANES)
+#pragma GCC unroll 8
+        for (int r = 0; r < NR; r++) {  // a row that sees nothing: NaN, so 0
+            Vec score = fma(load(scores + r * stride + i), set1(scale), set1(-tops[r]));
+            Vec weight = exp2_of_negative(score);
+            store(scores + r * stride + i, weight);
+            total[r] += weight;
+        }
+#pragma GCC unroll 8
+    for (int r = 0; r < NR; r++) sums[r] = keys[r] ? sum_lanes(total[r]) : 1.0f;
 }
 
-template <class K, class V>
-void attend_rows(LeafTask& task, const K& k, const V& v, LeafScratch& scratch) {
-    float scale[TILE_ROWS], inverse[TILE_ROWS];
-    std::fill_n(scale, TILE_ROWS, task.scale * LOG2_E);
-    int64_t width = round_up(task.tokens, LANES);
-    float* scores = scratch.scores.floats(TILE_ROWS * width);
-    float* sums = scratch.sums.floats(round_up(task.rows, LANES));
-    for (int row = 0, num; row < task.rows; row += num) {
-        int left = task.rows - row;
-        num = left > TILE_ROWS && left <= 8 ? 4 : std::min(left, TILE_ROWS);
-        int depth = task.seen_by(row + num - 1), columns = int(round_up(depth, LANES));
-        product(num, task.dim, columns, task.q + int64_t(row) * task.dim, task.dim, k, scale,
-                scores, width, task.prefetch);
-        for (int r = 0; r < num; r++) {
-            weigh(scores + r * width, task.seen_by(row + r), columns, &task.lse[row + r],
-                  &sums[row + r]);
-            inverse[r] = 1.0f / sums[row + r];
+template <int NR, class K, class V, class A>
+void attend_tile(const HeadTask& task, int row, const K& k, const V& v, A ahead) {
+    int64_t width = task.width(), stride = task.all.stride;
+    int steps = task.all.dim / K::DEPTH, q_items = steps * K::LEFTS;
+    int depth = task.seen_by(row + NR - 1), columns = int(round_up(depth, LANES));
+    int keys[NR];
+    Vec inverse[NR];
+    for (int r = 0; r < NR; r++) keys[r] = task.seen_by(row + r);
+    const auto* q = static_cast<const typename K::Left*>(task.q) + int64_t(row) * q_items;
+    product<NR>(steps, columns, q, q_items, k, task.scores, width, ahead,
+                [](int, Vec sum) __attribute__((always_inline)) { return sum; });
+    weigh<NR>(task.scores, width, columns, keys, task.all.scale * LOG2_E, task.tops + row,
+              task.sums + row);
+    for (int r = 0; r < NR; r++) inverse[r] = set1(1.0f / task.sums[row + r]);
+    product<NR>(depth, int(stride), task.scores, width, v, task.out + row * stride, stride,
+                ahead.behind(int64_t(task.all.tokens) * task.all.dim * V::ITEM_BYTES),
+                [&](int r, Vec sum) __attribute__((always_inline)) {
+                    return sum * inverse[r] + 0.0f;  // a zero is never negative
+                });
+}
+
+template <class K, class V, class A>
+void attend_rows(const HeadTask& task, const K& k, const V& v, A ahead) {
+    const char* next = task.next;
+    int rows = task.all.rows;
+    bool ask = std::is_same_v<A, NothingAhead>;  // otherwise the products do
+    int64_t share = ask ? round_up(task.next_bytes * TILE_ROWS / rows, 64) : 0;
+    for (int row = 0, num; row < rows; row += num) {
+        int left = rows - row;
+        num = left > TILE_ROWS && left <= 8 ? least(4, TILE_ROWS) : least(left, TILE_ROWS);
+        for (const char* end = next + share; next < end; next += 64) __builtin_prefetch(next);
+        switch (num) {
+#define LK_ROWS(n) case n: attend_tile<(n <= TILE_ROWS ? n : 1)>(task, row, k, v, ahead); break;
+            LK_ROWS(1) LK_ROWS(2) LK_ROWS(3) LK_ROWS(4) LK_ROWS(5) LK_ROWS(6)
+#undef LK_ROWS
         }
-        product(num, depth, int(task.stride), scores, width, v, inverse,
-                task.out + row * task.stride, task.stride, task.prefetch);
-    }
-    for (int row = 0; row < task.rows; row += LANES) {
-        int num = std::min(LANES, task.rows - row);
-        Vec top = {}, sum = set1(1.0f);
-        std::memcpy(&top, task.lse + row, num * sizeof(float));
-        std::memcpy(&sum, sums + row, num * sizeof(float));
-        store(task.lse + row, fma(top, set1(LN_2), ln(sum)));
+        ahead = ahead.asked();
     }
 }
 
 // Values in float32, each row padded with zeros to whole vectors.
 template <class T>
-Rows<float> widen_values(const T* values, int seen, int dim, Buffer& buffer) {
+Rows<float> widen_values(const T* values, int seen, int dim, float* v) {
     int64_t stride = round_up(dim, LANES);
-    float* v = buffer.floats(seen * stride);
     for (int key = 0; key < seen; key++) {
         const T* from = values + int64_t(key) * dim;
         float* to = v + key * stride;
@@ -109,28 +123,86 @@ Rows<float> widen_values(const T* values, int seen, int dim, Buffer& buffer) {
     return {v, stride};
 }
 
-// ``keys`` [tokens, dim], then the values. Few rows read bfloat16 as it is, many widen it once.
-template <class T>
-void attend_leaf(LeafTask& task, const T* keys, LeafScratch& scratch) {
-    const T* values = keys + int64_t(task.tokens) * task.dim;
-    int seen = task.seen_by(task.rows - 1);
-    int64_t width = round_up(task.tokens, LANES);
-    float* k = scratch.k.floats(width * task.dim);
-    bool direct = task.rows <= DIRECT_ROWS;
-    if constexpr (std::is_same_v<T, Bf16>) {
-        if (direct && task.dim % 32 == 0 && task.tokens % LANES == 0) {
-            auto* pairs = reinterpret_cast<uint32_t*>(k);
-            transpose_key_pairs(keys, task.tokens, task.dim, pairs);
-            attend_rows(task, DepthPairs{pairs, width}, ColumnPairs{values, task.dim}, scratch);
-            return;
-        }
-    }
-    transpose_keys(keys, seen, task.dim, k, width);
-    Rows<float> k_DC{k, width};
-    if (task.dim % LANES == 0 && (direct || std::is_same_v<T, float>))
-        attend_rows(task, k_DC, Rows<T>{values, task.dim}, scratch);
-    else
-        attend_rows(task, k_DC, widen_values(values, seen, task.dim, scratch.v), scratch);
+inline bool takes_pairs(int dim, int tokens) {
+#if defined(__AVX512BF16__)
+    return dim % 32 == 0 && tokens % LANES == 0;
+#else
+    return dim < 0 && tokens < 0;  // never
+#endif
 }
 
+// ``keys`` [tokens, dim], then the values. Few rows read bfloat16 as it is, many widen it once.
+template <class T>
+void attend_head(HeadTask& task, const T* keys) {
+    int dim = task.all.dim, tokens = task.all.tokens, seen = task.seen_by(task.all.rows - 1);
+    const T* values = keys + int64_t(tokens) * dim;
+    int64_t width = task.width();
+    Ahead ahead{task.next};
+    bool few = task.all.rows <= FEW_ROWS;
+    if constexpr (std::is_same_v<T, Bf16>) {
+        if (dim % 32 == 0 && tokens % LANES == 0) {
+            auto* pairs = reinterpret_cast<uint32_t*>(task.k);
+            transpose_key_pairs(keys, tokens, dim, pairs);
+            auto with_keys = [&](const auto& k) {
+                if (few)
+                    attend_rows(task, k, NarrowRows{values, dim}, ahead);
+                else
+                    attend_rows(task, k, widen_values(values, seen, dim, task.v), NothingAhead{});
+            };
+#if defined(__AVX512BF16__)
+            if (task.all.pairs) return with_keys(DotPairs{pairs, width});
+#endif
+            return with_keys(DepthPairs{pairs, width});
+        }
+    }
+    transpose_keys(keys, seen, dim, task.k, width);
+    Rows<float> k{task.k, width};
+    if constexpr (std::is_same_v<T, float>)
+        if (dim % LANES == 0) {
+            if (few)
+                attend_rows(task, k, Rows<float>{values, dim}, ahead);
+            else
+                attend_rows(task, k, Rows<float>{values, dim}, NothingAhead{});
+            return;
+        }
+    attend_rows(task, k, widen_values(values, seen, dim, task.v), NothingAhead{});
+}
+
+inline size_t scratch_floats(int dim, int tokens, int all_rows) {
+    int64_t width = round_up(tokens, LANES), rows = round_up(all_rows, LANES);
+    return width * dim + tokens * round_up(dim, LANES) + TILE_ROWS * width + rows;
+}
+
+template <class T>
+void attend_leaf(const LeafTask& all, const void* block) {
+    int64_t width = round_up(all.tokens, LANES), head_bytes = 2 * sizeof(T) * all.tokens * all.dim;
+    const char* at = static_cast<const char*>(block);
+    const char* next = static_cast<const char*>(all.next ? all.next : block);
+    float* k = all.scratch;
+    float* v = k + width * all.dim;
+    float* scores = v + all.tokens * all.stride;
+    float* sums = scores + TILE_ROWS * width;
+    int64_t q_bytes = int64_t(all.rows) * all.dim * (all.pairs ? sizeof(Bf16) : sizeof(float));
+    for (int head = 0; head < all.heads; head++, at += head_bytes) {
+        int64_t row = int64_t(head) * all.rows;
+        HeadTask task{all, static_cast<const char*>(all.q) + head * q_bytes, all.lse + row,
+                      sums + row, all.out + row * all.stride, k, v, scores,
+                      head + 1 < all.heads ? at + head_bytes : next, head_bytes};
+        attend_head(task, reinterpret_cast<const T*>(at));
+    }
+    int all_rows = all.heads * all.rows;
+    for (int row = 0; row < all_rows; row += LANES) {
+        Vec top = {}, sum = set1(1.0f);
+        int num = least(LANES, all_rows - row);
+        std::memcpy(&top, all.lse + row, num * sizeof(float));
+        std::memcpy(&sum, sums + row, num * sizeof(float));
+        store(all.lse + row, fma(top, set1(LN_2), ln(sum)));
+    }
+}
+
+constexpr Routines ROUTINES = {
+    takes_pairs, scratch_floats, {attend_leaf<float>, attend_leaf<Bf16>, attend_leaf<Half>},
+    merge_rows};
+
+}  // namespace LK_ISA
 }  // namespace lk

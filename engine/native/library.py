@@ -1,21 +1,25 @@
 """Compiles the C++ files beside this one on first use and loads them; knows not what they do.
 
 The shared object is cached by the hash of sources, compiler and processor, so a machine compiles
-once. A lock lets many processes start at the same time.
+once. A lock lets many processes start at the same time. A source whose first line is
+``// flags <machine>: ...`` is compiled with those flags too on such machines.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import functools
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 from engine.errors import ConfigError
 
-FLAGS = ("-O3", "-march=native", "-std=c++20", "-shared", "-fPIC", "-pthread", "-ffp-contract=off")
+FLAGS = ("-O3", "-march=native", "-std=c++20", "-fPIC", "-pthread", "-ffp-contract=off", "-w")
 COMPILERS = ("c++", "g++", "clang++")
 
 
@@ -58,20 +62,42 @@ def _compile(compiler: str, sources: list[Path], target: Path) -> None:
             if target.exists():
                 return
             partial = target.with_suffix(f".{os.getpid()}.tmp")
-            command = [compiler, *FLAGS, *map(str, sources), "-o", str(partial)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                lines = [line for line in done.stderr.splitlines() if "error" in line]
-                raise ConfigError(
-                    f"{compiler} could not compile the native helper: "
-                    f"{(lines or done.stderr.splitlines() or ['no output'])[0]}"
-                )
+            with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+                objects = [os.path.join(folder, f"{source.stem}.o") for source in sources]
+                compile_all = [
+                    [compiler, *FLAGS, *_own_flags(source), "-c", str(source), "-o", to]
+                    for source, to in zip(sources, objects, strict=True)
+                ]
+                _run(compile_all)
+                _run([[compiler, "-shared", "-pthread", *objects, "-o", str(partial)]])
             os.replace(partial, target)
     except OSError as error:
         raise ConfigError(
             f"cannot write the compiled native helper to {target.parent} ({error.strerror}); "
             "set XDG_CACHE_HOME to a folder that can be written"
         ) from error
+
+
+def _own_flags(source: Path) -> list[str]:
+    start, _, flags = source.read_text().partition("\n")[0].partition(":")
+    return flags.split() if start == f"// flags {platform.machine()}" else []
+
+
+def _run(commands: list[list[str]]) -> None:
+    """Side by side; raises ConfigError with what the first that failed said."""
+    with contextlib.ExitStack() as stack:
+        started = [
+            stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+            for command in commands
+        ]
+        said = [process.communicate()[1] for process in started]
+    for command, process, text in zip(commands, started, said, strict=True):
+        if process.returncode:
+            lines = [line for line in text.splitlines() if "error" in line]
+            raise ConfigError(
+                f"{command[0]} could not compile the native helper: "
+                f"{(lines or text.splitlines() or ['no output'])[0]}"
+            )
 
 
 def _hash(compiler: str, sources: list[Path]) -> str:

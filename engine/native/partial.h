@@ -1,23 +1,16 @@
-// Partials (out, lse) of many rows: merging two, and a stack that follows the fixed tree.
+// Partials (out, lse) of many rows: a stack that merges them along the fixed tree.
 //
 // The tree and its order are those of engine/attention/tree.py.
 
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
-#include <limits>
 #include <vector>
 
-#include "simd.h"
+#include "routines.h"
 
 namespace lk {
-
-constexpr float EMPTY = -std::numeric_limits<float>::infinity();
-constexpr float LOG2_E = 1.4426950408889634f;
-
-LK_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 // Grows, keeps its bytes, is aligned to a cache line.
 class Buffer {
@@ -44,43 +37,6 @@ private:
     float* data_ = nullptr;
     size_t count_ = 0;
 };
-
-// Rows of a become the merge of a (left) and b (right).
-//     lse = top + ln(1 + w),  w = exp(low - top);  the higher side weighs 1 / (1 + w)
-// An empty side leaves the other's bits as they are.
-inline void merge_rows(int count, int dim, float* lse_a, float* out_a, int64_t stride_a,
-                       const float* lse_b, const float* out_b, int64_t stride_b) {
-    for (int start = 0; start < count; start += LANES) {
-        int rows = std::min(LANES, count - start);
-        Vec a = set1(EMPTY), b = a;
-        std::memcpy(&a, lse_a + start, rows * sizeof(float));
-        std::memcpy(&b, lse_b + start, rows * sizeof(float));
-        VecI left_higher = a >= b;
-        Vec top = select(left_higher, a, b), low = select(left_higher, b, a);
-        Vec weight = exp2_of_negative((low - top) * LOG2_E);  // NaN if both are empty: then 0
-        Vec total = 1.0f + weight;
-        Vec merged = select(low == EMPTY, top, top + ln(total));
-        Vec high_share = 1.0f / total, low_share = weight / total;
-        Vec share_a = select(left_higher, high_share, low_share);
-        Vec share_b = select(left_higher, low_share, high_share);
-        std::memcpy(lse_a + start, &merged, rows * sizeof(float));
-        for (int row = 0; row < rows; row++) {
-            float* to = out_a + (start + row) * stride_a;
-            const float* from = out_b + (start + row) * stride_b;
-            if (b[row] == EMPTY) continue;
-            if (a[row] == EMPTY) {
-                std::memcpy(to, from, dim * sizeof(float));
-                continue;
-            }
-            Vec wa = set1(share_a[row]), wb = set1(share_b[row]);
-            int d = 0;
-            for (; d + LANES <= dim; d += LANES)
-                store(to + d, fma(wa, load(to + d), wb * load(from + d)));
-            for (; d < dim; d++)
-                to[d] = __builtin_fmaf(share_a[row], to[d], share_b[row] * from[d]);
-        }
-    }
-}
 
 struct Node {
     int level;
@@ -114,7 +70,7 @@ public:
         std::memcpy(out(nodes.size()), other.out(n), slot_ * sizeof(float));
     }
     // The next slot has been written: it is this node.
-    void push(Node node) {
+    void push(Node node, MergeRows merge_rows) {
         while ((node.index & 1) && !nodes.empty() && nodes.back().level == node.level &&
                nodes.back().index == node.index - 1) {
             size_t at = nodes.size();

@@ -1,30 +1,32 @@
 // Sixteen floats at a time, the same bits on every instruction set.
 //
 // Every operation rounds each lane once (fma is always fused), so the bits do not depend on the
-// register width the compiler finds. GCC's vector extensions do most; fma and half need help.
+// register width the compiler finds. GCC's vector extensions do most; a few need help. The one
+// exception is dot_pairs, which only AVX-512 bf16 has.
 
 #pragma once
 
-#include <cstdint>
-#include <cstring>
+#include "routines.h"
+#include "widen.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
-#define LK_INLINE inline __attribute__((always_inline))
+// The instruction set this file is being compiled for; see routines.h.
+#ifndef LK_ISA
+#define LK_ISA of_this_machine
+#endif
 
 namespace lk {
-
-constexpr int LANES = 16;
+inline namespace LK_ISA {
 
 typedef float Vec __attribute__((vector_size(64)));
 typedef int32_t VecI __attribute__((vector_size(64)));
 typedef uint32_t VecU __attribute__((vector_size(64)));
 typedef uint16_t VecH __attribute__((vector_size(32)));
 
-struct Bf16 { uint16_t bits; };
-struct Half { uint16_t bits; };
+LK_INLINE int least(int a, int b) { return a < b ? a : b; }
 
 // x - 0 is x for every x, -0 too; 0 + x is not.
 LK_INLINE Vec set1(float x) { return x - Vec{}; }
@@ -57,9 +59,23 @@ LK_INLINE Vec fma(Vec a, Vec b, Vec c) {
 #endif
 }
 
+#if defined(__AVX512BF16__)
+// c + the products of bfloat16 pairs. They are exact in float32; the order of the two sums and that
+// denormals count as zero are the processor's, and the same wherever this is used.
+LK_INLINE Vec dot_pairs(Vec c, VecU a, VecU b) {
+    return (Vec)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
+}
+#endif
+
 // Where the condition holds (all bits set) a, elsewhere b.
 LK_INLINE Vec select(VecI condition, Vec a, Vec b) { return condition ? a : b; }
-LK_INLINE Vec max(Vec a, Vec b) { return select(a > b, a, b); }
+LK_INLINE Vec max(Vec a, Vec b) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_max_ps((__m512)a, (__m512)b);  // b where one of them is NaN, as below
+#else
+    return select(a > b, a, b);
+#endif
+}
 
 // All lanes hold the maximum, or the sum in a fixed order.
 #define LK_SWAP(x, i) \
@@ -79,17 +95,7 @@ LK_INLINE float sum_lanes(Vec x) {
 }
 #undef LK_SWAP
 
-// Widening to float32 is exact.
-LK_INLINE float widen(float x) { return x; }
-LK_INLINE float widen(Bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
-LK_INLINE float widen(Half x) {
-    uint32_t sign = uint32_t(x.bits & 0x8000) << 16, rest = uint32_t(x.bits & 0x7fff) << 13;
-    uint32_t magnitude = rest >= (0x7c00u << 13)  // infinity or NaN
-        ? rest | 0x7f800000u
-        : __builtin_bit_cast(uint32_t, __builtin_bit_cast(float, rest) * 0x1p112f);
-    return __builtin_bit_cast(float, sign | magnitude);
-}
-
+// Widening, see widen.h.
 LK_INLINE Vec load(const float* from) { return load_as<Vec>(from); }
 LK_INLINE Vec load(const Bf16* from) {
     return (Vec)(__builtin_convertvector(load_as<VecH>(from), VecU) << 16);
@@ -108,13 +114,19 @@ LK_INLINE Vec load(const Half* from) {
 constexpr float EXP2_1 = 0x1.62e430p-1f, EXP2_2 = 0x1.ebfbdcp-3f, EXP2_3 = 0x1.c6aed6p-5f,
                 EXP2_4 = 0x1.3b2cc4p-7f, EXP2_5 = 0x1.5f44dcp-10f, EXP2_6 = 0x1.4258d8p-13f;
 
-// 2^x for x <= 0, within 1.5 ulp; exactly 1 at 0; 0 below -125 and for NaN.
+// 2^x for x <= 0 or just above, within 1.5 ulp; exactly 1 at 0; 0 below -125 and for NaN.
 LK_INLINE Vec exp2_of_negative(Vec x) {
+#if defined(__AVX512F__)
+    __mmask16 inside = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-125.0f), _CMP_GE_OQ);
+    Vec whole = (Vec)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    Vec f = x - whole;
+#else
     VecI inside = x >= -125.0f;
     x = select(inside, x, Vec{});
     Vec magic = set1(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
     Vec shifted = x + magic;
     Vec f = x - (shifted - magic);
+#endif
     Vec p = set1(EXP2_6);
     p = fma(p, f, set1(EXP2_5));
     p = fma(p, f, set1(EXP2_4));
@@ -122,8 +134,12 @@ LK_INLINE Vec exp2_of_negative(Vec x) {
     p = fma(p, f, set1(EXP2_2));
     p = fma(p, f, set1(EXP2_1));
     p = fma(p, f, set1(1.0f));
+#if defined(__AVX512F__)
+    return (Vec)_mm512_maskz_scalef_ps(inside, (__m512)p, (__m512)whole);
+#else
     VecI power = ((VecI)shifted - (VecI)magic) << 23;
     return select(inside, (Vec)((VecI)p + power), Vec{});
+#endif
 }
 
 // Natural logarithm of normal x > 0; exactly 0 at 1.  ln m = 2 atanh((m - 1) / (m + 1))
@@ -139,4 +155,5 @@ LK_INLINE Vec ln(Vec x) {
     return fma(__builtin_convertvector(power, Vec), set1(0.6931471805599453f), t * p);
 }
 
+}  // namespace LK_ISA
 }  // namespace lk

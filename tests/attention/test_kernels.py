@@ -18,12 +18,15 @@ from hypothesis import strategies as st
 from tolerance import TOLERANCE
 
 from engine.attention.base import Kernel
-from engine.attention.kernel_native import NativeKernel
+from engine.attention.kernel_native import NativeKernel, available_isas
 from engine.attention.kernel_numpy import NumpyKernel
 from engine.attention.tree import MergeProgram, Node, Piece, Segment, cover
 from engine.core import BlockLayout
 
-KERNELS: dict[str, Kernel] = {"numpy": NumpyKernel(), "native": NativeKernel()}
+KERNELS: dict[str, Kernel] = {
+    "numpy": NumpyKernel(),
+    **{f"native-{isa}": NativeKernel(isa=isa) for isa in available_isas()},
+}
 pytestmark = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
 
 
@@ -256,7 +259,7 @@ def test_threads_change_no_bit(kernel: Kernel, context: Context, num_threads: in
         pytest.skip("numpy has one thread")
     segments = [context.segment(range(context.num_leaves)), context.segment([0])]
     one = context.attend(kernel, segments)
-    many = context.attend(NativeKernel(num_threads), segments)
+    many = context.attend(NativeKernel(num_threads, kernel.isa), segments)
     assert bits(one.out) == bits(many.out)
     assert bits(one.lse) == bits(many.lse)
 

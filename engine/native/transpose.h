@@ -1,0 +1,88 @@
+// Keys as the first product wants them: one after the other along a vector.
+
+#pragma once
+
+#include "simd.h"
+
+namespace lk {
+inline namespace LK_ISA {
+
+// Transposes 16 x 16 words in registers.
+template <class V>
+LK_INLINE void transpose(V* r) {
+    V t[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = __builtin_shufflevector(r[i], r[i + 1], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12,
+                                       28, 13, 29);
+        t[i + 1] = __builtin_shufflevector(r[i], r[i + 1], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11,
+                                           27, 14, 30, 15, 31);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 4)
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++) {
+            V x = t[i + j], y = t[i + j + 2];
+            r[i + 2 * j] = __builtin_shufflevector(x, y, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25,
+                                                   12, 13, 28, 29);
+            r[i + 2 * j + 1] = __builtin_shufflevector(x, y, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26,
+                                                       27, 14, 15, 30, 31);
+        }
+    // Now r[4 i + j] holds column j of each of its four quarters, for rows 4 i to 4 i + 3.
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        V a = r[j], b = r[4 + j], c = r[8 + j], d = r[12 + j];
+        V ab_even = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25,
+                                            26, 27);
+        V ab_odd = __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29,
+                                           30, 31);
+        V cd_even = __builtin_shufflevector(c, d, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25,
+                                            26, 27);
+        V cd_odd = __builtin_shufflevector(c, d, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29,
+                                           30, 31);
+        t[j] = __builtin_shufflevector(ab_even, cd_even, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19,
+                                       24, 25, 26, 27);
+        t[8 + j] = __builtin_shufflevector(ab_even, cd_even, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22,
+                                           23, 28, 29, 30, 31);
+        t[4 + j] = __builtin_shufflevector(ab_odd, cd_odd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19,
+                                           24, 25, 26, 27);
+        t[12 + j] = __builtin_shufflevector(ab_odd, cd_odd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22,
+                                            23, 28, 29, 30, 31);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) r[i] = t[i];
+}
+
+// to[d, key] = rows[key, d] in float32; ``stride`` is the number of keys rounded up to 16.
+template <class T>
+void transpose_keys(const T* rows, int keys, int dim, float* to, int64_t stride) {
+    int key = 0;
+    if (dim % LANES == 0)
+        for (; key + LANES <= keys; key += LANES)
+            for (int d = 0; d < dim; d += LANES) {
+                Vec block[LANES];
+                for (int i = 0; i < LANES; i++) block[i] = load(rows + (key + i) * dim + d);
+                transpose(block);
+                for (int i = 0; i < LANES; i++) store(to + (d + i) * stride + key, block[i]);
+            }
+    for (int d = 0; d < dim; d++) {
+        for (int k = key; k < keys; k++) to[d * stride + k] = widen(rows[int64_t(k) * dim + d]);
+        for (int k = key < keys ? keys : key; k < stride; k++) to[d * stride + k] = 0.0f;
+    }
+}
+
+// The same as bfloat16 pairs, see DepthPairs; keys a multiple of 16 and dim of 32.
+inline void transpose_key_pairs(const Bf16* rows, int keys, int dim, uint32_t* to) {
+    for (int key = 0; key < keys; key += LANES)
+        for (int pair = 0; pair < dim / 2; pair += LANES) {
+            VecU block[LANES];
+            for (int i = 0; i < LANES; i++)
+                block[i] = load_as<VecU>(rows + (key + i) * dim + 2 * pair);
+            transpose(block);
+            for (int i = 0; i < LANES; i++)
+                std::memcpy(to + (pair + i) * keys + key, &block[i], sizeof block[i]);
+        }
+}
+
+}  // namespace LK_ISA
+}  // namespace lk

@@ -1,0 +1,23 @@
+// Sixteen-bit floats, one at a time.
+
+#pragma once
+
+#include "routines.h"
+
+namespace lk {
+
+struct Bf16 { uint16_t bits; };
+struct Half { uint16_t bits; };
+
+// Widening to float32 is exact.
+LK_INLINE float widen(float x) { return x; }
+LK_INLINE float widen(Bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
+LK_INLINE float widen(Half x) {
+    uint32_t sign = uint32_t(x.bits & 0x8000) << 16, rest = uint32_t(x.bits & 0x7fff) << 13;
+    uint32_t magnitude = rest >= (0x7c00u << 13)  // infinity or NaN
+        ? rest | 0x7f800000u
+        : __builtin_bit_cast(uint32_t, __builtin_bit_cast(float, rest) * 0x1p112f);
+    return __builtin_bit_cast(float, sign | magnitude);
+}
+
+}  // namespace lk
