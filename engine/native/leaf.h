@@ -150,9 +150,9 @@ void attend_head(HeadTask& task, const T* keys) {
                     attend_rows(task, k, widen_values(values, seen, dim, task.v), NothingAhead{});
             };
 #if defined(__AVX512BF16__)
-            if (task.all.pairs) return with_keys(DotPairs{pairs, width});
+            if (task.all.pairs) return with_keys(DotPairs{pairs, dim / 2 * LANES});
 #endif
-            return with_keys(DepthPairs{pairs, width});
+            return with_keys(DepthPairs{pairs, dim / 2 * LANES});
         }
     }
     transpose_keys(keys, seen, dim, task.k, width);

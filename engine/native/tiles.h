@@ -73,13 +73,14 @@ struct Rows {
     }
 };
 
-// bfloat16: depths 2k and 2k + 1 are the low and the high half of row k. With float32 queries.
+// bfloat16 [columns / 16][depth / 2][16]: depths 2k and 2k + 1 are the low and the high half. With
+// float32 queries.
 struct DepthPairs {
     using Left = float;
     static constexpr int DEPTH = 2, LEFTS = 2, ITEM_BYTES = 2;
     static constexpr bool INTERLEAVED = false;
     const uint32_t* at;
-    int64_t stride;
+    int64_t stride;  // items from 16 columns to the next
     template <int NR, int NV>
     LK_INLINE void add(Vec (&sum)[NR][NV], const float* a, int64_t stride_a, int step,
                        int column) const {
@@ -89,7 +90,7 @@ struct DepthPairs {
 #pragma GCC unroll 4
             for (int v = 0; v < NV; v++)
                 right[v] = half_of_pairs(
-                    load_as<VecU>(at + step * stride + column + v * LANES), high);
+                    load_as<VecU>(at + (column / LANES + v) * stride + step * LANES), high);
 #pragma GCC unroll 8
             for (int r = 0; r < NR; r++) {
                 Vec left = set1(a[r * stride_a + 2 * step + high]);
@@ -107,14 +108,16 @@ struct DotPairs {
     static constexpr int DEPTH = 2, LEFTS = 1, ITEM_BYTES = 2;
     static constexpr bool INTERLEAVED = false;
     const uint32_t* at;
-    int64_t stride;
+    int64_t stride;  // items from 16 columns to the next
     template <int NR, int NV>
     LK_INLINE void add(Vec (&sum)[NR][NV], const uint32_t* a, int64_t stride_a, int step,
                        int column) const {
         VecU right[NV];
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; v++)
-            right[v] = load_as<VecU>(at + step * stride + column + v * LANES);
+        for (int v = 0; v < NV; v++) {
+            right[v] = load_as<VecU>(at + (column / LANES + v) * stride + step * LANES);
+            asm("" : "+v"(right[v]));  // or GCC loads it again for each row
+        }
 #pragma GCC unroll 8
         for (int r = 0; r < NR; r++) {
             VecU left = a[r * stride_a + step] - VecU{};

@@ -71,17 +71,27 @@ void transpose_keys(const T* rows, int keys, int dim, float* to, int64_t stride)
     }
 }
 
-// The same as bfloat16 pairs, see DepthPairs; keys a multiple of 16 and dim of 32.
-inline void transpose_key_pairs(const Bf16* rows, int keys, int dim, uint32_t* to) {
-    for (int key = 0; key < keys; key += LANES)
-        for (int pair = 0; pair < dim / 2; pair += LANES) {
+// The same as bfloat16 pairs, [keys / 16][dim / 2][16]: see DepthPairs. Keys are a multiple of 16
+// and dim of 32; a DIM known to the compiler saves it sixteen pointers.
+template <int DIM>
+LK_INLINE void transpose_pairs(const Bf16* rows, int keys, int dim, uint32_t* to) {
+    if (DIM) dim = DIM;
+    for (int key = 0; key < keys; key += LANES, rows += LANES * dim)
+        for (int pair = 0; pair < dim / 2; pair += LANES, to += LANES * LANES) {
             VecU block[LANES];
-            for (int i = 0; i < LANES; i++)
-                block[i] = load_as<VecU>(rows + (key + i) * dim + 2 * pair);
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++) block[i] = load_as<VecU>(rows + i * dim + 2 * pair);
             transpose(block);
+#pragma GCC unroll 16
             for (int i = 0; i < LANES; i++)
-                std::memcpy(to + (pair + i) * keys + key, &block[i], sizeof block[i]);
+                std::memcpy(to + i * LANES, &block[i], sizeof block[i]);
         }
+}
+
+inline void transpose_key_pairs(const Bf16* rows, int keys, int dim, uint32_t* to) {
+    if (dim == 64) transpose_pairs<64>(rows, keys, dim, to);
+    else if (dim == 128) transpose_pairs<128>(rows, keys, dim, to);
+    else transpose_pairs<0>(rows, keys, dim, to);
 }
 
 }  // namespace LK_ISA
