@@ -3,8 +3,6 @@
 // The interface is Kernel of engine/attention/base.py; a unit of work is some query rows of one
 // segment with one KV head and a run of leaves.
 
-#include <cmath>
-
 #include "isa.h"
 #include "partial.h"
 #include "widen.h"
@@ -13,7 +11,7 @@
 namespace lk {
 
 constexpr int UNIT_ROWS = 96;  // widening a block once serves this many rows; they fit the L2
-constexpr int ROWS_OF_ALL_HEADS = 12;  // so few share a unit: a block's heads lie side by side
+constexpr int FEW_ROWS = 12;   // with so few to a head, all heads share a unit: they lie side by side
 constexpr int CHUNKS_PER_THREAD = 4;
 constexpr int64_t SMALL_WORK = 1 << 18;     // row-keys times dim not worth waking a thread for
 
@@ -80,7 +78,7 @@ private:
     static int64_t item_bytes(int kind) { return kind == FLOAT32 ? 4 : 2; }
 
     int heads_of_unit(const SegmentRow& at) const {
-        return at.num_rows * c_.heads <= ROWS_OF_ALL_HEADS ? c_.kv_heads : 1;
+        return at.num_rows * group_ <= FEW_ROWS ? c_.kv_heads : 1;
     }
 
     void plan() {

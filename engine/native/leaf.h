@@ -23,7 +23,7 @@ struct HeadTask {
     float *tops, *sums, *out;  // a top is the highest score in base 2
     float *k, *v, *scores;
     const char* next;
-    int64_t next_bytes;
+    int64_t phase_bytes;  // to ask for in each of PHASES
 
     int seen_by(int row) const {
         int64_t seen = all.before + row / all.group + 1;
@@ -34,9 +34,9 @@ struct HeadTask {
 
 // Scores become their weights exp2(s * scale - top), 0 beyond a row's own keys. ``columns`` is
 // whole vectors, keys[r] how many a row sees.
-template <int NR>
+template <int NR, class A>
 LK_INLINE void weigh(float* scores, int64_t stride, int columns, const int* keys, float scale,
-                     float* tops, float* sums) {
+                     float* tops, float* sums, A ahead, int64_t to_ask) {
     const VecI lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     Vec highest[NR], total[NR];
 #pragma GCC unroll 8
@@ -56,6 +56,7 @@ LK_INLINE void weigh(float* scores, int64_t stride, int columns, const int* keys
         }
 #pragma GCC unroll 8
     for (int r = 0; r < NR; r++) tops[r] = keys[r] ? max_lane(highest[r]) * scale : EMPTY;
+    int64_t share = columns ? to_ask * LANES / (columns * NR) : 0;
     for (int i = 0; i < columns; i += LANES)
 #pragma GCC unroll 8
         for (int r = 0; r < NR; r++) {  // a row that sees nothing: NaN, so 0
@@ -63,6 +64,7 @@ LK_INLINE void weigh(float* scores, int64_t stride, int columns, const int* keys
             Vec weight = exp2_of_negative(score);
             store(scores + r * stride + i, weight);
             total[r] += weight;
+            ahead.ask_bytes((i / LANES * NR + r) * share, share);
         }
 #pragma GCC unroll 8
     for (int r = 0; r < NR; r++) sums[r] = keys[r] ? sum_lanes(total[r]) : 1.0f;
@@ -80,10 +82,10 @@ void attend_tile(const HeadTask& task, int row, const K& k, const V& v, A ahead)
     product<NR>(steps, columns, q, q_items, k, task.scores, width, ahead,
                 [](int, Vec sum) __attribute__((always_inline)) { return sum; });
     weigh<NR>(task.scores, width, columns, keys, task.all.scale * LOG2_E, task.tops + row,
-              task.sums + row);
+              task.sums + row, ahead.behind(task.phase_bytes), task.phase_bytes);
     for (int r = 0; r < NR; r++) inverse[r] = set1(1.0f / task.sums[row + r]);
     product<NR>(depth, int(stride), task.scores, width, v, task.out + row * stride, stride,
-                ahead.behind(int64_t(task.all.tokens) * task.all.dim * V::ITEM_BYTES),
+                ahead.behind(2 * task.phase_bytes),
                 [&](int r, Vec sum) __attribute__((always_inline)) {
                     return sum * inverse[r] + 0.0f;  // a zero is never negative
                 });
@@ -93,8 +95,9 @@ template <class K, class V, class A>
 void attend_rows(const HeadTask& task, const K& k, const V& v, A ahead) {
     const char* next = task.next;
     int rows = task.all.rows;
-    bool ask = std::is_same_v<A, NothingAhead>;  // otherwise the products do
-    int64_t share = ask ? round_up(task.next_bytes * TILE_ROWS / rows, 64) : 0;
+    // Many rows take so long that they may ask for everything at once, each tile for its share.
+    bool ask = std::is_same_v<A, NothingAhead>;
+    int64_t share = ask ? round_up(PHASES * task.phase_bytes * TILE_ROWS / rows, 64) : 0;
     for (int row = 0, num; row < rows; row += num) {
         int left = rows - row;
         num = left > TILE_ROWS && left <= 8 ? least(4, TILE_ROWS) : least(left, TILE_ROWS);
@@ -137,12 +140,15 @@ void attend_head(HeadTask& task, const T* keys) {
     int dim = task.all.dim, tokens = task.all.tokens, seen = task.seen_by(task.all.rows - 1);
     const T* values = keys + int64_t(tokens) * dim;
     int64_t width = task.width();
-    Ahead ahead{task.next};
+    Ahead here{reinterpret_cast<const char*>(keys) + 3 * task.phase_bytes}, ahead{task.next};
     bool few = task.all.rows <= FEW_ROWS;
     if constexpr (std::is_same_v<T, Bf16>) {
         if (dim % 32 == 0 && tokens % LANES == 0) {
             auto* pairs = reinterpret_cast<uint32_t*>(task.k);
-            transpose_key_pairs(keys, tokens, dim, pairs);
+            if (few)
+                transpose_key_pairs(keys, tokens, dim, pairs, here);
+            else
+                transpose_key_pairs(keys, tokens, dim, pairs, NothingAhead{});
             auto with_keys = [&](const auto& k) {
                 if (few)
                     attend_rows(task, k, NarrowRows{values, dim}, ahead);
@@ -155,14 +161,16 @@ void attend_head(HeadTask& task, const T* keys) {
             return with_keys(DepthPairs{pairs, dim / 2 * LANES});
         }
     }
+    here.ask_bytes(0, task.phase_bytes);
     transpose_keys(keys, seen, dim, task.k, width);
     Rows<float> k{task.k, width};
     if constexpr (std::is_same_v<T, float>)
         if (dim % LANES == 0) {
+            Rows<float> v{values, dim};
             if (few)
-                attend_rows(task, k, Rows<float>{values, dim}, ahead);
+                attend_rows(task, k, v, ahead);
             else
-                attend_rows(task, k, Rows<float>{values, dim}, NothingAhead{});
+                attend_rows(task, k, v, NothingAhead{});
             return;
         }
     attend_rows(task, k, widen_values(values, seen, dim, task.v), NothingAhead{});
@@ -187,7 +195,7 @@ void attend_leaf(const LeafTask& all, const void* block) {
         int64_t row = int64_t(head) * all.rows;
         HeadTask task{all, static_cast<const char*>(all.q) + head * q_bytes, all.lse + row,
                       sums + row, all.out + row * all.stride, k, v, scores,
-                      head + 1 < all.heads ? at + head_bytes : next, head_bytes};
+                      head + 1 < all.heads ? at + head_bytes : next, head_bytes / PHASES};
         attend_head(task, reinterpret_cast<const T*>(at));
     }
     int all_rows = all.heads * all.rows;

@@ -8,6 +8,7 @@
 
 #include <type_traits>
 
+#include "ahead.h"
 #include "simd.h"
 
 namespace lk {
@@ -22,27 +23,6 @@ constexpr int TILE_ROWS = 6, TILE_VECTORS = 1;
 #else
 constexpr int TILE_ROWS = 2, TILE_VECTORS = 1;
 #endif
-
-// Where the memory lies that comes after this leaf's: the hardware prefetcher does not follow a
-// block table (LAB.md: 9-13 GB/s without, 22-26 with). A product that reads n bytes asks for n.
-struct Ahead {
-    const char* at;
-    int64_t on = 1;
-    LK_INLINE Ahead behind(int64_t bytes) const { return {at + bytes * on, on}; }
-    LK_INLINE Ahead asked() const { return {at, 0}; }
-    template <int BYTES>
-    LK_INLINE void ask(int64_t step) const {
-#pragma GCC unroll 16
-        for (int64_t line = 0; line < BYTES; line += 64)
-            __builtin_prefetch(at + step * on * BYTES + line);
-    }
-};
-struct NothingAhead {
-    LK_INLINE NothingAhead behind(int64_t) const { return {}; }
-    LK_INLINE NothingAhead asked() const { return {}; }
-    template <int BYTES>
-    LK_INLINE void ask(int64_t) const {}
-};
 
 LK_INLINE Vec half_of_pairs(VecU pairs, bool high) {
     return (Vec)(high ? pairs & 0xffff0000u : pairs << 16);
@@ -174,7 +154,7 @@ LK_INLINE void product_tile(int steps, const typename B::Left* a, int64_t stride
     Vec sum[NR][NV] = {};
     for (int step = 0; step < steps; step++) {
         b.template add<NR, NV>(sum, a, stride_a, step, column);
-        ahead.template ask<BYTES>(step);
+        ahead.template ask<BYTES / 2>(step);
     }
     if constexpr (B::INTERLEAVED)
         for (int r = 0; r < NR; r++)
@@ -196,7 +176,7 @@ LK_INLINE void product(int steps, int columns, const typename B::Left* a, int64_
         for (; column + NV * LANES <= columns; column += NV * LANES)
             product_tile<NR, NV>(
                 steps, a, stride_a, b, column, c, stride_c,
-                ahead.behind(int64_t(column) * steps * B::DEPTH * B::ITEM_BYTES), finish);
+                ahead.behind(int64_t(column) * steps * B::DEPTH * B::ITEM_BYTES / 2), finish);
     };
     if constexpr (TILE_VECTORS >= 4) tiles(std::integral_constant<int, 4>{});
     if constexpr (TILE_VECTORS >= 2) tiles(std::integral_constant<int, 2>{});

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "ahead.h"
 #include "simd.h"
 
 namespace lk {
@@ -73,14 +74,16 @@ void transpose_keys(const T* rows, int keys, int dim, float* to, int64_t stride)
 
 // The same as bfloat16 pairs, [keys / 16][dim / 2][16]: see DepthPairs. Keys are a multiple of 16
 // and dim of 32; a DIM known to the compiler saves it sixteen pointers.
-template <int DIM>
-LK_INLINE void transpose_pairs(const Bf16* rows, int keys, int dim, uint32_t* to) {
+template <int DIM, class A>
+LK_INLINE void transpose_pairs(const Bf16* rows, int keys, int dim, uint32_t* to, A ahead) {
+    int blocks = dim / 2 / LANES;
     if (DIM) dim = DIM;
     for (int key = 0; key < keys; key += LANES, rows += LANES * dim)
         for (int pair = 0; pair < dim / 2; pair += LANES, to += LANES * LANES) {
             VecU block[LANES];
 #pragma GCC unroll 16
             for (int i = 0; i < LANES; i++) block[i] = load_as<VecU>(rows + i * dim + 2 * pair);
+            ahead.template ask<int(sizeof block / 2)>(key / LANES * blocks + pair / LANES);
             transpose(block);
 #pragma GCC unroll 16
             for (int i = 0; i < LANES; i++)
@@ -88,10 +91,11 @@ LK_INLINE void transpose_pairs(const Bf16* rows, int keys, int dim, uint32_t* to
         }
 }
 
-inline void transpose_key_pairs(const Bf16* rows, int keys, int dim, uint32_t* to) {
-    if (dim == 64) transpose_pairs<64>(rows, keys, dim, to);
-    else if (dim == 128) transpose_pairs<128>(rows, keys, dim, to);
-    else transpose_pairs<0>(rows, keys, dim, to);
+template <class A>
+void transpose_key_pairs(const Bf16* rows, int keys, int dim, uint32_t* to, A ahead) {
+    if (dim == 64) transpose_pairs<64>(rows, keys, dim, to, ahead);
+    else if (dim == 128) transpose_pairs<128>(rows, keys, dim, to, ahead);
+    else transpose_pairs<0>(rows, keys, dim, to, ahead);
 }
 
 }  // namespace LK_ISA
