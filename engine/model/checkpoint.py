@@ -46,8 +46,10 @@ class Checkpoint:
     def model(self) -> Model:
         """The model, ready to run."""
         from engine.model.llama import Llama
+        from engine.model.native_llama import NativeLlama, is_possible
 
-        return Llama(self.config, self.weights, steady=self.steady)
+        kind = NativeLlama if is_possible(self.weights) else Llama
+        return kind(self.config, self.weights, steady=self.steady)
 
 
 def load(

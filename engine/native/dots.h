@@ -1,0 +1,121 @@
+// Products of few rows with a bfloat16 matrix as it lies in memory: y[t, o] = sum over k of x[t, k] w[o, k].
+//
+// A sum's order depends on its row and output only: not on the other rows, outputs or threads.
+
+#pragma once
+
+#include "simd.h"
+
+#if defined(__AVX512BF16__)
+
+namespace lk {
+
+constexpr int STEP = 32;           // bfloat16 values in a register
+constexpr int ROWS_AT_ONCE = 64;   // rows whose x stays in the L2 while the matrix passes by
+
+LK_INLINE __m512bh load_values(const Bf16* from, int count) {
+    if (count >= STEP) return load_as<__m512bh>(from);
+    __mmask32 mask = (1u << count) - 1;
+    return (__m512bh)_mm512_maskz_loadu_epi16(mask, from);
+}
+
+// Lane i of the result is the sum of the lanes of a[i], all in the same order.
+LK_INLINE __m512 sums_of(__m512* a) {
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        __m512 x = a[2 * i], y = a[2 * i + 1];
+        a[i] = _mm512_add_ps(_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y));
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        __m512d x = _mm512_castps_pd(a[2 * i]), y = _mm512_castps_pd(a[2 * i + 1]);
+        a[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)),
+                             _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
+    }
+    // Lane 4 j + i of a[n] belongs to sum 4 n + i; j runs over the four quarters.
+    __m512 low = _mm512_add_ps(_mm512_shuffle_f32x4(a[0], a[1], 0x88),
+                               _mm512_shuffle_f32x4(a[0], a[1], 0xdd));
+    __m512 high = _mm512_add_ps(_mm512_shuffle_f32x4(a[2], a[3], 0x88),
+                                _mm512_shuffle_f32x4(a[2], a[3], 0xdd));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88),
+                         _mm512_shuffle_f32x4(low, high, 0xdd));
+}
+
+// NO outputs of NT rows; ``ahead`` is fetched into the cache meanwhile, as many rows as NO.
+template <int NO, int NT>
+LK_INLINE void dot_tile(const Bf16* w, const Bf16* x, int depth, int64_t stride_x, float* y,
+                        int64_t stride_y, const Bf16* ahead) {
+    __m512 sum[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) sum[i] = _mm512_setzero_ps();
+    auto add = [&](int k, int count) __attribute__((always_inline)) {
+        __m512bh row[NT];
+#pragma GCC unroll 4
+        for (int t = 0; t < NT; t++) row[t] = load_values(x + t * stride_x + k, count);
+#pragma GCC unroll 16
+        for (int o = 0; o < NO; o++) {
+            __m512bh weight = load_values(w + int64_t(o) * depth + k, count);
+            if (ahead) _mm_prefetch(ahead + int64_t(o) * depth + k, _MM_HINT_T0);
+#pragma GCC unroll 4
+            for (int t = 0; t < NT; t++)
+                sum[o * NT + t] = _mm512_dpbf16_ps(sum[o * NT + t], weight, row[t]);
+        }
+    };
+    int k = 0;
+    for (; k + STEP <= depth; k += STEP) add(k, STEP);
+    if (k < depth) add(k, depth - k);
+    alignas(64) float found[16];
+    _mm512_store_ps(found, sums_of(sum));
+    for (int o = 0; o < NO; o++)
+        for (int t = 0; t < NT; t++) y[t * stride_y + o] = found[o * NT + t];
+}
+
+template <int NO, int NT>
+LK_INLINE int dot_outputs(const Bf16* w, int from, int to, const Bf16* x, int depth,
+                          int64_t stride_x, float* y, int64_t stride_y, bool is_last) {
+    int o = from;
+    for (; o + NO <= to; o += NO) {
+        const Bf16* at = w + int64_t(o) * depth;
+        // Beyond the matrix nothing is read: a prefetch does not fault.
+        dot_tile<NO, NT>(at, x, depth, stride_x, y + o, stride_y,
+                         is_last ? at + int64_t(NO) * depth : nullptr);
+    }
+    return o;
+}
+
+// Outputs [from, to) of up to four rows.
+template <int NT>
+LK_INLINE void dot_rows(const Bf16* w, int from, int to, const Bf16* x, int depth,
+                        int64_t stride_x, float* y, int64_t stride_y, bool is_last) {
+    constexpr int NO = 16 / NT;
+    int o = dot_outputs<NO, NT>(w, from, to, x, depth, stride_x, y, stride_y, is_last);
+    dot_outputs<1, NT>(w, o, to, x, depth, stride_x, y, stride_y, false);
+}
+
+// ``y`` holds output o of row t at y[t * stride_y + o].
+inline void dots(const Bf16* w, int from, int to, const Bf16* x, int rows, int depth,
+                 int64_t stride_x, float* y, int64_t stride_y) {
+    for (int start = 0; start < rows; start += ROWS_AT_ONCE) {
+        int end = rows - start < ROWS_AT_ONCE ? rows : start + ROWS_AT_ONCE;
+        // Some outputs for all rows, then the next: the matrix is read once.
+        int width = rows - start < 4 ? to - from : 4;
+        for (int o = from; o < to; o += width) {
+            int stop = o + width < to ? o + width : to;
+            for (int t = start; t < end; t += 4) {
+                const Bf16* at = x + t * stride_x;
+                float* out = y + t * stride_y;
+                bool is_last = t + 4 >= end;
+                switch (end - t) {
+                    case 1: dot_rows<1>(w, o, stop, at, depth, stride_x, out, stride_y, is_last); break;
+                    case 2: dot_rows<2>(w, o, stop, at, depth, stride_x, out, stride_y, is_last); break;
+                    case 3: dot_rows<3>(w, o, stop, at, depth, stride_x, out, stride_y, is_last); break;
+                    default: dot_rows<4>(w, o, stop, at, depth, stride_x, out, stride_y, is_last);
+                }
+            }
+        }
+    }
+}
+
+}  // namespace lk
+
+#endif
