@@ -48,8 +48,9 @@ class Checkpoint:
         from engine.model.llama import Llama
         from engine.model.native_llama import NativeLlama, is_possible
 
-        kind = NativeLlama if is_possible(self.weights) else Llama
-        return kind(self.config, self.weights, steady=self.steady)
+        if is_possible(self.weights):  # its rows are steady anyhow
+            return NativeLlama(self.config, self.weights)
+        return Llama(self.config, self.weights, steady=self.steady)
 
 
 def load(

@@ -8,9 +8,9 @@ from tiny_models import FAMILIES, make_tiny, reference_logits
 from engine.model import checkpoint as checkpoints
 from engine.model import native_llama
 from engine.model.llama import Llama
-from engine.model.native_llama import MAX_ROWS, NativeLlama
+from engine.model.native_llama import NativeLlama
 
-PROMPT = torch.randint(0, 128, (40,), generator=torch.Generator().manual_seed(1)).tolist()
+PROMPT = torch.randint(0, 128, (140,), generator=torch.Generator().manual_seed(1)).tolist()
 
 needs_bf16 = pytest.mark.skipif(
     "avx512_bf16" not in native_llama.processor_flags(), reason="needs AVX-512 with bfloat16"
@@ -65,22 +65,10 @@ def test_the_bits_of_a_row_depend_on_neither_rows_nor_threads(tmp_path, threads)
     whole = run(model, PROMPT)
     torch.set_num_threads(threads)
     backend, first = DenseBackend(model.config.num_layers), 0
-    for size in (1, 2, 3, 4, 5, 8, 7, 10):
+    for size in (1, 2, 3, 4, 5, 8, 7, 70, 40):
         part = run(model, PROMPT[first : first + size], first, backend)
         assert torch.equal(part, whole[first : first + size])
         first += size
-
-
-@needs_bf16
-@pytest.mark.parametrize("bits", ["any", "schedule"])
-def test_many_rows_are_torchs_unless_their_bits_must_not_change(tmp_path, bits):
-    checkpoint = load(make_tiny(tmp_path / "model"), bits=bits)
-    prompt = PROMPT * 2
-    assert len(prompt) > MAX_ROWS
-    many, few = run(checkpoint.model, prompt), run(checkpoint.model, PROMPT)
-    torch_s = run(Llama(checkpoint.config, checkpoint.weights), prompt)
-    assert torch.equal(many, torch_s) == (bits == "any")
-    assert torch.equal(many[: len(few)], few) == (bits == "schedule")
 
 
 @needs_bf16
@@ -88,7 +76,7 @@ def test_no_row_may_be_wanted(tmp_path):
     model = load(make_tiny(tmp_path / "model")).model
     none = torch.arange(0)
     logits = model.forward(
-        torch.tensor(PROMPT), torch.arange(40), none, DenseBackend(model.config.num_layers)
+        torch.tensor(PROMPT), torch.arange(140), none, DenseBackend(model.config.num_layers)
     )
     assert logits.shape == (0, 128)
 
