@@ -1,8 +1,8 @@
 """NativeLlama: the Llama forward pass with everything but attention in C++, for bfloat16 weights.
 
-For few rows torch spends most of a step between its operators. Here what comes behind one
-layer's attention and before the next one's is one call (``engine/native/decoder.cpp``): 4 to 5 times
-as fast for 1 to 8 rows, 1.2 times for 512. Letters as in ``llama.py``.
+For few rows torch spends most of a step between its operators. Here what comes behind one layer's
+attention and before the next one's is one call (``engine/native/decoder.cpp``): 4 to 5 times as
+fast for 1 to 8 rows, 1.2 times for 512. Letters as in ``llama.py``.
 """
 
 from __future__ import annotations
