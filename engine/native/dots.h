@@ -4,6 +4,8 @@
 
 #pragma once
 
+#include <algorithm>
+
 #include "simd.h"
 
 #if defined(__AVX512BF16__)
@@ -83,11 +85,10 @@ LK_INLINE int dot_outputs(const Bf16* w, int from, int to, const Bf16* x, int de
     return o;
 }
 
-// Outputs [from, to) of up to four rows.
-template <int NT>
+// Outputs [from, to) of NT rows.
+template <int NO, int NT>
 LK_INLINE void dot_rows(const Bf16* w, int from, int to, const Bf16* x, int depth,
                         int64_t stride_x, float* y, int64_t stride_y, bool is_last) {
-    constexpr int NO = 16 / NT;
     int o = dot_outputs<NO, NT>(w, from, to, x, depth, stride_x, y, stride_y, is_last);
     dot_outputs<1, NT>(w, o, to, x, depth, stride_x, y, stride_y, false);
 }
@@ -95,24 +96,22 @@ LK_INLINE void dot_rows(const Bf16* w, int from, int to, const Bf16* x, int dept
 // ``y`` holds output o of row t at y[t * stride_y + o].
 inline void dots(const Bf16* w, int from, int to, const Bf16* x, int rows, int depth,
                  int64_t stride_x, float* y, int64_t stride_y) {
+    switch (rows) {
+        case 0: return;
+        case 1: return dot_rows<16, 1>(w, from, to, x, depth, stride_x, y, stride_y, true);
+        case 2: return dot_rows<8, 2>(w, from, to, x, depth, stride_x, y, stride_y, true);
+        case 3: return dot_rows<5, 3>(w, from, to, x, depth, stride_x, y, stride_y, true);
+    }
     for (int start = 0; start < rows; start += ROWS_AT_ONCE) {
-        int end = rows - start < ROWS_AT_ONCE ? rows : start + ROWS_AT_ONCE;
-        // Some outputs for all rows, then the next: the matrix is read once.
-        int width = rows - start < 4 ? to - from : 4;
-        for (int o = from; o < to; o += width) {
-            int stop = o + width < to ? o + width : to;
-            for (int t = start; t < end; t += 4) {
-                const Bf16* at = x + t * stride_x;
-                float* out = y + t * stride_y;
-                bool is_last = t + 4 >= end;
-                switch (end - t) {
-                    case 1: dot_rows<1>(w, o, stop, at, depth, stride_x, out, stride_y, is_last); break;
-                    case 2: dot_rows<2>(w, o, stop, at, depth, stride_x, out, stride_y, is_last); break;
-                    case 3: dot_rows<3>(w, o, stop, at, depth, stride_x, out, stride_y, is_last); break;
-                    default: dot_rows<4>(w, o, stop, at, depth, stride_x, out, stride_y, is_last);
-                }
+        int end = std::min(rows, start + ROWS_AT_ONCE);
+        // Four outputs for all rows, then the next: the matrix is read once.
+        for (int o = from; o < to; o += 4)
+            for (int next = start; next < end; next += 4) {
+                // Four rows at any rate: some of the last ones twice, to the same bits.
+                int t = std::min(next, rows - 4);
+                dot_rows<4, 4>(w, o, std::min(o + 4, to), x + t * stride_x, depth, stride_x,
+                               y + t * stride_y, stride_y, next + 4 >= end);
             }
-        }
     }
 }
 

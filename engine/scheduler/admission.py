@@ -85,7 +85,7 @@ class Admission:
         if sequence is None:
             return None
         if sequence is self.placing:
-            missing = self._num_missing(sequence)
+            missing = self.num_missing(sequence)
             if missing > 0 and drawn.num_recalled:
                 _, until = self._redraw or (now, now + drawn.recall_s)
                 if now < until:
@@ -181,6 +181,11 @@ class Admission:
         self.queue_again(sequence)
         return sequence if sequence.table and sequence.num_tries >= SURE_TRIES else None
 
+    def wake(self) -> None:
+        """Memory has become free: whoever paused for want of it need not wait any longer."""
+        for sequence in self.waiting:
+            sequence.not_before = 0.0
+
     def queue_again(self, sequence: Sequence) -> None:
         """Back into the queue, at its place by arrival."""
         sequence.state = State.WAITING
@@ -211,7 +216,7 @@ class Admission:
         elif self._redraw is not None and now >= self._redraw[0] and not self._holdings.drawing:
             self._draw(sequence, now)
 
-    def _num_missing(self, sequence: Sequence) -> int:
+    def num_missing(self, sequence: Sequence) -> int:
         """Own blocks that would spare it any borrowing."""
         there = len(sequence.spare) + self._holdings.store.num_free
         return len(sequence.to_place(self._layout.tokens)) - there
@@ -225,7 +230,7 @@ class Admission:
         return self._layout.blocks_for(len(sequence.token_ids) + 1) <= self._num_blocks
 
     def _draw(self, sequence: Sequence, now: float) -> None:
-        missing = self._num_missing(sequence)
+        missing = self.num_missing(sequence)
         if missing > 0:
             self._draw_for = sequence
             recall = self._fits_home(sequence)
