@@ -43,10 +43,15 @@ LK_INLINE __m512 sums_of(__m512* a) {
                          _mm512_shuffle_f32x4(low, high, 0xdd));
 }
 
-// NO outputs of NT rows; ``ahead`` is fetched into the cache meanwhile, as many rows as NO.
+// Which of the next NO rows of the matrix a tile fetches into the cache meanwhile.
+struct Ahead {
+    int from, to;
+};
+
+// NO outputs of NT rows.
 template <int NO, int NT>
 LK_INLINE void dot_tile(const Bf16* w, const Bf16* x, int depth, int64_t stride_x, float* y,
-                        int64_t stride_y, const Bf16* ahead) {
+                        int64_t stride_y, Ahead ahead) {
     __m512 sum[16];
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i++) sum[i] = _mm512_setzero_ps();
@@ -57,7 +62,9 @@ LK_INLINE void dot_tile(const Bf16* w, const Bf16* x, int depth, int64_t stride_
 #pragma GCC unroll 16
         for (int o = 0; o < NO; o++) {
             __m512bh weight = load_values(w + int64_t(o) * depth + k, count);
-            if (ahead) _mm_prefetch(ahead + int64_t(o) * depth + k, _MM_HINT_T0);
+            // Beyond the matrix nothing is read: a prefetch does not fault.
+            if (o >= ahead.from && o < ahead.to)
+                _mm_prefetch(w + int64_t(NO + o) * depth + k, _MM_HINT_T0);
 #pragma GCC unroll 4
             for (int t = 0; t < NT; t++)
                 sum[o * NT + t] = _mm512_dpbf16_ps(sum[o * NT + t], weight, row[t]);
@@ -74,23 +81,19 @@ LK_INLINE void dot_tile(const Bf16* w, const Bf16* x, int depth, int64_t stride_
 
 template <int NO, int NT>
 LK_INLINE int dot_outputs(const Bf16* w, int from, int to, const Bf16* x, int depth,
-                          int64_t stride_x, float* y, int64_t stride_y, bool is_last) {
+                          int64_t stride_x, float* y, int64_t stride_y, Ahead ahead) {
     int o = from;
-    for (; o + NO <= to; o += NO) {
-        const Bf16* at = w + int64_t(o) * depth;
-        // Beyond the matrix nothing is read: a prefetch does not fault.
-        dot_tile<NO, NT>(at, x, depth, stride_x, y + o, stride_y,
-                         is_last ? at + int64_t(NO) * depth : nullptr);
-    }
+    for (; o + NO <= to; o += NO)
+        dot_tile<NO, NT>(w + int64_t(o) * depth, x, depth, stride_x, y + o, stride_y, ahead);
     return o;
 }
 
 // Outputs [from, to) of NT rows.
 template <int NO, int NT>
 LK_INLINE void dot_rows(const Bf16* w, int from, int to, const Bf16* x, int depth,
-                        int64_t stride_x, float* y, int64_t stride_y, bool is_last) {
-    int o = dot_outputs<NO, NT>(w, from, to, x, depth, stride_x, y, stride_y, is_last);
-    dot_outputs<1, NT>(w, o, to, x, depth, stride_x, y, stride_y, false);
+                        int64_t stride_x, float* y, int64_t stride_y, Ahead ahead = {0, NO}) {
+    int o = dot_outputs<NO, NT>(w, from, to, x, depth, stride_x, y, stride_y, ahead);
+    dot_outputs<1, NT>(w, o, to, x, depth, stride_x, y, stride_y, {0, 0});
 }
 
 // ``y`` holds output o of row t at y[t * stride_y + o].
@@ -98,19 +101,20 @@ inline void dots(const Bf16* w, int from, int to, const Bf16* x, int rows, int d
                  int64_t stride_x, float* y, int64_t stride_y) {
     switch (rows) {
         case 0: return;
-        case 1: return dot_rows<16, 1>(w, from, to, x, depth, stride_x, y, stride_y, true);
-        case 2: return dot_rows<8, 2>(w, from, to, x, depth, stride_x, y, stride_y, true);
-        case 3: return dot_rows<5, 3>(w, from, to, x, depth, stride_x, y, stride_y, true);
+        case 1: return dot_rows<16, 1>(w, from, to, x, depth, stride_x, y, stride_y);
+        case 2: return dot_rows<8, 2>(w, from, to, x, depth, stride_x, y, stride_y);
+        case 3: return dot_rows<5, 3>(w, from, to, x, depth, stride_x, y, stride_y);
     }
     for (int start = 0; start < rows; start += ROWS_AT_ONCE) {
-        int end = std::min(rows, start + ROWS_AT_ONCE);
+        int end = std::min(rows, start + ROWS_AT_ONCE), tiles = (end - start + 3) / 4;
         // Four outputs for all rows, then the next: the matrix is read once.
         for (int o = from; o < to; o += 4)
-            for (int next = start; next < end; next += 4) {
+            for (int tile = 0; tile < tiles; tile++) {
                 // Four rows at any rate: some of the last ones twice, to the same bits.
-                int t = std::min(next, rows - 4);
+                int t = std::min(start + 4 * tile, rows - 4);
                 dot_rows<4, 4>(w, o, std::min(o + 4, to), x + t * stride_x, depth, stride_x,
-                               y + t * stride_y, stride_y, next + 4 >= end);
+                               y + t * stride_y, stride_y,
+                               {4 * tile / tiles, 4 * (tile + 1) / tiles});
             }
     }
 }
