@@ -12,6 +12,7 @@ KINDS = (
     "slow",
     "partition",
     "evacuate",
+    "join",
     "strain",
     "misadvise",
     "cancel",

@@ -6,9 +6,11 @@ from engine import protocol as p
 from engine.core import Request
 from engine.scheduler.base import Placement
 from engine.scheduler.gmanager import GManager
+from engine.scheduler.membership import Membership
 from engine.scheduler.performance import Performance
 from engine.scheduler.request_table import RequestTable
-from engine.sim.truth import answer_to
+from engine.sim.post import Party
+from engine.sim.truth import answer_to, layout_of
 from engine.sim.world import Process, World, kind_of
 
 PLAN_S = 0.1
@@ -16,52 +18,69 @@ MEMBERS_S = 0.1
 
 
 class SimPlanner(Process):
-    """Soft state only: a new one knows nothing."""
+    """Soft state: a new one knows nothing but which number comes next."""
 
     def __init__(
         self,
         world: World,
         placement: Placement,
-        tell: Callable[[int, p.Message], None],
+        tell: Callable[[bytes, p.Message], None],
     ) -> None:
         super().__init__(world, "planner")
         self._placement = placement
         self._tell = tell
+        self._num_known = world.config.instances
+        """its supervisor remembers what number comes next"""
 
     def start(self) -> None:
         super().start()
-        tokens = self.world.config.block_tokens
+        world = self.world.config
         config = GManager.Config(stale_s=1.0, plan_s=4 * PLAN_S)
         self.gmanager = GManager(
-            config, placement=self._placement, cost=Performance(), block_tokens=tokens
+            config,
+            placement=self._placement,
+            cost=Performance(),
+            block_tokens=world.block_tokens,
+        )
+        self._membership = Membership(
+            cluster="sim",
+            layout=layout_of(world.block_tokens).fingerprint,
+            num_first=self._num_known,
+            now=self.clock(),
         )
         self.every(PLAN_S, self._tick)
 
-    def take(self, message: p.Message, answer_to: Callable[[p.Message], None]) -> None:
-        answer = self.gmanager.handle(message, self.clock())
-        if isinstance(message, p.Evacuate):
-            self._tell(message.instance, message)
+    def take(self, peer: bytes, message: p.Message) -> None:
+        now = self.clock()
+        said_to = self._membership.handle(peer, message, now)
+        self._num_known = self._membership.next_number
+        for to, said in said_to:
+            self._tell(to, said)
+        answer = self.gmanager.handle(message, now)
         if answer is not None:
-            answer_to(answer)
+            self._tell(peer, answer)
 
     def _tick(self) -> None:
         for advice in self.gmanager.tick(self.clock()):
             self.world.notes[f"advised_{kind_of(advice.message)}"] += 1
-            self._tell(advice.instance, advice.message)
+            is_for_pool = isinstance(advice.message, p.Freeze)
+            known = self._membership.pools if is_for_pool else self._membership.steps
+            if advice.instance in known:
+                self._tell(known[advice.instance], advice.message)
 
 
-class SimGateway(Process):
+class SimGateway(Party):
     """Its journal outlives it: requests and the tokens that came."""
 
     def __init__(
         self,
         world: World,
+        *,
         send: Callable[[str, p.Message, Request | None], None],
-        ask_members: Callable[[], None],
+        ask: Callable[[Party, p.Message], None],
     ) -> None:
-        super().__init__(world, "gateway")
+        super().__init__(world, "gateway", ask)
         self._send = send
-        self._ask_members = ask_members
         self._journal: dict[str, tuple[Request, list[int], str, str]] = {}
 
     def start(self) -> None:
@@ -74,7 +93,7 @@ class SimGateway(Process):
                 self.table.keep(request, now, token_ids, finish_reason=reason, error=error)
             else:
                 self.table.add(request, now, token_ids)
-        self.every(MEMBERS_S, self._ask_members)
+        self.every(MEMBERS_S, lambda: self.to_planner(p.MembersQuery()))
         self._push()
 
     def submit(self, request: Request) -> None:
@@ -93,9 +112,10 @@ class SimGateway(Process):
             self._check(name)
             self._push()
 
-    def on_members(self, members: list[p.Member]) -> None:
-        self.table.on_members(members, self.clock())
-        self._push()
+    def on_planner(self, message: p.Message) -> None:
+        if isinstance(message, p.Members):
+            self.table.on_members(message.members, self.clock())
+            self._push()
 
     def on_message(self, message: p.Message) -> None:
         self.table.on_message(message, self.clock())

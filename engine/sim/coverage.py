@@ -49,6 +49,7 @@ TO_POOL = frozenset(
         "Begin",
         "Ask",
         "Freeze",
+        "Evacuate",
     ]
 )
 TO_UP = frozenset(
@@ -57,6 +58,8 @@ TO_UP = frozenset(
         "Load",
         "BorrowQuery",
         "Register",
+        "Join",
+        "Joined",
         "MembersQuery",
         "Tokens",
         "Progress",
@@ -64,8 +67,12 @@ TO_UP = frozenset(
         "HandedOver",
     ]
 )
-CANNOT = dict.fromkeys(("Answer", "Busy"), ("idle", "leaving"))
-"""A step that waits for these runs, and stops running or leaves only after they came."""
+CANNOT = {
+    **dict.fromkeys(("Answer", "Busy"), ("idle", "leaving")),
+    "Evacuate": ("strained",),
+}
+"""A step that waits for an answer runs, and stops running or leaves only after it came. Of pools,
+only donors are told to leave; no step strains them."""
 RARE = {"Data": ("idle", "prefill", "wounded", "leaving")}
 """A fetched block comes before the answers of the same step, in the same channel: it meets the
 state in which it was asked for, and only a step with room at home asks."""

@@ -48,10 +48,13 @@ def run(
     world = World(config, seed)
     world.trace = [] if trace else None
     cluster = Cluster(world)
-    for number, (time, request) in enumerate(_requests(world, cluster)):
+    trouble = Trouble(cluster)
+    requests = _requests(world, cluster)
+    trouble.num_needed = max(_num_blocks(request, config) for _, request in requests)
+    for number, (time, request) in enumerate(requests):
         if number not in skip_requests:
             world.at(time, lambda request=request: cluster.gateway.submit(request))  # type: ignore[misc]
-    for number, (time, fault) in enumerate(_faults(world, Trouble(cluster))):
+    for number, (time, fault) in enumerate(_faults(world, trouble)):
         if number not in skip_faults:
             world.at(time, fault)
     wanted = config.requests - len(skip_requests)
@@ -83,7 +86,7 @@ def run(
 def _requests(world: World, cluster: Cluster) -> list[tuple[float, Request]]:
     """Each fits the cluster without its two largest pools; all together are far more."""
     config, chance = world.config, world.chance
-    sizes = sorted(pool.num_blocks - 1 for pool in cluster.pools)
+    sizes = sorted(pool.num_blocks - 1 for pool in cluster.pools.values())
     most = int(0.6 * sum(sizes[:-2])) * config.block_tokens
     requests = []
     for number in range(config.requests):
@@ -97,6 +100,11 @@ def _requests(world: World, cluster: Cluster) -> list[tuple[float, Request]]:
         request = Request(request_id=str(number), prompt_ids=prompt, sampling=sampling)
         requests.append((chance.uniform(0.5, config.arrive_s), request))
     return requests
+
+
+def _num_blocks(request: Request, config: SimConfig) -> int:
+    num_tokens = len(request.prompt_ids) + request.sampling.max_tokens
+    return -(-num_tokens // config.block_tokens)
 
 
 def _faults(world: World, trouble: Trouble) -> list[tuple[float, Callable[[], None]]]:
@@ -132,7 +140,7 @@ def _watch(world: World, cluster: Cluster) -> None:
 
     def look() -> None:
         owed: set[tuple[int, int]] = set()
-        for pool in cluster.pools:
+        for pool in cluster.pools.values():
             if not pool.is_alive:
                 continue
             try:
@@ -142,7 +150,7 @@ def _watch(world: World, cluster: Cluster) -> None:
             beat = pool.rmanager.heartbeat(address="", host="", now=pool.clock())
             owed |= {(debt.debtor, pool.instance) for debt in beat.lent}
         world.notes["mutual_debt"] += any((b, a) in owed for a, b in owed)
-        for step in cluster.steps:
+        for step in cluster.steps.values():
             if step.is_alive:
                 try:
                     step.scheduler.roster.check()
@@ -155,9 +163,13 @@ def _watch(world: World, cluster: Cluster) -> None:
 
 def _count_blocks(cluster: Cluster, found: Found) -> None:
     """When all is quiet each block is free or cached, and nobody owes anything."""
-    for pool, step in zip(cluster.pools, cluster.steps, strict=True):
-        books, store = pool.rmanager.books, step.scheduler.holdings.store
-        found.leaked_blocks += books.count(BlockState.LENT) + len(step.scheduler.debts)
-        kept = store.num_blocks if step.is_alive else 0
+    for instance, pool in cluster.pools.items():
+        books, step = pool.rmanager.books, cluster.steps.get(instance)
+        found.leaked_blocks += books.count(BlockState.LENT)
+        kept = 0
+        if step is not None and step.is_alive:
+            store = step.scheduler.holdings.store
+            kept = store.num_blocks
+            found.leaked_blocks += len(step.scheduler.debts)
+            found.lost_blocks += store.num_used
         found.lost_blocks += abs(books.num_blocks - books.num_available - kept)
-        found.lost_blocks += store.num_used

@@ -8,7 +8,14 @@ from typing import Any
 from engine.sim.coverage import coverage
 from engine.sim.history import Found
 
-SITUATIONS = ("recall_in_prefill", "mutual_debt", "double_holder_death")
+SITUATIONS = (
+    "recall_in_prefill",
+    "mutual_debt",
+    "double_holder_death",
+    "joined",
+    "donors",
+    "left",
+)
 
 
 def merge(found: Iterable[Found]) -> dict[str, Any]:
