@@ -10,6 +10,7 @@ from engine.memory.rmanager import RManager
 from engine.sim.coverage import POOL
 from engine.sim.link import Link
 from engine.sim.post import Party
+from engine.sim.promises import Promises
 from engine.sim.truth import SimMemory, layout_of
 from engine.sim.world import World
 
@@ -73,7 +74,8 @@ class SimPool(Party):
         self._strained_until = 0.0
         self._leave_by: float | None = None
         self.every(HEARTBEAT_S, self._beat)
-        self.every(TICK_S, lambda: self._perform(self.rmanager.tick(self.clock())))
+        self._promises = Promises(self.world, self.name)
+        self.every(TICK_S, self._tick)
 
     @property
     def state(self) -> str:
@@ -104,11 +106,17 @@ class SimPool(Party):
                     self._strained_until = now + message.for_s
             case _:
                 num_bytes = payload[0] if isinstance(message, p.Write) else 0
-                self._perform(self.rmanager.handle(link.number, message, now, num_bytes), payload)
+                outputs = self.rmanager.handle(link.number, message, now, num_bytes)
+                for out in outputs if isinstance(message, p.Draw) else []:
+                    if isinstance(out, Reply) and isinstance(out.message, p.Drawn):
+                        self._promises.on_draw(message, out.message, now)
+                self._perform(outputs, payload)
 
     def lost(self, link: Link) -> None:
         """The channel is gone; if it was the own step's, the step is dead."""
         if self.links.pop(link.number, None) is not None:
+            if self.rmanager.is_step(link.number):
+                self._promises.forget()
             self._perform(self.rmanager.peer_lost(link.number, self.clock()))
 
     def on_planner(self, message: p.Message) -> None:
@@ -170,6 +178,11 @@ class SimPool(Party):
                         self.world.violation(f"{self.name} cuts off {out.peer}: {out.reason}")
                     if link := self.links.get(out.peer):
                         link.cut()
+
+    def _tick(self) -> None:
+        now = self.clock()
+        self._perform(self.rmanager.tick(now))
+        self._promises.check(self.rmanager.books.num_available, now)
 
     def _beat(self) -> None:
         now, leave_by = self.clock(), self._leave_by

@@ -51,6 +51,7 @@ def merge(found: Iterable[Found]) -> dict[str, Any]:
         "situations": {name: notes[name] for name in SITUATIONS},
         "stale_asks_refused": notes["stale_asks_refused"],
         "recalls": notes["recalls"],
+        "recall_deadlines": notes["recall_deadlines"],
         "recomputed_tokens": notes["recomputed_tokens"],
         "faults": dict(sorted(faults.items())),
         "failing_seeds": failing,
@@ -73,6 +74,7 @@ def as_text(report: dict[str, Any], seconds: float) -> str:
                 "unfinished_requests",
                 "stale_asks_refused",
                 "recalls",
+                "recall_deadlines",
                 "recomputed_tokens",
             )
         ),

@@ -13,6 +13,8 @@ MAX_GUESTS = 3
 MISADVICE = 6
 """pieces of wrong advice at a time"""
 STRAIN_S = 0.2
+LENDING_S = 0.1
+"""until somebody has followed advice to lend"""
 DRAIN_S = 0.3
 """at most: an instance that was emptied waits so long for the word to end"""
 ASK_S = 1.0
@@ -73,6 +75,9 @@ class Trouble:
         """What may bring a process into a state, so that a message finds it there."""
         if isinstance(process, SimPool) and state == "strained":
             self._strain(process.instance, STRAIN_S)
+        elif isinstance(process, SimPool) and state == "recalling" and process in self._leaving:
+            self._advise_to_lend(process)
+            process.after(LENDING_S, process.leave)
         if not isinstance(process, SimStep) or not process.is_alive:
             return
         chance = self._world.chance
@@ -143,6 +148,14 @@ class Trouble:
         else:
             cluster.ask(None, empty)
         world.at(world.now + world.chance.uniform(0, DRAIN_S), ask)
+
+    def _advise_to_lend(self, pool: SimPool) -> None:
+        """All who run something shall move a block there."""
+        for step in self._cluster.steps.values():
+            if step.is_alive and step.pool is not pool and step.scheduler.running:
+                name = pool.instance
+                to = p.Creditor(name, pool.epoch, str(name), "sim", pool.num_blocks)
+                self._cluster.tell(step, p.Move(step.scheduler.running[0].number, 1, to))
 
     def _misadvise(self, other: int) -> None:
         """A planner that is wrong: any advice may come at any time; some is made to hurt."""
