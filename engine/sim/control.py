@@ -1,5 +1,6 @@
 """SimPlanner and SimGateway: the planner's and the gateway's processes around the real machines."""
 
+from collections import deque
 from collections.abc import Callable
 
 from engine import protocol as p
@@ -15,6 +16,8 @@ from engine.sim.world import Process, World, kind_of
 
 PLAN_S = 0.1
 MEMBERS_S = 0.1
+KEEP_S, MAX_KEPT = 20.0, 64
+"""how long an answer is kept, and how many outlive the gateway"""
 
 
 class SimPlanner(Process):
@@ -70,7 +73,7 @@ class SimPlanner(Process):
 
 
 class SimGateway(Party):
-    """Its journal outlives it: requests and the tokens that came."""
+    """Its journal outlives it: requests, the tokens that came, and the latest whole answers."""
 
     def __init__(
         self,
@@ -81,18 +84,19 @@ class SimGateway(Party):
     ) -> None:
         super().__init__(world, "gateway", ask)
         self._send = send
-        self._journal: dict[str, tuple[Request, list[int], str, str]] = {}
+        self._journal: dict[str, tuple[Request, list[int]]] = {}
+        self._answered: deque[tuple[Request, list[int], str, str]] = deque(maxlen=MAX_KEPT)
+        self.num_answered = 0
 
     def start(self) -> None:
         super().start()
         tokens = self.world.config.block_tokens
-        self.table = RequestTable(block_tokens=tokens, keep_s=1e9, life=str(self.life))
+        self.table = RequestTable(block_tokens=tokens, keep_s=KEEP_S, life=str(self.life))
         now = self.clock()
-        for request, token_ids, reason, error in self._journal.values():
-            if reason or error:
-                self.table.keep(request, now, token_ids, finish_reason=reason, error=error)
-            else:
-                self.table.add(request, now, token_ids)
+        for request, token_ids, reason, error in self._answered:
+            self.table.keep(request, now, token_ids, finish_reason=reason, error=error)
+        for request, token_ids in self._journal.values():
+            self.table.add(request, now, token_ids)
         self.every(MEMBERS_S, lambda: self.to_planner(p.MembersQuery()))
         self._push()
 
@@ -100,17 +104,25 @@ class SimGateway(Party):
         if not self.is_alive:  # the client tries again
             self.world.at(self.world.now + 0.05, lambda: self.submit(request))
             return
-        self._journal[request.request_id] = (request, [], "", "")
+        self._journal[request.request_id] = (request, [])
         self.table.add(request, self.clock())
         self._push()
 
     def cancel(self) -> None:
         """A client goes away."""
         if self.unfinished:
-            name = self.world.chance.choice(self.unfinished)
-            self.table.cancel(name, self.clock())
-            self._check(name)
-            self._push()
+            self._cancel(self.world.chance.choice(self.unfinished))
+
+    def cancel_at(self, instance: int) -> None:
+        """All clients of an instance go away."""
+        for name in self.unfinished:
+            if self.table.entries[name].instance == instance:
+                self._cancel(name)
+
+    def _cancel(self, name: str) -> None:
+        self.table.cancel(name, self.clock())
+        self._check(name)
+        self._push()
 
     def on_planner(self, message: p.Message) -> None:
         if isinstance(message, p.Members):
@@ -126,16 +138,12 @@ class SimGateway(Party):
 
     @property
     def unfinished(self) -> list[str]:
-        return [name for name, (_, _, reason, error) in self._journal.items() if not reason + error]
-
-    def has_answered(self, wanted: int) -> bool:
-        """So many requests came, and each is at its end."""
-        return len(self._journal) == wanted and all(
-            reason or error for _, _, reason, error in self._journal.values()
-        )
+        return list(self._journal)
 
     def _check(self, name: str) -> None:
         """A client sees a prefix of its answer, always, and the whole of it at the end."""
+        if name not in self._journal:
+            return  # only its report has come
         entry = self.table.entries[name]
         wanted, got = answer_to(entry.request), tuple(entry.token_ids)
         is_over = entry.finish_reason not in ("", "abort")
@@ -143,7 +151,11 @@ class SimGateway(Party):
             self.world.violation(f"request {name} got {len(got)} tokens that are not its own")
         if entry.error:
             self.world.violation(f"request {name} failed: {entry.error}")
-        self._journal[name] = (entry.request, list(got), entry.finish_reason, entry.error)
+        self._journal[name] = (entry.request, list(got))
+        if entry.done:
+            del self._journal[name]
+            self._answered.append((entry.request, list(got), entry.finish_reason, entry.error))
+            self.num_answered += 1
 
     def _push(self) -> None:
         for effect in self.table.take_effects():

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from engine.core import Request, SamplingParams
-from engine.memory.books import BlockState
 from engine.sim.cluster import Cluster
 from engine.sim.config import SimConfig
+from engine.sim.provocation import Provocation
+from engine.sim.rest import Rest, count_blocks
 from engine.sim.trouble import Trouble
 from engine.sim.world import World
 
@@ -49,6 +50,7 @@ def run(
     world.trace = [] if trace else None
     cluster = Cluster(world)
     trouble = Trouble(cluster)
+    Provocation(cluster, trouble)
     requests = _requests(world, cluster)
     trouble.num_needed = max(_num_blocks(request, config) for _, request in requests)
     for number, (time, request) in enumerate(requests):
@@ -62,7 +64,7 @@ def run(
 
     def is_over() -> bool:
         is_calm = world.now > config.fault_s + 3.0
-        return is_calm and cluster.gateway.has_answered(wanted)
+        return is_calm and cluster.gateway.num_answered == wanted
 
     world.run(is_over, config.limit_s)
     unfinished = cluster.gateway.unfinished
@@ -79,7 +81,7 @@ def run(
         unfinished=unfinished,
         trace=world.trace or [],
     )
-    _count_blocks(cluster, found)
+    found.lost_blocks, found.leaked_blocks = count_blocks(cluster)
     return found
 
 
@@ -98,8 +100,17 @@ def _requests(world: World, cluster: Cluster) -> list[tuple[float, Request]]:
         prompt = (1000 + number, *(chance.randrange(1, 90) for _ in range(length - 1)))
         sampling = SamplingParams(max_tokens=num_output)
         request = Request(request_id=str(number), prompt_ids=prompt, sampling=sampling)
-        requests.append((chance.uniform(0.5, config.arrive_s), request))
+        requests.append((_moment(world, 0.5, config.arrive_s, config.pause_s), request))
     return requests
+
+
+def _moment(world: World, first: float, end: float, pause_s: float) -> float:
+    """Any time, but for the last so many seconds of each period."""
+    period_s = world.config.period_s
+    while True:
+        time = world.chance.uniform(first, end)
+        if not period_s or time % period_s < period_s - pause_s:
+            return time
 
 
 def _num_blocks(request: Request, config: SimConfig) -> int:
@@ -115,7 +126,7 @@ def _faults(world: World, trouble: Trouble) -> list[tuple[float, Callable[[], No
         seconds = chance.choice([0.1, 0.7, 2.5])  # short, past a wait, past a lease
         other = (instance + chance.randrange(1, config.instances)) % config.instances
         together = chance.random() < 0.3
-        time = chance.uniform(1.0, config.fault_s)
+        time = _moment(world, 1.0, config.fault_s, config.pause_s / 2)
 
         def fault(
             kind: str = kind,
@@ -137,6 +148,7 @@ def _faults(world: World, trouble: Trouble) -> list[tuple[float, Callable[[], No
 
 def _watch(world: World, cluster: Cluster) -> None:
     """The books balance at any time; debts in a circle are noted."""
+    rest = Rest(cluster)
 
     def look() -> None:
         owed: set[tuple[int, int]] = set()
@@ -156,20 +168,7 @@ def _watch(world: World, cluster: Cluster) -> None:
                     step.scheduler.roster.check()
                 except AssertionError as error:
                     world.violation(f"{step.name}: the books do not balance: {error}")
+        rest.look()
         world.at(world.now + CHECK_S, look)
 
     world.at(CHECK_S, look)
-
-
-def _count_blocks(cluster: Cluster, found: Found) -> None:
-    """When all is quiet each block is free or cached, and nobody owes anything."""
-    for instance, pool in cluster.pools.items():
-        books, step = pool.rmanager.books, cluster.steps.get(instance)
-        found.leaked_blocks += books.count(BlockState.LENT)
-        kept = 0
-        if step is not None and step.is_alive:
-            store = step.scheduler.holdings.store
-            kept = store.num_blocks
-            found.leaked_blocks += len(step.scheduler.debts)
-            found.lost_blocks += store.num_used
-        found.lost_blocks += abs(books.num_blocks - books.num_available - kept)

@@ -107,9 +107,10 @@ class SimPool(Party):
             case _:
                 num_bytes = payload[0] if isinstance(message, p.Write) else 0
                 outputs = self.rmanager.handle(link.number, message, now, num_bytes)
-                for out in outputs if isinstance(message, p.Draw) else []:
-                    if isinstance(out, Reply) and isinstance(out.message, p.Drawn):
-                        self._promises.on_draw(message, out.message, now)
+                for out in outputs:
+                    said = out.message if isinstance(out, Reply) else None
+                    if isinstance(message, p.Draw) and isinstance(said, p.Drawn):
+                        self._promises.on_draw(message, said, now)
                 self._perform(outputs, payload)
 
     def lost(self, link: Link) -> None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from engine import protocol as p
 from engine.sim.world import World
 
-FROZEN_S = 0.25
-"""a pool that does not tick for so long is frozen"""
+FROZEN_S = 0.05
+"""a pool that does not tick for so long is frozen, or as good as that"""
 
 
 @dataclass(slots=True)

@@ -52,6 +52,7 @@ def merge(found: Iterable[Found]) -> dict[str, Any]:
         "stale_asks_refused": notes["stale_asks_refused"],
         "recalls": notes["recalls"],
         "recall_deadlines": notes["recall_deadlines"],
+        "rests": notes["rests"],
         "recomputed_tokens": notes["recomputed_tokens"],
         "faults": dict(sorted(faults.items())),
         "failing_seeds": failing,
@@ -75,6 +76,7 @@ def as_text(report: dict[str, Any], seconds: float) -> str:
                 "stale_asks_refused",
                 "recalls",
                 "recall_deadlines",
+                "rests",
                 "recomputed_tokens",
             )
         ),

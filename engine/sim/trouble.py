@@ -1,20 +1,15 @@
-"""Trouble: what befalls a cluster: crashes, freezes, wrong advice, clients that go away."""
+"""Trouble: what befalls a cluster: crashes, freezes, wrong advice, members that come and go."""
 
 from engine import protocol as p
 from engine.sim.cluster import Cluster
 from engine.sim.pool import SimPool
 from engine.sim.step import SimStep
-from engine.sim.world import Process
 
-MAX_PROVOKED = 32
-"""instances told to leave in the middle of something, in one history"""
 MAX_GUESTS = 3
 """members above the first number"""
 MISADVICE = 6
 """pieces of wrong advice at a time"""
 STRAIN_S = 0.2
-LENDING_S = 0.1
-"""until somebody has followed advice to lend"""
 DRAIN_S = 0.3
 """at most: an instance that was emptied waits so long for the word to end"""
 ASK_S = 1.0
@@ -24,16 +19,14 @@ LEND_SHARE = 0.8
 
 
 class Trouble:
-    """Faults on a cluster, and provocations of the states that messages should meet."""
+    """Faults on a cluster."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.num_needed = 0
         """blocks of the largest request: the cluster never shrinks below what it needs"""
         self._cluster = cluster
         self._world = cluster.world
-        self._num_provoked = 0
-        self._leaving: set[SimPool] = set()
-        self._world.provoke = self._provoke
+        self.leaving: set[SimPool] = set()
 
     def strike(self, kind: str, index: int, other_index: int, seconds: float) -> None:
         """One of ``config.KINDS``; nothing happens to what is dead already."""
@@ -59,35 +52,17 @@ class Trouble:
             case "partition":
                 self._hold(instance, other, world.now + seconds)
             case "evacuate":
-                self._evacuate(pool)
+                self.evacuate(pool)
             case "join":
                 self._join()
             case "strain":
-                self._strain(instance, seconds)
+                self.strain(instance, seconds)
             case "misadvise":
                 for _ in range(MISADVICE):
                     moment = world.now + world.chance.uniform(0, 0.5)
                     world.at(moment, lambda: self._misadvise(other))
             case "cancel" if cluster.gateway.is_alive:
                 cluster.gateway.cancel()
-
-    def _provoke(self, process: Process, state: str) -> None:
-        """What may bring a process into a state, so that a message finds it there."""
-        if isinstance(process, SimPool) and state == "strained":
-            self._strain(process.instance, STRAIN_S)
-        elif isinstance(process, SimPool) and state == "recalling" and process in self._leaving:
-            self._advise_to_lend(process)
-            process.after(LENDING_S, process.leave)
-        if not isinstance(process, SimStep) or not process.is_alive:
-            return
-        chance = self._world.chance
-        if state == "leaving" and self._num_provoked < MAX_PROVOKED:
-            self._num_provoked += 1
-            self._evacuate(process.pool, at_once=process if chance.random() < 0.5 else None)
-        elif state == "wounded":
-            others = [link for to, link in process.links.items() if to != process.instance]
-            if others:
-                chance.choice(others).cut()
 
     def _slow(self, instance: int, seconds: float) -> None:
         pool, step = self._cluster.pools[instance], self._cluster.steps.get(instance)
@@ -106,7 +81,7 @@ class Trouble:
             if {link.step.instance, link.pool.instance} == {instance, other}:  # type: ignore[attr-defined]
                 link.held_until = until
 
-    def _strain(self, instance: int, seconds: float) -> None:
+    def strain(self, instance: int, seconds: float) -> None:
         """An instance's step finds itself slow."""
         step = self._cluster.steps.get(instance)
         if step is not None and step.is_alive:
@@ -121,24 +96,24 @@ class Trouble:
             is_donor = chance.random() < 0.5
             cluster.join(chance.randint(low, tops[0]), is_donor=is_donor, is_guest=True)
         elif guests:
-            self._evacuate(chance.choice(guests))
+            self.evacuate(chance.choice(guests))
 
-    def _evacuate(self, pool: SimPool, *, at_once: SimStep | None = None) -> None:
+    def evacuate(self, pool: SimPool, *, at_once: SimStep | None = None) -> None:
         """An operator's wish, until the member has left for good; a new one takes its place."""
         cluster, world = self._cluster, self._world
-        stay = [one for one in cluster.pools.values() if one not in self._leaving | {pool}]
+        stay = [one for one in cluster.pools.values() if one not in self.leaving | {pool}]
         num_blocks = LEND_SHARE * sum(one.num_blocks for one in stay)
         num_steps = sum(not one.is_donor for one in stay)
-        if pool in self._leaving or num_blocks < self.num_needed or num_steps < 2:
+        if pool in self.leaving or num_blocks < self.num_needed or num_steps < 2:
             return
-        self._leaving.add(pool)
+        self.leaving.add(pool)
 
         def ask() -> None:
             if cluster.pools.get(pool.instance) is pool:
                 cluster.ask(None, p.Evacuate(pool.instance))
                 world.at(world.now + ASK_S, ask)
                 return
-            self._leaving.discard(pool)
+            self.leaving.discard(pool)
             if not pool.is_guest:
                 cluster.join(pool.num_blocks)
 
@@ -148,14 +123,6 @@ class Trouble:
         else:
             cluster.ask(None, empty)
         world.at(world.now + world.chance.uniform(0, DRAIN_S), ask)
-
-    def _advise_to_lend(self, pool: SimPool) -> None:
-        """All who run something shall move a block there."""
-        for step in self._cluster.steps.values():
-            if step.is_alive and step.pool is not pool and step.scheduler.running:
-                name = pool.instance
-                to = p.Creditor(name, pool.epoch, str(name), "sim", pool.num_blocks)
-                self._cluster.tell(step, p.Move(step.scheduler.running[0].number, 1, to))
 
     def _misadvise(self, other: int) -> None:
         """A planner that is wrong: any advice may come at any time; some is made to hurt."""

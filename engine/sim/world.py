@@ -10,6 +10,8 @@ from typing import Any
 from engine.sim.config import SimConfig
 
 Action = Callable[[], None]
+SELDOM = frozenset(["Data"])
+"""messages of which each one is made to wait"""
 
 
 class World:
@@ -26,9 +28,9 @@ class World:
         self.coverage: Counter[tuple[str, str, str]] = Counter()
         """(message, what happened to it, state of its receiver)"""
         self._met: Counter[tuple[str, str]] = Counter()
-        self._ambushes: Counter[str] = Counter()
-        self.provoke: Callable[[Process, str], None] = lambda receiver, state: None
-        """does what may bring a receiver into a state"""
+        self._ambushes: Counter[tuple[str, Sequence[str]]] = Counter()
+        self.provoke: Callable[[str, Process, str], None] = lambda kind, receiver, state: None
+        """does what may bring a receiver into a state before a message of this kind comes"""
         self.notes: Counter[str] = Counter()
         self.violations: list[str] = []
         self.trace: list[str] | None = None
@@ -61,10 +63,10 @@ class World:
 
     def rarest(self, kind: str, states: Sequence[str]) -> str:
         """The state that such a message should meet next, or nothing: mostly nothing."""
-        tried = self._ambushes[kind]
+        tried = 0 if kind in SELDOM else self._ambushes[kind, states]
         if not states or self.chance.random() * (1 + tried) ** 2 >= self.config.ambush_share:
             return ""
-        self._ambushes[kind] += 1
+        self._ambushes[kind, states] += 1
         return min(states, key=lambda state: (self._met[kind, state], self.chance.random()))
 
     def told(self, what: str) -> None:

@@ -50,7 +50,7 @@ def test_the_cluster_never_shrinks_below_what_its_largest_request_needs(cluster)
     trouble.num_needed = int(0.8 * sum(blocks)) - 1
     for index in range(4):
         trouble.strike("evacuate", index, 0, 0.1)
-    assert len(trouble._leaving) <= 1
+    assert len(trouble.leaving) <= 1
 
 
 def test_members_come_and_go_among_requests():

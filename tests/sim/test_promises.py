@@ -28,14 +28,14 @@ def promises():
 
 
 def tick_until(promises, num_available, end):
-    for tick in range(201, int(end * 20) + 1):
-        promises.check(num_available, tick / 20)
+    for tick in range(251, round(end * 25) + 1):
+        promises.check(num_available, tick / 25)
     return promises._world.violations
 
 
 def test_blocks_that_do_not_come_are_missed_one_tick_later(promises):
-    assert tick_until(promises, 2, 10.1) == []
-    assert len(tick_until(promises, 2, 10.2)) == 1
+    assert tick_until(promises, 2, 10.12) == []
+    assert len(tick_until(promises, 2, 10.16)) == 1
 
 
 @pytest.mark.parametrize("wanted", [1, 2])

@@ -1,0 +1,85 @@
+"""Provocation: brings receivers into the states that messages of a kind have met least."""
+
+from engine import protocol as p
+from engine.sim.cluster import Cluster
+from engine.sim.pool import SimPool
+from engine.sim.step import SimStep
+from engine.sim.trouble import STRAIN_S, Trouble
+from engine.sim.world import SELDOM, Process
+
+MAX_EMPTIED = 32
+"""instances told to leave in the middle of something, in one history"""
+MAX_SENT_HOME = 24
+"""lent leaves that the planner wants at home while their holder is busy, in one history"""
+LOOK_S = 0.02
+LENDING_S = 0.1
+"""until somebody has followed advice to lend"""
+
+
+class Provocation:
+    """Whatever it does may happen by itself as well."""
+
+    def __init__(self, cluster: Cluster, trouble: Trouble) -> None:
+        self._cluster = cluster
+        self._trouble = trouble
+        self._world = cluster.world
+        self._num_emptied = 0
+        self._num_sent_home = 0
+        self._world.provoke = self._provoke
+        if self._world.config.ambush_share:
+            self._world.at(LOOK_S, self._send_home)
+
+    def _provoke(self, kind: str, process: Process, state: str) -> None:
+        match process:
+            case SimPool():
+                self._provoke_pool(process, state)
+            case SimStep() if process.is_alive:
+                self._provoke_step(kind, process, state)
+
+    def _provoke_pool(self, pool: SimPool, state: str) -> None:
+        if state == "strained":
+            self._trouble.strain(pool.instance, STRAIN_S)
+        elif state == "recalling" and pool in self._trouble.leaving:
+            self._advise_to_lend(pool)
+            pool.after(LENDING_S, pool.leave)
+
+    def _provoke_step(self, kind: str, step: SimStep, state: str) -> None:
+        chance, is_rare = self._world.chance, kind in SELDOM
+        if state == "leaving" and (is_rare or self._num_emptied < MAX_EMPTIED):
+            self._num_emptied += not is_rare
+            at_once = step if is_rare or chance.random() < 0.5 else None
+            self._trouble.evacuate(step.pool, at_once=at_once)
+        elif state == "idle" and is_rare and self._cluster.gateway.is_alive:
+            self._cluster.gateway.cancel_at(step.instance)
+        elif state == "wounded" or (
+            state == "prefill" and is_rare
+        ):  # it computes anew what is lost
+            others = [link for to, link in step.links.items() if to != step.instance]
+            if others:
+                chance.choice(others).cut()
+
+    def _advise_to_lend(self, pool: SimPool) -> None:
+        """All who run something shall move a block there."""
+        for step in self._cluster.steps.values():
+            if step.is_alive and step.pool is not pool and step.scheduler.running:
+                name = pool.instance
+                to = p.Creditor(name, pool.epoch, str(name), "sim", pool.num_blocks)
+                self._cluster.tell(step, p.Move(step.scheduler.running[0].number, 1, to))
+
+    def _send_home(self) -> None:
+        """Fetched is what there is room for; the holder computes nothing, so that nobody waits."""
+        world, cluster = self._world, self._cluster
+        for step in cluster.steps.values():
+            if not (step.is_alive and step.pool.has_room and len(step.scheduler.debts)):
+                continue
+            holders = {
+                ref.instance for one in step.scheduler.running for ref in one.table if ref.loan
+            }
+            if not holders or self._num_sent_home >= MAX_SENT_HOME:
+                continue
+            self._num_sent_home += 1
+            holder = world.chance.choice(sorted(holders))
+            self._trouble.strain(holder, STRAIN_S)
+            settle = p.Settle(holder, 1, 1.0)
+            world.at(world.now + 0.02, lambda step=step, to=settle: cluster.tell(step, to))  # type: ignore[misc]
+        world.at(world.now + LOOK_S, self._send_home)
