@@ -204,6 +204,15 @@ class Cluster:
 
         self.post.send(step, message, arrive)
 
+    def stray(self, step: SimStep, num_tokens: int) -> None:
+        """A request whose client is gone before its first word."""
+        name, prompt = f"stray{next(self._numbers)}", [1] * num_tokens
+        request = Request(
+            request_id=name, prompt_ids=tuple(prompt), sampling=SamplingParams(max_tokens=1)
+        )
+        submit = p.Submit(name, prompt, 1, 0.0, 1.0, 0, 0, False)
+        self.post.send(step, submit, lambda: step.submit(request))
+
     def _to_client(self, step: SimStep, request_id: str, message: p.Message) -> None:
         if self._owners.get(request_id) != self.gateway.life:
             step.abort(request_id)  # nobody waits for this request any more

@@ -25,7 +25,7 @@ class Lane:
     def _drain(self) -> None:
         while self._queue:
             kind, _ = self._queue[0]
-            wanted = self._world.rarest(kind, self._receiver.STATES)
+            wanted = self._world.rarest(kind, self._receiver.states)
             if wanted and wanted != self._receiver.state:
                 self._world.provoke(kind, self._receiver, wanted)
                 self._wait(wanted, self._world.now + PATIENCE_S)

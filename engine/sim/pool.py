@@ -5,9 +5,10 @@ from typing import Any
 
 from engine import protocol as p
 from engine.errors import Fenced
+from engine.memory.books import BlockState
 from engine.memory.effects import CopyIn, CopyOut, LosePeer, Output, Reply
 from engine.memory.rmanager import RManager
-from engine.sim.coverage import POOL
+from engine.sim.coverage import DONOR, POOL
 from engine.sim.link import Link
 from engine.sim.post import Party
 from engine.sim.promises import Promises
@@ -25,8 +26,6 @@ LEAVE_S = 12.0
 class SimPool(Party):
     """New memory and a new epoch with each life."""
 
-    STATES = POOL
-
     def __init__(
         self,
         world: World,
@@ -39,7 +38,7 @@ class SimPool(Party):
         left: Callable[["SimPool"], None],
     ) -> None:
         """``left``: it was told to leave, and nobody needs it any more."""
-        super().__init__(world, f"pool{instance}", ask)
+        super().__init__(world, f"pool{instance}", ask, DONOR if is_donor else POOL)
         self.instance = instance
         self.num_blocks = num_blocks
         self.is_donor = is_donor
@@ -92,6 +91,10 @@ class SimPool(Party):
     @property
     def has_room(self) -> bool:
         return self.is_alive and self.rmanager.books.num_available > 0
+
+    @property
+    def num_lent(self) -> int:
+        return self.rmanager.books.count(BlockState.LENT)
 
     def receive(self, link: Link, message: p.Message, payload: Any) -> None:
         self.links[link.number] = link

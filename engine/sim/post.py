@@ -13,8 +13,14 @@ LOST_SHARE = 0.01
 class Party(Process):
     """A process that talks with the planner."""
 
-    def __init__(self, world: World, name: str, ask: Callable[["Party", p.Message], None]) -> None:
-        super().__init__(world, name)
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        ask: Callable[["Party", p.Message], None],
+        states: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(world, name, states)
         self._ask = ask
 
     def to_planner(self, message: p.Message) -> None:
@@ -58,7 +64,7 @@ class Post:
             state, fate = receiver.state, "none"
             if receiver.life != life or (lossy and world.chance.random() < LOST_SHARE):
                 fate = "lost"
-            elif receiver.STATES:
+            elif receiver.states:
                 fate = world.fate(kind, state)
             if fate == "late":
                 receiver.pause()

@@ -39,8 +39,6 @@ LOAD_S, REGISTER_S = 0.25, 0.3
 class SimStep(Party):
     """A new epoch with each life; its pool outlives it."""
 
-    STATES = STEP
-
     def __init__(
         self,
         world: World,
@@ -52,7 +50,7 @@ class SimStep(Party):
         to_client: Callable[["SimStep", str, p.Message], None],
         left: Callable[["SimStep"], None],
     ) -> None:
-        super().__init__(world, f"step{pool.instance}", ask)
+        super().__init__(world, f"step{pool.instance}", ask, STEP)
         self.instance = pool.instance
         self.pool = pool
         self.epoch = 0
