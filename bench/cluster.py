@@ -75,7 +75,7 @@ class Load:
                 row = waiting.pop(0)
                 prompt = [numbers.randrange(1000, 40000) for _ in range(int(row["prompt_tokens"]))]
                 name, most = str(len(waiting)), int(row["output_tokens"])
-                submit = Submit(name, prompt, most, 0.0, 1.0, 0, 0, True)
+                submit = Submit(name, prompt, most, 0.0, 1.0, 0, 0, True, stays=True)
                 steps[int(row["instance"])].send(submit)
                 open_requests += 1
             for step in steps.values():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.attention import BACKENDS, KERNELS
@@ -22,12 +21,13 @@ from engine.memory import POOLS
 from engine.memory.base import MemoryPool
 from engine.memory.rmanager import RManager
 from engine.protocol import VERSION, Hello, Message
+from engine.recording import record_planner, record_pool, record_step
 from engine.registry import Registry
 from engine.scheduler import PLACEMENTS
 from engine.scheduler.base import Placement
-from engine.scheduler.events import EventLog, Header, RecordedScheduler
 from engine.scheduler.gmanager import GManager
 from engine.scheduler.performance import Performance
+from engine.scheduler.planner import Planner
 from engine.scheduler.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -154,14 +154,15 @@ def build_pool_server(
     from engine.attention.answer import PoolServer
 
     kernel = build_kernel(config)
-    rmanager = RManager(
-        config.pool.lending,
-        instance=instance,
-        epoch=epoch,
-        cluster=cluster,
-        kernel_fingerprint=kernel.fingerprint,
-        pool=pool,
-    )
+    parts: dict[str, Any] = {
+        "instance": instance,
+        "epoch": epoch,
+        "cluster": cluster,
+        "kernel_fingerprint": kernel.fingerprint,
+        "pool": pool,
+    }
+    rmanager = RManager(config.pool.lending, **parts)
+    record_pool(config, rmanager, **parts)
     server = PoolServer(
         transport=transport,
         rmanager=rmanager,
@@ -179,7 +180,21 @@ def callback_classes(config: Config) -> list[type[Callback]]:
     return [registry.load(name) for name in config.callbacks]
 
 
-def build_planner(config: Config) -> GManager:
+def build_planner(config: Config, *, cluster: str, layout: BlockLayout, now: float) -> Planner:
+    parts: dict[str, Any] = {
+        "block_tokens": config.pool.block_tokens,
+        "cluster": cluster,
+        "layout": layout.fingerprint,
+        "num_first": config.instances,
+        "now": now,
+    }
+    placement, cost = build_placement(config), Performance()
+    planner = Planner(config.planner, placement=placement, cost=cost, **parts)
+    record_planner(config, planner, life=time.time_ns() // 1_000_000, **parts)
+    return planner
+
+
+def build_gmanager(config: Config) -> GManager:
     return GManager(
         config.planner,
         placement=build_placement(config),
@@ -217,7 +232,7 @@ def build_loop(
     hello = Hello(VERSION, cluster, instance, pool_epoch, layout.fingerprint)
     debtor = Hello(VERSION, cluster, instance, step_epoch, layout.fingerprint)
     lenders = Lenders(transport, own=hello, debtor=debtor)
-    lenders.connect(instance, pool_address, CONNECT_OWN_S)
+    lenders.connect(instance, pool_address, CONNECT_OWN_S, patience_s=CONNECT_OWN_S)
 
     cls, options, local_cls, local_options = attention_parts(config, attention)
     local = construct(
@@ -242,20 +257,11 @@ def build_loop(
         "num_blocks": pool.num_blocks,
         "max_positions": shape.max_positions,
         "eos_ids": frozenset(checkpoint.eos_ids),
+        "epoch": step_epoch,
     }
     chosen = build_placement(config, placement)
-    if config.cluster.event_log:
-        header = Header(
-            config.scheduler,
-            placement=config.placement.name,
-            options=dict(config.placement.options),
-            **parts,
-        )
-        path = Path(config.cluster.event_log) / f"step{instance}.{step_epoch}.events"
-        log = EventLog(path, header)
-        scheduler: Scheduler = RecordedScheduler(log, config.scheduler, placement=chosen, **parts)
-    else:
-        scheduler = Scheduler(config.scheduler, placement=chosen, **parts)
+    scheduler = Scheduler(config.scheduler, placement=chosen, **parts)
+    record_step(config, scheduler, **parts)
     return Loop(
         instance=instance,
         scheduler=scheduler,

@@ -73,7 +73,7 @@ class ClusterConfig:
     """with join: lend memory and run no requests"""
     heartbeat_s: float = 0.2
     event_log: str = ""
-    """folder for a log of what each step's scheduler heard: lendkv simulate replay=FILE"""
+    """folder for logs of what steps, pools and planner heard: lendkv simulate replay=FILE"""
     start_s: float = 120.0
     """longest wait for all instances to be ready"""
 

@@ -81,6 +81,8 @@ class Request:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     age_s: float = 0.0
     """how long ago it was accepted, when it came here: it may have run elsewhere before"""
+    stays: bool = False
+    """its frontend knows no other instance: it is handed over only when this one leaves"""
 
 
 class BlockRef(NamedTuple):

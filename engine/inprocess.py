@@ -13,8 +13,8 @@ from functools import partial
 from engine.attention.answer import PoolServer
 from engine.attention.local import LocalBackend
 from engine.build import (
+    build_gmanager,
     build_loop,
-    build_planner,
     build_pool,
     build_pool_server,
     build_transport,
@@ -85,7 +85,7 @@ class Engine:
             wanted.path, wanted.dtype, library=wanted.library, bits=wanted.bits
         )
         self._clock = clock
-        self._planner = build_planner(config)
+        self._planner = build_gmanager(config)
         self._next_plan = 0.0
         self.network = LoopbackNetwork()
         self.on_message: Callable[[str, Message], None] | None = None

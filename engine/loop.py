@@ -18,7 +18,8 @@ from engine.fetcher import Fetcher
 from engine.model.runner import ModelRunner
 from engine.model.sampler import sample
 from engine.mover import Mover
-from engine.protocol import Ack, Draw, Drawn, FencedOff, Granted, Message, Report
+from engine.profile import profile
+from engine.protocol import Ack, Draw, Drawn, FencedOff, Granted, Message, Report, StepSample
 from engine.scheduler.effects import (
     Cancel,
     Connect,
@@ -33,6 +34,8 @@ from engine.scheduler.effects import (
 from engine.scheduler.scheduler import Scheduler
 
 CONNECT_S = 2.0
+ANSWER_SHARE, ANSWER_S = 0.2, 0.05
+"""of a step's time, and at most: how long the next step may wait for an answer that is due"""
 MAX_MISSED_STEPS = 1
 """a holder that misses its deadline in so many steps in a row is given up: one wait, then what it
 held is computed again"""
@@ -66,8 +69,23 @@ class Loop:
         self._to_client = to_client
         self._callbacks = tuple(callbacks)
         self._clock = clock
+        self._step_s = 0.0
+        """how long the last step took"""
         if backend.num_staging_blocks:
             lenders.send(instance, Draw(backend.num_staging_blocks, staging=True))
+
+    def profile(self) -> list[StepSample]:
+        """Timed steps of no request; to be called before the first one comes."""
+        local = self._backend.local
+        samples = profile(
+            self._runner,
+            self.lenders,
+            instance=self._instance,
+            layout=local.layout,
+            max_positions=local.shape.max_positions,
+        )
+        self._backend.travel.clear()
+        return samples
 
     def now(self) -> float:
         """The clock that leases are counted with."""
@@ -94,7 +112,7 @@ class Loop:
             return True
         next_ids = self._sample(plan, logits_NV)
         self.scheduler.commit(plan, next_ids, poisoned)
-        elapsed = time.perf_counter() - began
+        self._step_s = elapsed = time.perf_counter() - began
         if not poisoned:
             self.scheduler.timed(plan, elapsed, self._clock())
         self._perform()
@@ -116,6 +134,23 @@ class Loop:
             self.scheduler.on_fetched(fetch.sequence, fetch.leaf, self._clock())
         self._mover.push()
         self._perform()
+
+    def await_answers(self, listen: Callable[[], None], also: Sequence[int] = ()) -> None:
+        """A deal takes several answers, each in a moment; a step between any two takes much longer.
+
+        ``listen`` takes what has come on the file descriptors ``also``.
+        """
+        scheduler = self.scheduler
+        until = time.monotonic() + min(ANSWER_SHARE * self._step_s, ANSWER_S)
+        self.receive()
+        scheduler.tick(self._clock())
+        self._perform()
+        while scheduler.awaits_answer and (left_s := until - time.monotonic()) > 0:
+            self.wait(left_s, also)
+            listen()
+            self.receive()
+            scheduler.tick(self._clock())
+            self._perform()
 
     def wait(self, timeout_s: float, also: Sequence[int] = ()) -> None:
         """Sleep until a pool or a file descriptor has something to say."""

@@ -5,6 +5,8 @@ import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
+from msgspec.structs import replace
+
 from engine.build import build_loop, build_planner, build_pool_server, build_transport, layout_of
 from engine.comm.control import ControlClient, ControlServer
 from engine.comm.sockets import advertised
@@ -32,7 +34,6 @@ from engine.protocol import (
     Settle,
     Submit,
 )
-from engine.scheduler.membership import Membership
 
 log = logging.getLogger(__name__)
 
@@ -49,30 +50,21 @@ def planner(pipe: Connection, place: Place) -> int:
     server = ControlServer(TO_PLANNER, place.key)
     port = int(place.planner.rpartition(":")[2]) if place.planner else config.cluster.port
     address = server.bind(config.cluster.host, port)
-    pipe.send({"planner": advertised(address, config.cluster.advertise)})
-    gmanager = build_planner(config)
-    membership = Membership(
+    machine = build_planner(
+        config,
         cluster=place.cluster,
-        layout=layout_of(config, place.shape).fingerprint,
-        num_first=config.instances,
+        layout=layout_of(config, place.shape),
         now=time.monotonic(),
     )
+    pipe.send({"planner": advertised(address, config.cluster.advertise)})
     while True:
-        answers: list[tuple[bytes, Message]] = []
+        said: list[tuple[bytes, Message]] = []
         for peer, message in server.receive(min(1.0, config.planner.plan_s or 1.0)):
-            now = time.monotonic()
-            answers += membership.handle(peer, message, now)
-            answer = gmanager.handle(message, now)
-            if answer is not None:
-                answers.append((peer, answer))
-        for advice in gmanager.tick(time.monotonic()):
-            is_for_pool = isinstance(advice.message, Freeze)
-            to = (membership.pools if is_for_pool else membership.steps).get(advice.instance)
-            if to is not None:
-                answers.append((to, advice.message))
-        for to, said in answers:
+            said += machine.handle(peer, message, time.monotonic())
+        said += machine.tick(time.monotonic())
+        for to, message in said:
             with suppress(PeerLost):  # it asked and left
-                server.send(to, said)
+                server.send(to, message)
 
 
 def pool(pipe: Connection, place: Place, memory: MemoryPool) -> int:
@@ -103,8 +95,8 @@ def pool(pipe: Connection, place: Place, memory: MemoryPool) -> int:
             match message:
                 case Freeze():
                     rmanager.freeze(message.num_blocks, message.for_s, _boottime())
-                case Evacuate():  # a donor: nobody else would be asked
-                    told_to_leave = True
+                case Evacuate():  # else the step is asked, as soon as the planner knows of it
+                    told_to_leave |= config.cluster.donor
         if told_to_leave and leave_by is None:
             leave_by = now + LEAVE_S
         if now >= next_beat:
@@ -179,9 +171,13 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
         to_client=to_client,
         clock=_boottime,
     )
+    samples = loop.profile()
+    to_planner(replace(loop.scheduler.load(loop.now()), samples=samples))
     next_register = next_load = 0.0
-    told_to_leave = False
-    while True:
+    told_to_leave = told_to_end = False
+
+    def listen() -> None:
+        nonlocal told_to_leave, told_to_end
         for peer, message in clients.receive(0.0):
             match message:
                 case Submit():
@@ -190,8 +186,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
                 case Abort():
                     loop.scheduler.abort(message.request_id)
                 case Goodbye():
-                    loop.lenders.close()
-                    return 0
+                    told_to_end = True
         for message in planner_client.receive(0.0):
             match message:
                 case BorrowOffer():
@@ -199,6 +194,12 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
                 case Move() | Settle() | Members() | Evacuate():
                     loop.scheduler.on_advice(message, loop.now())
                     told_to_leave |= isinstance(message, Evacuate) and message.leave
+
+    while True:
+        listen()
+        if told_to_end:
+            loop.lenders.close()
+            return 0
         now = time.monotonic()
         if now >= next_load:
             next_load = now + LOAD_EVERY_S
@@ -217,6 +218,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
             pipe.send({"left": True})
             return 0
         try:
+            loop.await_answers(listen, [clients.fileno(), planner_client.fileno()])
             moved = loop.step()
         except PeerLost as error:
             log.warning("%s", error)
@@ -243,4 +245,5 @@ def _request(message: Submit) -> Request:
             ignore_eos=message.ignore_eos,
         ),
         age_s=message.age_s,
+        stays=message.stays,
     )

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.comm.base import Buffer, Channel, Transport
+from engine.comm.dial import Dial
 from engine.errors import PeerLost
 from engine.memory.base import header_bytes
 from engine.protocol import (
@@ -26,6 +27,11 @@ from engine.protocol import (
     Welcome,
     encode,
 )
+
+GRACE_S = 0.02
+"""a pool that is not frozen answers a greeting within this; the step does not wait for longer"""
+MAX_UNSAID = 256
+"""messages for a pool that has not answered yet"""
 
 
 @dataclass(slots=True)
@@ -51,6 +57,9 @@ class Lenders:
         self._own = own
         self._debtor = debtor
         self._lenders: dict[int, Lender] = {}
+        self._dials: dict[int, Dial] = {}
+        self._unsaid: dict[int, list[tuple[Message, tuple[Buffer, ...]]]] = {}
+        """what is to be said once a dial has a channel"""
         self.inbox: deque[tuple[int, Message]] = deque()
         """what came and is not a partial or block data: (instance, message)"""
         self.lost: dict[int, str] = {}
@@ -61,14 +70,21 @@ class Lenders:
         self.on_declined: Callable[[int, FencedOff | Busy], None] | None = None
         self.on_data: Callable[[int, Data, memoryview], None] | None = None
 
-    def connect(self, instance: int, address: str, timeout_s: float) -> None:
-        """Open a channel and greet; known instances are left as they are. Raises PeerLost."""
-        if instance in self._lenders:
+    def connect(
+        self, instance: int, address: str, timeout_s: float, patience_s: float = GRACE_S
+    ) -> None:
+        """Open a channel and greet; known instances are left as they are.
+
+        Raises PeerLost when it is known within ``patience_s`` that there is none; later it is
+        noted in ``lost``. What is sent meanwhile waits for the channel.
+        """
+        if instance in self._lenders or instance in self._dials:
             return
-        channel = self._transport.connect(address, timeout_s)
-        self._lenders[instance] = Lender(instance, channel)
+        self._dials[instance] = dial = Dial(self._transport, address, timeout_s)
+        self._unsaid[instance] = []
         self.lost.pop(instance, None)
-        self.send(instance, self._own if instance == self._own.instance else self._debtor)
+        if dial.has_ended(patience_s):
+            self._open(instance)
 
     @property
     def max_body_bytes(self) -> int:
@@ -80,6 +96,11 @@ class Lenders:
 
     def drop(self, instance: int, reason: str) -> None:
         """Close the channel; whoever asks ``lost`` is told why."""
+        dial = self._dials.pop(instance, None)
+        if dial is not None:
+            del self._unsaid[instance]
+            dial.abandon()
+            self.lost[instance] = reason
         lender = self._lenders.pop(instance, None)
         if lender is not None:
             lender.generations = None
@@ -90,7 +111,7 @@ class Lenders:
         """Queue a message; False when the instance is lost (and noted in ``lost``)."""
         lender = self._lenders.get(instance)
         if lender is None:
-            return False
+            return self._say_later(instance, message, body)
         try:
             lender.channel.send(encode(message), *body)
         except PeerLost as error:
@@ -100,6 +121,7 @@ class Lenders:
 
     def pump(self, timeout_s: float, instances: Iterable[int] | None = None) -> bool:
         """Wait for messages (of these instances) and sort them; False when none came in time."""
+        self._open_dialled()
         chosen = self._lenders.keys() if instances is None else instances
         lenders = [self._lenders[i] for i in list(chosen) if i in self._lenders]
         if not lenders:
@@ -112,6 +134,7 @@ class Lenders:
 
     def wait(self, timeout_s: float, also: Iterable[int]) -> None:
         """Sleep until any lender or one of the file descriptors has something; sorts messages."""
+        self._open_dialled()
         lenders = list(self._lenders.values())
         channels = [lender.channel for lender in lenders]
         ready = self._transport.wait(channels, timeout_s, list(also))
@@ -124,9 +147,35 @@ class Lenders:
         return lender.channel.unsent_bytes if lender else 0
 
     def close(self) -> None:
-        for instance in list(self._lenders):
+        for instance in [*self._lenders, *self._dials]:
             self.drop(instance, "this step is leaving")
         self._transport.close()
+
+    def _open_dialled(self) -> None:
+        for instance in [one for one, dial in self._dials.items() if dial.has_ended()]:
+            try:
+                self._open(instance)
+            except PeerLost as error:
+                self.lost[instance] = str(error)
+
+    def _open(self, instance: int) -> None:
+        """The dial has ended: greet, and say what was to be said. Raises PeerLost."""
+        unsaid = self._unsaid.pop(instance)
+        channel = self._dials.pop(instance).result()
+        self._lenders[instance] = Lender(instance, channel)
+        self.send(instance, self._own if instance == self._own.instance else self._debtor)
+        for message, body in unsaid:
+            self.send(instance, message, *body)
+
+    def _say_later(self, instance: int, message: Message, body: tuple[Buffer, ...]) -> bool:
+        unsaid = self._unsaid.get(instance)
+        if unsaid is None:
+            return False
+        if len(unsaid) >= MAX_UNSAID:
+            self.drop(instance, f"it has not answered, and {MAX_UNSAID} messages wait for it")
+            return False
+        unsaid.append((message, body))
+        return True
 
     def _drain(self, lender: Lender) -> None:
         try:

@@ -33,10 +33,6 @@ def check(config: Config) -> None:
             f"chaos.every_s={wanted.every_s:g} must be at least {LEAST_EVERY_S:g} (a role that "
             f"ends too often is given up) and at most chaos.seconds={wanted.seconds:g}"
         )
-    if config.model.bits != "schedule":
-        problems.append(
-            "chaos compares every token with an undisturbed answer: set model.bits=schedule"
-        )
     if min(wanted.contexts, wanted.long_tokens, wanted.short_tokens, wanted.max_tokens) < 1:
         problems.append("chaos.contexts, long_tokens, short_tokens and max_tokens are at least 1")
     if config.cluster.join or config.cluster.key_file:

@@ -33,6 +33,8 @@ class Answer:
     """its last one: a request that broke before its first word is sent anew"""
     told: dict[int, str] = field(default_factory=dict)
     """text by event number"""
+    told_ids: dict[int, list[int]] = field(default_factory=dict)
+    """token ids by event number, where the oracle wants them"""
     times: list[float] = field(default_factory=list)
     """of the events with text"""
     num_wrong: int = 0
@@ -41,6 +43,7 @@ class Answer:
     """503: no instance was ready; asked again"""
     failed: str = ""
     finished: bool = False
+    prompt_ids: tuple[int, ...] = ()
 
 
 class _Broken(Exception):
@@ -74,9 +77,10 @@ class Client(threading.Thread):
         while not self._stopped.is_set():
             context = self._contexts[number % len(self._contexts)]
             answer = Answer(self.name, self._instance, time.monotonic())
+            answer.prompt_ids = tuple(context.prompt_ids)
             self.answers.append(answer)
             self._ask(context, answer)
-            if answer.finished:
+            if answer.finished and context.pieces is not None:
                 answer.num_wrong = context.num_wrong(answer.told)
             number += 1
 
@@ -115,6 +119,7 @@ class Client(threading.Thread):
                     "temperature": 0,
                     "ignore_eos": True,
                     "stream": True,
+                    "return_token_ids": context.pieces is None,
                 }
                 head = {"Content-Type": "application/json"}
                 connection.request("POST", "/v1/completions", json.dumps(body), head)
@@ -143,10 +148,12 @@ class Client(threading.Thread):
     def _take(self, answer: Answer, event_id: str, body: dict[str, Any]) -> None:
         if "error" in body:
             answer.failed = str(body["error"].get("message"))
+        number = int(event_id.rpartition(":")[2] or 0)
+        # An event that comes twice is wrong even if what it says is right.
+        for choice in body.get("choices", []):
+            answer.told_ids.setdefault(number, []).extend(choice.get("token_ids") or [])
         text = "".join(choice.get("text") or "" for choice in body.get("choices", []))
         if not text:
             return
-        number = int(event_id.rpartition(":")[2])
-        # An event that comes twice is wrong even if its text is right.
         answer.told[number] = answer.told.get(number, "") + text
         answer.times.append(time.monotonic())

@@ -67,6 +67,7 @@ class Cluster:
             "serve.model_name=chaos",
         )
         self._guest: subprocess.Popen[bytes] | None = None
+        self._guest_began = 0.0
         self.guest_instance = -1
         self._ended = threading.Event()
 
@@ -86,6 +87,12 @@ class Cluster:
     def ready(self) -> set[int]:
         """Instances that serve, as the cluster's gateway knows."""
         return {int(card["instance"]) for card in self._health() if card["ready"]}
+
+    def _guests(self) -> set[int]:
+        """Those that serve and came since the last guest was started; numbers are used again."""
+        since = 1000 * self._guest_began  # epochs are the milliseconds of their beginning
+        cards = [card for card in self._health() if card["ready"] and card["epoch"] >= since]
+        return {int(card["instance"]) for card in cards} - set(range(self._instances))
 
     def aim(self, fault: Fault) -> Fault:
         """The fault with ``holder`` resolved: who lends most now, else the one drawn."""
@@ -175,6 +182,7 @@ class Cluster:
         """
         if self._guest is not None and self._guest.poll() is None:
             return
+        self._guest_began = time.time()
         self._guest = self._run(
             "serve",
             *self._command,
@@ -189,9 +197,8 @@ class Cluster:
         assert self._guest is not None
         deadline = time.monotonic() + JOIN_S
         while time.monotonic() < deadline and not self._ended.wait(LOOK_S):
-            new = {i for i in self.ready() if i >= self._instances and i > self.guest_instance}
-            if new:
-                self.guest_instance = max(new)
+            if guests := self._guests():
+                self.guest_instance = max(guests)
                 return True
             if self._guest.poll() is not None:
                 return False

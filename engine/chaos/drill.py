@@ -1,4 +1,8 @@
-"""The verb ``chaos``: a cluster under load, its processes struck in turn, every token compared."""
+"""The verb ``chaos``: a cluster under load, its processes struck in turn, every token compared.
+
+With ``model.bits=schedule`` each answer must be the one that an undisturbed instance gave before;
+else each is judged afterwards, by an undisturbed model that is forced along it.
+"""
 
 import json
 import signal
@@ -16,8 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.chaos.check import check
-from engine.chaos.clients import Client
+from engine.chaos.clients import Answer, Client
 from engine.chaos.cluster import Cluster
+from engine.chaos.forced import questions, teach
 from engine.chaos.oracle import Context, cut_prompts, pieces_of, undisturbed
 from engine.chaos.progress import Progress
 from engine.chaos.report import Notes, Struck, figures, table
@@ -57,6 +62,9 @@ def chaos(config: Config, recipe: str | None, overrides: Sequence[str], *, as_js
             )
             roads = children[0] if office else None
             notes = _run(config, cluster, roads, contexts, folder, say)
+            if contexts[0].pieces is None:
+                notes = replace(notes, oracle="teacher-forced")
+                _judge(config, notes.answers, children, say)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all that is left is to end them
         stop(children, patience_s=0.0)
@@ -77,7 +85,7 @@ def chaos(config: Config, recipe: str | None, overrides: Sequence[str], *, as_js
 def _contexts(
     config: Config, recipe: str | None, children: list[Child], say: Progress
 ) -> list[Context]:
-    """The prompts and their undisturbed answers, made in a process that ends before the rest."""
+    """The prompts and, where only one answer is right, that: a process of its own makes them."""
     tokenizer = load_tokenizer(config.model.path, library=config.model.library)
     if tokenizer is None:
         raise ConfigError(f"model {config.model.path!r} has no tokenizer.json")
@@ -86,6 +94,8 @@ def _contexts(
         prompts = cut_prompts(tokenizer.encode(path.read_text(encoding="utf-8")), config.chaos)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"chaos.prompt_file {str(path)!r} cannot be read: {error}") from error
+    if config.model.bits != "schedule":
+        return [Context(prompt, None) for prompt in prompts]
     child = fork("oracle", partial(_undisturbed, config, prompts))
     children.append(child)
     while "answers" not in (said := _hear(child)):
@@ -94,6 +104,20 @@ def _contexts(
         Context(prompt, pieces_of(tokenizer, answer))
         for prompt, answer in zip(prompts, said["answers"], strict=True)
     ]
+
+
+def _judge(config: Config, answers: Sequence[Answer], children: list[Child], say: Progress) -> None:
+    """Count what is wrong with each answer, equal ones once; in a process of its own."""
+    tokenizer = load_tokenizer(config.model.path, library=config.model.library)
+    assert tokenizer is not None
+    asked = questions(answers, tokenizer, config.chaos.max_tokens)
+    child = fork("teacher", partial(teach, config, list(asked)))
+    children.append(child)
+    while "wrong" not in (said := _hear(child)):
+        say(f"answers judged: {said['done']} of {len(asked)}")
+    for got_it, num_wrong in zip(asked.values(), said["wrong"], strict=True):
+        for answer in got_it:
+            answer.num_wrong += num_wrong
 
 
 def _run(

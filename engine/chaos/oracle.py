@@ -1,4 +1,7 @@
-"""What the answers must be: each context answered by one big instance that nobody disturbs."""
+"""What the answers must be: each context answered by one big instance that nobody disturbs.
+
+With ``model.bits=schedule`` only; ``forced.py`` judges answers that may be one of several.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,13 +15,14 @@ from engine.model.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """A prompt, and the text that each number of an answer's events must carry."""
+    """A prompt, and the text that each number of an answer's events must carry, if only one may."""
 
     prompt_ids: list[int]
-    pieces: dict[int, str]
+    pieces: dict[int, str] | None
 
     def num_wrong(self, told: dict[int, str]) -> int:
         """Events that differ, are missing or should not be."""
+        assert self.pieces is not None
         numbers = self.pieces.keys() | told.keys()
         return sum(self.pieces.get(number, "") != told.get(number, "") for number in numbers)
 

@@ -41,6 +41,8 @@ class Notes:
     bystander: int
     """the instance that neither borrows nor lends, and is no victim"""
     wait_s: float
+    oracle: str = "identical"
+    """or teacher-forced: what a token was compared with"""
 
 
 def figures(notes: Notes) -> dict[str, Any]:
@@ -60,6 +62,7 @@ def figures(notes: Notes) -> dict[str, Any]:
         "requests": len(answers),
         "finished": sum(answer.finished for answer in answers),
         "tokens": sum(len(answer.times) for answer in answers),
+        "oracle": notes.oracle,
         "wrong_tokens": sum(answer.num_wrong for answer in answers),
         "failed_requests": sum(bool(answer.failed) for answer in answers),
         "failures": dict(reasons),

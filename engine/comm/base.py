@@ -48,7 +48,7 @@ class Channel(ABC):
 
 
 class Transport(ABC):
-    """Makes channels. One thread uses it."""
+    """Makes channels. One thread uses it; another one may be in ``connect`` meanwhile."""
 
     @abstractmethod
     def listen(self) -> str:

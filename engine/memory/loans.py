@@ -134,9 +134,13 @@ class Loans:
         del self._loans[loan.number]
         del self._reservations[loan.debtor, loan.reservation]
 
+    def is_due(self, now: float) -> bool:
+        """Whether a lease may be over; False is certain."""
+        return now >= self._next_expiry
+
     def overdue(self, now: float) -> list[Loan]:
         """Loans whose lease is over."""
-        if now < self._next_expiry:
+        if not self.is_due(now):
             return []
         over = [loan for loan in self if loan.expires <= now]
         later = (loan.expires for loan in self if loan.expires > now)

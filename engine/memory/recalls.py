@@ -9,6 +9,7 @@ slot. No I/O.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from engine.memory.loans import Debtor, Loan, Loans, Slot
 
@@ -40,6 +41,12 @@ class Recalls:
     def is_waiting(self) -> bool:
         """Something was called back and has not come yet."""
         return bool(self._pending)
+
+    @property
+    def state(self) -> list[Any]:
+        """To be compared with another's."""
+        claims = [self._own, self._frozen, list(self._claims.items())]
+        return [list(self._pending.items()), claims]
 
     @property
     def longest_s(self) -> float:
@@ -90,6 +97,10 @@ class Recalls:
         kept += [claim for of, claim in self._claims.items() if of != debtor and claim.born <= born]
         return sum(claim.num_blocks for claim in kept if now < claim.until)
 
+    def is_due(self, now: float) -> bool:
+        """Whether something did not come back in time, or may be called back now."""
+        return self.is_wanted(now) or any(ends <= now for ends in self._pending.values())
+
     def overdue(self, now: float) -> list[tuple[Loan, int]]:
         """Slots that did not come back in time."""
         if not self._pending:
@@ -129,7 +140,7 @@ class Recalls:
                 if not missing or any(number not in may for number, _ in missing):
                     continue
                 num_blocks -= 1
-                for number, of in missing:
+                for number, of in sorted(missing):
                     self._pending[number, of] = now + self._recall_s
                     chosen.setdefault(may[number], []).append(of)
         return {loan: sorted(slots) for loan, slots in chosen.items()}

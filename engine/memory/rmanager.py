@@ -16,6 +16,7 @@ then compute" is atomic. A peer that breaks the protocol is lost; nothing it sen
 """
 
 from collections import Counter
+from typing import Any
 
 from engine import protocol as p
 from engine.memory.books import BlockState, Books
@@ -83,6 +84,17 @@ class RManager:
     @property
     def is_recalling(self) -> bool:
         return self._lending.recalls.is_waiting
+
+    @property
+    def state(self) -> list[Any]:
+        """What it decides by, in short; to be compared with another's."""
+        counts = [self.books.count(state) for state in BlockState]
+        loans = [(one.number, one.version, one.expires) for one in self._lending.loans]
+        return [counts, loans, self._lending.recalls.state, self._tables.state]
+
+    def is_due(self, now: float) -> bool:
+        """Whether a tick may find something to end; False is certain."""
+        return self._lending.loans.is_due(now) or self._lending.recalls.is_due(now)
 
     def is_step(self, peer: int) -> bool:
         return self._peers.is_step(peer)

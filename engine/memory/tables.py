@@ -79,6 +79,12 @@ class Tables:
                 raise LoanFenced(f"slot {slot} of loan {number}, leaf {leaf}, was released")
         table.loan_versions.update({loan.number: loan.version for loan in loans.values()})
 
+    @property
+    def state(self) -> list[tuple[int, int, int]]:
+        """(peer, sequence, version) of each; to be compared with another's."""
+        every = self._tables.items()
+        return [(peer, of, one.version) for peer, tables in every for of, one in tables.items()]
+
     def check(self) -> None:
         for tables in self._tables.values():
             for table in tables.values():

@@ -18,6 +18,8 @@ class Submit(Message, frozen=True):
     ignore_eos: bool
     age_s: Seconds = 0.0
     """since it was accepted: a request that is sent again keeps its rights"""
+    stays: bool = False
+    """no other instance would get it (see core.Request)"""
 
 
 class Tokens(Message, frozen=True):

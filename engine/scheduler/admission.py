@@ -255,8 +255,9 @@ class Admission:
             working = min(working, len(sequence.spare))
         need = self._need(len(wanted) + has_tail, num_local, working)
         if wanted and not sequence.spare:
-            reason = "not one block of the own pool is free to compute keys in"
-            self._negotiator.outcomes.append(NotPlaced(sequence.number, reason, False))
+            if not self._make_working_room(sequence, now):
+                reason = "not one block of the own pool is free to compute keys in"
+                self._negotiator.outcomes.append(NotPlaced(sequence.number, reason, False))
             return
         try:
             holders = self._placement.place(need, ())
@@ -264,6 +265,16 @@ class Admission:
             self._negotiator.borrow(sequence.number, need, now, arrived=sequence.arrived)
         else:
             self._negotiator.outcomes.append(Placed(sequence.number, holders, {}))
+
+    def _make_working_room(self, sequence: Sequence, now: float) -> bool:
+        """One that lost blocks lends one of its own first, to compute in; tried once."""
+        if sequence.num_tries or not self._holdings.own_sealed(sequence):
+            return False
+        sequence.num_tries, sequence.not_before = 1, now + REDRAW_S
+        self.placing = None
+        self.queue_again(sequence)
+        self.lend_out(sequence, 1, now)
+        return True
 
     def _borrow_more(self, sequence: Sequence, now: float) -> None:
         self._growing[sequence.number] = sequence

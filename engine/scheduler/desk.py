@@ -226,7 +226,8 @@ class Desk:
     def _give_way(self, sequence: Sequence) -> None:
         """It goes on where there is room for all of it, or starts over here."""
         num_blocks = self._layout.blocks_for(len(sequence.token_ids) + 1) + self._config.grow_blocks
-        if self._config.hand_over and self.neighbours.take(num_blocks):
+        may_go = self._config.hand_over and not sequence.request.stays
+        if may_go and self.neighbours.take(num_blocks):
             self.loads.relief["handovers"] += 1
             # Who goes on may read what others hold; the own blocks are wanted here.
             self.roster.drop(sequence, final=False, keep_lent=True)

@@ -6,6 +6,7 @@ from heartbeats. (PAPER section 2.1: the gManager and its Global Debt Ledger.) N
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from engine.protocol import (
     BorrowOffer,
@@ -105,6 +106,14 @@ class GManager:
         self._round += 1
         advice = self._placement.advise(self._view(now), self._cost)
         return [one for one in advice if self._passes(one)]
+
+    @property
+    def state(self) -> list[Any]:
+        """What it knows; to be compared with another's."""
+        known = [self._pools, self._loads, self._steps, self._draining, list(self._advised.items())]
+        # rounded: another processor may add up in another order
+        cost = f"{self._cost.seconds(4, 4096, 4096, 2):.3g}" if self._cost else ""
+        return [known, self._round, self._next_round, cost]
 
     def _passes(self, advice: Advice) -> bool:
         """A step is advised once on each of its reports."""

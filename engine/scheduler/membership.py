@@ -4,6 +4,8 @@ The planner's part; soft state like all of it, so a new one listens before it gi
 it cannot hear, since a member may be silent or still on its way, it is told at its start. No I/O.
 """
 
+from typing import Any
+
 from engine.protocol import (
     VERSION,
     Evacuate,
@@ -54,6 +56,11 @@ class Membership:
                 to = self.steps.get(message.instance) or self.pools.get(message.instance)
                 return [(to, message)] if to else []
         return []
+
+    @property
+    def state(self) -> list[Any]:
+        """What it knows; to be compared with another's."""
+        return [self._next, self._given, self.steps, self.pools]
 
     def _seen(self, instance: int, peers: dict[int, bytes], peer: bytes) -> None:
         peers[instance] = peer

@@ -92,6 +92,10 @@ class Negotiator:
         self._effects = effects
         self.outcomes: list[Outcome] = []
 
+    @property
+    def is_dealing(self) -> bool:
+        return bool(self._deals)
+
     def borrow(
         self,
         sequence: int,

@@ -48,10 +48,15 @@ class Pins:
         self._search: _Search | None = None
         self._next_id = FIRST_ID
 
+    @property
+    def is_searching(self) -> bool:
+        return self._search is not None
+
     def on_members(self, members: list[Member]) -> None:
-        have = [m for m in members if m.num_cached and m.instance != self._instance]
+        others = [m for m in members if m.pool_address and m.instance != self._instance]
+        have = [member for member in others if member.num_cached]
         have.sort(key=lambda member: (-member.num_cached, member.instance))
-        self._holders = {m.instance: m.pool_address for m in have[:MAX_POOLS] if m.pool_address}
+        self._holders = {m.instance: m.pool_address for m in have[:MAX_POOLS]}
 
     def search(self, sequence: Sequence, lease_s: float, now: float) -> bool:
         """Begin; False when there is nothing to look for, or nobody to ask."""

@@ -67,9 +67,15 @@ class ToStep:
 class RequestTable:
     """Entries by request id; ``take_effects`` says what to send, ``changed`` who has news."""
 
-    def __init__(self, *, block_tokens: int, keep_s: float = 300.0, life: str = "") -> None:
-        """``life`` tells this table's attempts from those of a gateway that died."""
+    def __init__(
+        self, *, block_tokens: int, keep_s: float = 300.0, life: str = "", stays: bool = False
+    ) -> None:
+        """``life`` tells this table's attempts from those of a gateway that died.
+
+        ``stays``: there is one instance only to send requests to.
+        """
         self._life = life
+        self._stays = stays
         self._block_tokens = block_tokens
         self._keep_s = keep_s
         self._members: list[Member] = []
@@ -180,10 +186,10 @@ class RequestTable:
         entry.address = member.step_address
         entry.attempt += 1
         entry.base = len(entry.token_ids)
-        self._effects.append(ToStep(entry.address, submit_of(entry, now)))
+        self._effects.append(ToStep(entry.address, submit_of(entry, now, stays=self._stays)))
 
 
-def submit_of(entry: Entry, now: float) -> Submit:
+def submit_of(entry: Entry, now: float, *, stays: bool) -> Submit:
     """The message that starts the entry's current attempt, behind the tokens it has."""
     sampling = entry.request.sampling
     return Submit(
@@ -196,4 +202,5 @@ def submit_of(entry: Entry, now: float) -> Submit:
         sampling.seed,
         sampling.ignore_eos,
         max(0.0, now - entry.arrived),
+        stays,
     )

@@ -11,16 +11,18 @@ def route(
     """The instance for a request of ``num_tokens``; None while no step is ready.
 
     ``load`` is the tokens that this gateway has under way at each instance: the pools' own numbers
-    are late. Instances that can hold the request at home come first, then the least loaded.
+    are late. Instances that can hold the request at home come first, those before others that have
+    the room already (frontends do not know of each other's requests), then the least loaded.
     """
     ready = [member for member in members if member.step_address]
     if not ready:
         return None
     num_blocks = -(-num_tokens // block_tokens)
 
-    def cost(member: Member) -> tuple[bool, float, int]:
+    def cost(member: Member) -> tuple[bool, bool, float, int]:
         under_way = load.get(member.instance, 0) / block_tokens
         room = member.num_blocks - under_way
-        return (num_blocks > room, under_way / max(member.num_blocks, 1), member.instance)
+        share = under_way / max(member.num_blocks, 1)
+        return (num_blocks > room, num_blocks > member.num_free, share, member.instance)
 
     return min(ready, key=cost).instance

@@ -59,6 +59,11 @@ class Scheduler(Desk):
         """It was told to leave, and nothing is left here."""
         return self.is_leaving and not self.roster.all()
 
+    @property
+    def awaits_answer(self) -> bool:
+        """A sequence would have its memory, if only those who were asked had answered."""
+        return self.holdings.drawing or self.negotiator.is_dealing or self.pins.is_searching
+
     # --- the step -----------------------------------------------------------------------------
 
     def schedule(self, now: float) -> Plan | None:
@@ -110,6 +115,10 @@ class Scheduler(Desk):
         effects = list(self._effects)
         self._effects.clear()
         return effects
+
+    @property
+    def has_effects(self) -> bool:
+        return bool(self._effects)
 
     def sampling_of(self, number: int) -> SamplingParams:
         return next(one.request.sampling for one in self.running if one.number == number)

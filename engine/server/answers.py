@@ -1,6 +1,7 @@
 """The shapes of answers: whole objects, streamed chunks and their server-sent events."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,24 +21,36 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One request's answers: chat or plain completion."""
+    """One request's answers: chat or plain completion.
+
+    With ``prompt_ids`` they carry token ids, in vLLM's places: ``token_ids`` in each choice, and
+    once ``prompt_token_ids``, beside the choices of a chat and in the choice of a completion.
+    """
 
     request_id: str
     model: str
     created: int
     chat: bool
+    prompt_ids: Sequence[int] | None = None
 
-    def whole(self, text: str, finish_reason: str, usage: Usage) -> dict[str, Any]:
+    def whole(
+        self, text: str, finish_reason: str, usage: Usage, token_ids: Sequence[int] = ()
+    ) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": 0, "finish_reason": finish_reason, "logprobs": None}
         if self.chat:
             choice["message"] = {"role": "assistant", "content": text}
         else:
             choice["text"] = text
         kind = "chat.completion" if self.chat else "text_completion"
-        return {**self._head(kind), "choices": [choice], "usage": usage.body()}
+        return self._body(kind, choice, token_ids, first=True) | {"usage": usage.body()}
 
     def chunk(
-        self, text: str | None, finish_reason: str | None = None, *, first: bool = False
+        self,
+        text: str | None,
+        finish_reason: str | None = None,
+        *,
+        first: bool = False,
+        token_ids: Sequence[int] = (),
     ) -> dict[str, Any]:
         """A piece of the answer; the first chat chunk names the role."""
         choice: dict[str, Any] = {"index": 0, "finish_reason": finish_reason, "logprobs": None}
@@ -48,14 +61,25 @@ class Shape:
             choice["delta"] = delta
         else:
             choice["text"] = text or ""
-        return {**self._chunk_head(), "choices": [choice]}
+        return self._body(self._chunk_kind, choice, token_ids, first=first)
 
     def usage_chunk(self, usage: Usage) -> dict[str, Any]:
         """The last chunk when usage was asked for: no choices."""
-        return {**self._chunk_head(), "choices": [], "usage": usage.body()}
+        return {**self._head(self._chunk_kind), "choices": [], "usage": usage.body()}
 
-    def _chunk_head(self) -> dict[str, Any]:
-        return self._head("chat.completion.chunk" if self.chat else "text_completion")
+    @property
+    def _chunk_kind(self) -> str:
+        return "chat.completion.chunk" if self.chat else "text_completion"
+
+    def _body(
+        self, kind: str, choice: dict[str, Any], token_ids: Sequence[int], *, first: bool
+    ) -> dict[str, Any]:
+        body = {**self._head(kind), "choices": [choice]}
+        if self.prompt_ids is not None:
+            choice["token_ids"] = list(token_ids)
+            if first:
+                (body if self.chat else choice)["prompt_token_ids"] = list(self.prompt_ids)
+        return body
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.request_id, "object": kind, "created": self.created, "model": self.model}

@@ -184,4 +184,5 @@ def _card(member: Member) -> dict[str, Any]:
         "blocks": member.num_blocks,
         "free": member.num_free,
         "lent": member.num_lent,
+        "epoch": member.epoch,
     }

@@ -2,7 +2,8 @@
 
 A stream's events carry ``id: REQUEST:NUMBER``: 0 for the beginning, then the number of tokens told,
 then one each for held-back text, the end and the usage. No two share a number, so a client that
-comes back with it as Last-Event-ID gets exactly what follows.
+comes back with it as Last-Event-ID gets exactly what follows. Who wants token ids gets an event for
+each token, even without text; else those that have none are left out.
 """
 
 import asyncio
@@ -67,22 +68,24 @@ class Completions:
         )
         options = body.stream_options
         usage = options is not None and options.include_usage
-        return self._gateway.submit(request, Terms(chat, body.stops, usage))
+        return self._gateway.submit(request, Terms(chat, body.stops, usage, body.return_token_ids))
 
     async def whole(
         self, entry: Entry, is_gone: Callable[[], Awaitable[bool]]
     ) -> dict[str, object]:
         """The whole answer; raises Problem. A client that goes away ends the request."""
 
-        async def collect() -> str:
-            parts = [text async for _, text in self._texts(entry)]
-            return "".join(parts)
+        async def collect() -> tuple[int, str]:
+            parts = [(number, text) async for number, text in self._texts(entry)]
+            return parts[-1][0], "".join(text for _, text in parts)
 
         with self._gateway.attend(entry.request.request_id):
-            text = await _unless_gone(collect(), is_gone)
+            number, text = await _unless_gone(collect(), is_gone)
         if entry.error:
             raise self._problem(entry)
-        return self._shape(entry).whole(text, entry.finish_reason, self._usage(entry))
+        return self._shape(entry).whole(
+            text, entry.finish_reason, self._usage(entry), entry.token_ids[:number]
+        )
 
     async def first_token(self, entry: Entry, is_gone: Callable[[], Awaitable[bool]]) -> None:
         """Wait until a stream has something to say; raises Problem if it is refused instead."""
@@ -108,8 +111,9 @@ class Completions:
         number = 0
         async with aclosing(self._texts(entry)) as texts:
             async for number, text in texts:
-                if text and number > told:
-                    yield event(shape.chunk(text), f"{name}:{number}")
+                token_ids = entry.token_ids[number - 1 : number]
+                if number > told and (text or (token_ids and shape.prompt_ids is not None)):
+                    yield event(shape.chunk(text, token_ids=token_ids), f"{name}:{number}")
         if entry.error:
             yield event(error_body(500, entry.error, code=entry.error_code))
         else:
@@ -188,7 +192,14 @@ class Completions:
     def _shape(self, entry: Entry) -> Shape:
         name = entry.request.request_id
         age_s = time.monotonic() - entry.arrived
-        return Shape(name, self._model, int(time.time() - age_s), self._gateway.terms[name].chat)
+        terms, prompt_ids = self._gateway.terms[name], entry.request.prompt_ids
+        return Shape(
+            name,
+            self._model,
+            int(time.time() - age_s),
+            terms.chat,
+            prompt_ids if terms.token_ids else None,
+        )
 
 
 async def _unless_gone(

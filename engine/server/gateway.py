@@ -47,7 +47,9 @@ class Gateway:
         self._steps: dict[str, ControlClient] = {}
         self._news: dict[str, asyncio.Event] = {}
         self._on_end = on_end
-        self.table = RequestTable(block_tokens=block_tokens, life=secrets.token_hex(4))
+        self.table = RequestTable(
+            block_tokens=block_tokens, life=secrets.token_hex(4), stays=only is not None
+        )
         self.terms: dict[str, Terms] = {}
         self.members: list[Member] = []
         self._roll = Roll()

@@ -21,6 +21,7 @@ class Terms(Struct, frozen=True, array_like=True):
     chat: bool = False
     stops: list[str] = []
     usage: bool = False
+    token_ids: bool = False
 
 
 class Accepted(Struct, tag=True, frozen=True, array_like=True):

@@ -42,6 +42,7 @@ class Common(BaseModel):
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     ignore_eos: bool = False
+    return_token_ids: bool = False
 
     @model_validator(mode="before")
     @classmethod

@@ -81,7 +81,8 @@ class Cluster:
         step = self.steps.get(instance)
         if step is not None and step.is_alive:
             self._end(step)
-            self.world.at(self.world.now + RESTART_S, lambda: self.start_step(instance))
+            again = self.world.now + self.world.chance.uniform(0.01, RESTART_S)
+            self.world.at(again, lambda: self.start_step(instance))
 
     def kill_pool(self, instance: int) -> None:
         """A dead pool takes its step along; both come back, with new memory."""

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from engine import protocol as p
 from engine.core import Request
 from engine.scheduler.base import Placement
-from engine.scheduler.gmanager import GManager
-from engine.scheduler.membership import Membership
 from engine.scheduler.performance import Performance
+from engine.scheduler.planner import Planner
 from engine.scheduler.request_table import RequestTable
 from engine.sim.post import Party
 from engine.sim.truth import answer_to, layout_of
@@ -37,39 +36,29 @@ class SimPlanner(Process):
 
     def start(self) -> None:
         super().start()
-        world = self.world.config
-        config = GManager.Config(stale_s=1.0, plan_s=4 * PLAN_S)
-        self.gmanager = GManager(
-            config,
+        tokens = self.world.config.block_tokens
+        self.planner = Planner(
+            Planner.Config(stale_s=1.0, plan_s=4 * PLAN_S),
             placement=self._placement,
             cost=Performance(),
-            block_tokens=world.block_tokens,
-        )
-        self._membership = Membership(
+            block_tokens=tokens,
             cluster="sim",
-            layout=layout_of(world.block_tokens).fingerprint,
+            layout=layout_of(tokens).fingerprint,
             num_first=self._num_known,
             now=self.clock(),
         )
         self.every(PLAN_S, self._tick)
 
     def take(self, peer: bytes, message: p.Message) -> None:
-        now = self.clock()
-        said_to = self._membership.handle(peer, message, now)
-        self._num_known = self._membership.next_number
+        said_to = self.planner.handle(peer, message, self.clock())
+        self._num_known = self.planner.next_number
         for to, said in said_to:
             self._tell(to, said)
-        answer = self.gmanager.handle(message, now)
-        if answer is not None:
-            self._tell(peer, answer)
 
     def _tick(self) -> None:
-        for advice in self.gmanager.tick(self.clock()):
-            self.world.notes[f"advised_{kind_of(advice.message)}"] += 1
-            is_for_pool = isinstance(advice.message, p.Freeze)
-            known = self._membership.pools if is_for_pool else self._membership.steps
-            if advice.instance in known:
-                self._tell(known[advice.instance], advice.message)
+        for to, advice in self.planner.tick(self.clock()):
+            self.world.notes[f"advised_{kind_of(advice)}"] += 1
+            self._tell(to, advice)
 
 
 class SimGateway(Party):

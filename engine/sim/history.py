@@ -119,10 +119,13 @@ def _num_blocks(request: Request, config: SimConfig) -> int:
 
 
 def _faults(world: World, trouble: Trouble) -> list[tuple[float, Callable[[], None]]]:
+    """Each kind as often as any other, in any order."""
     config, chance = world.config, world.chance
     faults: list[tuple[float, Callable[[], None]]] = []
-    for _ in range(config.faults):
-        kind, instance = chance.choice(config.kinds), chance.randrange(config.instances)
+    kinds = [config.kinds[number % len(config.kinds)] for number in range(config.faults)]
+    chance.shuffle(kinds)
+    for kind in kinds:
+        instance = chance.randrange(config.instances)
         seconds = chance.choice([0.1, 0.7, 2.5])  # short, past a wait, past a lease
         other = (instance + chance.randrange(1, config.instances)) % config.instances
         together = chance.random() < 0.3

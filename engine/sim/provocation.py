@@ -99,7 +99,7 @@ class Provocation:
         """
         world, cluster = self._world, self._cluster
         for step in cluster.steps.values():
-            if not (step.is_alive and step.pool.has_room and len(step.scheduler.debts)):
+            if not (step.num_debts and step.pool.has_room):
                 continue
             for one in step.scheduler.running:
                 holders = sorted({ref.instance for ref in one.table if ref.loan})

@@ -31,8 +31,7 @@ from engine.sim.reading import Reading
 from engine.sim.truth import layout_of
 from engine.sim.world import World
 
-IDLE_S = 0.02
-STEP_S, ROW_S = 0.004, 0.0001
+IDLE_S, STEP_S, ROW_S = 0.02, 0.004, 0.0001
 LOAD_S, REGISTER_S = 0.25, 0.3
 
 
@@ -89,6 +88,10 @@ class SimStep(Party):
         if any(sequence.is_prefill for sequence in self.scheduler.running):
             return "prefill"
         return "decode" if self.scheduler.running else "idle"
+
+    @property
+    def num_debts(self) -> int:
+        return len(self.scheduler.debts) if self.is_alive else 0
 
     # --- what comes in ------------------------------------------------------------------------
 
@@ -223,9 +226,8 @@ class SimStep(Party):
             case _:
                 if isinstance(message, p.FencedOff):
                     self._forget_tables(instance)
-                if isinstance(message, p.Recall):
-                    running = self.scheduler.running
-                    self.world.notes["recall_in_prefill"] += any(s.is_prefill for s in running)
+                if isinstance(message, p.Recall) and self.state == "prefill":
+                    self.world.notes["recall_in_prefill"] += 1
                 self.scheduler.on_message(instance, message, now)
         self._perform()
 

@@ -36,7 +36,8 @@ class Trouble:
         pool, step = cluster.pools[instance], cluster.steps.get(instance)
         match kind:
             case "kill_step":
-                cluster.kill_step(instance)
+                debtors = [at for at, one in cluster.steps.items() if one.num_debts]
+                cluster.kill_step(world.chance.choice(debtors or [instance]))
             case "kill_pool" if pool.is_alive:
                 cluster.kill_pool(instance)
             case "kill_planner" if cluster.planner.is_alive:
@@ -128,7 +129,7 @@ class Trouble:
         """A planner that is wrong: any advice may come at any time; some is made to hurt."""
         cluster, chance = self._cluster, self._world.chance
         steps = [step for step in cluster.steps.values() if step.is_alive]
-        debtors = [step for step in steps if len(step.scheduler.debts)]
+        debtors = [step for step in steps if step.num_debts]
         roomy = [step for step in debtors if step.pool.has_room]
         if not steps or other not in cluster.pools:
             return

@@ -44,6 +44,19 @@ def test_no_token_is_wrong_and_no_request_fails(recipe):
     assert not facts["faults_missed"]
     assert facts["loans"] > 0
     assert facts["tracebacks"] == 0
+    assert facts["oracle"] == "identical"
+
+
+def test_where_several_answers_are_right_each_is_judged_afterwards(recipe):
+    other = ("model.bits=any", "model.dtype=bfloat16")
+    short = ("chaos.kinds=[kill,freeze]", "chaos.seconds=10", "chaos.seed=3", "--json")
+    done = Command("chaos", recipe, *other, *short).finish()
+    assert done.status == 0, done.out + done.err
+    facts = json.loads(done.out)
+    assert facts["oracle"] == "teacher-forced"
+    assert facts["wrong_tokens"] == facts["failed_requests"] == 0
+    assert facts["finished"] == facts["requests"] >= 5
+    assert sum(facts["faults"].values()) == 2
 
 
 def test_ctrl_c_ends_all_that_was_started(recipe):
@@ -63,7 +76,6 @@ def test_ctrl_c_ends_all_that_was_started(recipe):
         ("chaos.kinds=[kil]", "choose from kill, freeze"),
         ("chaos.every_s=1", "must be at least 5"),
         ("transport.name=shm", "set transport.name=tcp"),
-        ("model.bits=any", "set model.bits=schedule"),
         ("pool.sizes=[24,60000000,24]", "MiB of memory"),
         ("chaos.long_tokens=1900", "give a longer text"),
         ("chaos.prompt_file=nowhere.txt", "cannot be read"),

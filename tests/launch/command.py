@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +29,16 @@ class Done:
 class Command:
     """``python -m engine ARGS``, under torchrun where ``processes`` is given."""
 
-    def __init__(self, *args: object, processes: int = 0, **environment: str) -> None:
+    def __init__(
+        self,
+        *args: object,
+        processes: int = 0,
+        prefix: Sequence[str] = (),
+        **environment: str,
+    ) -> None:
+        """``prefix``: a command that runs another one, such as ``ip netns exec NAME``."""
         self.mark = f"{os.getpid()}-{time.monotonic_ns()}"
-        command = [sys.executable]
+        command = [*prefix, sys.executable]
         if processes:
             command += ["-m", "torch.distributed.run", "--standalone"]
             command += ["--nproc-per-node", str(processes)]

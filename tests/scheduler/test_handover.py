@@ -3,6 +3,8 @@
 The order is: borrow, host memory, another instance, and only then start over at home.
 """
 
+from dataclasses import replace
+
 import pytest
 from scheduler_checks import check_cluster
 from scheduler_cluster import Cluster
@@ -84,6 +86,18 @@ def test_else_it_starts_over_at_home(num_blocks, options):
     assert cluster.handed == []
     assert relief["handovers"] == 0
     assert relief["preemptions"] > 0
+
+
+def test_who_would_only_come_back_stays():
+    cluster = Handing((8, 20), **OPTIONS)
+    scheduler = cluster.instances[0].scheduler
+    for number in range(2):
+        answer = cluster.submit(0, [100 + number, 1, 2, 3], 9)
+        scheduler.abort(answer.request.request_id)
+        scheduler.add(replace(answer.request, stays=True))
+    cluster.run()
+    assert cluster.handed == []
+    assert scheduler.loads.relief["preemptions"] > 0
 
 
 def test_who_can_borrow_is_not_handed_over():

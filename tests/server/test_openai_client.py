@@ -81,6 +81,29 @@ def test_completions_take_text_and_token_ids(server):
     assert "".join(chunk.choices[0].text for chunk in stream) == expected(server, ids_of(text))
 
 
+def test_token_ids_come_along_if_asked_for(server):
+    """Where vLLM has them: the prompt's beside a chat's choices, and in a completion's choice."""
+    ids, extra = ids_of("token ids"), {"return_token_ids": True}
+    said = reference_tokens(server.model, ids, 12)
+    ask = server.openai.completions.create
+    whole = ask(prompt="token ids", extra_body=extra, **GREEDY).choices[0]
+    assert (whole.token_ids, whole.prompt_token_ids) == (said, ids)
+    chunks = [c.choices[0] for c in ask(prompt=ids, stream=True, extra_body=extra, **GREEDY)]
+    assert [token for chunk in chunks for token in chunk.token_ids] == said
+    assert chunks[0].prompt_token_ids == ids
+    assert not any(hasattr(chunk, "prompt_token_ids") for chunk in chunks[1:])
+
+    chat = server.openai.chat.completions.create
+    said = reference_tokens(server.model, chat_ids("hi"), 12)
+    whole = chat(messages=CHAT, extra_body=extra, **GREEDY)
+    assert (whole.choices[0].token_ids, whole.prompt_token_ids) == (said, chat_ids("hi"))
+    chunks = list(chat(messages=CHAT, stream=True, extra_body=extra, **GREEDY))
+    assert [token for chunk in chunks for token in chunk.choices[0].token_ids] == said
+    assert chunks[0].prompt_token_ids == chat_ids("hi")
+    assert not any(hasattr(chunk, "prompt_token_ids") for chunk in chunks[1:])
+    assert not hasattr(chat(messages=CHAT, **GREEDY).choices[0], "token_ids")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_stop_strings_end_the_answer_before_them(server, stream):
     whole = expected(server, ids_of("stop me"), 40)

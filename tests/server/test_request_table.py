@@ -1,7 +1,9 @@
 """The request table: exactly once, whatever attempts, restarts and duplicates there are."""
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec import structs
 
 from engine.core import Request, SamplingParams
 from engine.protocol import Abort, Failed, Member, Submit, Tokens
@@ -143,6 +145,24 @@ def test_router_prefers_room_at_home_then_the_least_loaded():
     assert route(8, members, {1: 40}, 4) == 0
     assert route(8, members, {0: 40, 1: 40}, 4) == 1
     assert route(8, [member(2, "")], {}, 4) is None
+
+
+def test_router_prefers_room_that_is_there_already():
+    full = structs.replace(member(0, "a", 10), num_free=1)
+    assert route(8, [full, member(1, "b", 10)], {1: 8}, 4) == 1
+    assert route(4, [full, member(1, "b", 10)], {1: 8}, 4) == 0
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_request_that_is_sent_again_keeps_its_age(stays):
+    table = RequestTable(block_tokens=4, stays=stays)
+    table.on_members([member(0, "s"), member(1, "t")], 10.0)
+    table.add(request("a"), 10.0)
+    table.on_members([member(1, "t")], 17.5)
+    sent = [effect.message for effect in table.take_effects()]
+    first, again = [one for one in sent if isinstance(one, Submit)]
+    assert (first.age_s, again.age_s) == (0.0, 7.5)
+    assert first.stays == again.stays == stays
 
 
 def request(name: str, max_tokens: int = 3) -> Request:

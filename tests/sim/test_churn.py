@@ -12,7 +12,7 @@ from engine.sim.simulate import load
 from engine.sim.world import World
 
 CHURN = "recipes/sim/churn.yaml"
-SHORT = ["requests=120", "arrive_s=180", "faults=120", "fault_s=180", "period_s=60", "pause_s=36"]
+SHORT = ["requests=90", "arrive_s=180", "faults=84", "fault_s=180", "period_s=60", "pause_s=36"]
 
 
 def test_the_recipe_goes_on_for_an_hour_and_stops_for_breath():

@@ -1,0 +1,257 @@
+"""Protects promises 1 and 6 of a search for cached blocks: what is found is used, or given back.
+
+A pool's answer may come twice, late, for nobody or not at all, and its loan may end meanwhile.
+"""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scheduler_checks import TOKENS
+
+from engine import protocol as p
+from engine.core import BlockRef, Request
+from engine.memory.blocks import ROOT, chain_hash
+from engine.scheduler.debts import Debts
+from engine.scheduler.effects import Connect, ToPool
+from engine.scheduler.pins import MAX_POOLS, WAIT_S, Pins
+from engine.scheduler.sequence import NOWHERE, Sequence
+
+HOME, LEASE_S, SALT = 0, 30.0, b"salt"
+
+
+def member(instance, num_cached=5):
+    return p.Member(instance, 1, "step", 9, 9, 0, 9, num_cached, f"pool-{instance}")
+
+
+class Search:
+    """Pins, one sequence of ``num_tokens``, and the pools' side of the talk."""
+
+    def __init__(self, num_tokens, *instances):
+        self.effects, self.debts, self.now = [], Debts(), 100.0
+        self.pins = Pins(
+            instance=HOME, tokens=TOKENS, salt=SALT, debts=self.debts, effects=self.effects
+        )
+        ids = list(range(1, num_tokens + 1))
+        self.sequence = Sequence(1, Request(request_id="a", prompt_ids=tuple(ids)), ids)
+        self.pins.on_members([member(instance) for instance in instances])
+        self.begun = self.pins.search(self.sequence, LEASE_S, self.now)
+        self.granted = Counter()
+        self.found = {}
+        """leaf -> the first slot that was offered for it"""
+
+    def asked(self):
+        """instance -> its Pin, in the order of asking."""
+        sent = [one for one in self.effects if isinstance(one, ToPool)]
+        return {one.instance: one.message for one in sent if isinstance(one.message, p.Pin)}
+
+    def answer(self, instance, leaves, *, loan=None, reservation=None):
+        """The pool has these leaves."""
+        loan = (10 + instance if leaves else 0) if loan is None else loan
+        reservation = reservation or self.asked()[instance].reservation
+        blocks = [100 * instance + leaf for leaf in leaves]
+        answer = p.Pinned(reservation, loan, list(leaves), blocks, [3] * len(blocks), LEASE_S)
+        self.pins.on_pinned(instance, answer)
+        return answer
+
+    def released(self):
+        """(instance, loan, slots) of each Release; no slots: all."""
+        sent = [one for one in self.effects if isinstance(one, ToPool)]
+        return [
+            (one.instance, one.message.loan, one.message.slots)
+            for one in sent
+            if isinstance(one.message, p.Release)
+        ]
+
+    def result(self, seconds=0.0):
+        self.now += seconds
+        return self.pins.result(self.now)
+
+
+# --- who is asked for what ----------------------------------------------------------------------
+
+
+@given(num_tokens=st.integers(1, 12))
+def test_all_leaves_but_the_last_tokens_are_asked_for_by_their_chain(num_tokens):
+    """Its row gives the next token, so its keys are computed in any case."""
+    search = Search(num_tokens, 1)
+    num_leaves = (num_tokens - 1) // TOKENS
+    assert search.begun == bool(num_leaves)
+    wanted, parent = [], ROOT
+    for leaf in range(num_leaves):
+        chunk = search.sequence.token_ids[leaf * TOKENS : (leaf + 1) * TOKENS]
+        parent = chain_hash(parent, chunk, SALT)
+        wanted.append(parent)
+    assert [pin.contents for pin in search.asked().values()] == [wanted] * bool(num_leaves)
+    assert all(pin.lease_s == LEASE_S for pin in search.asked().values())
+
+
+def test_only_others_with_cached_blocks_are_asked_the_fullest_first_and_connected_before():
+    search = Search(9)
+    assert not search.begun, "nobody is known"
+    without_address = p.Member(9, 1, "step", 9, 9, 0, 9, 99, "")
+    others = [member(i, num_cached=i) for i in range(1, MAX_POOLS + 3)]
+    search.pins.on_members([member(HOME), member(20, 0), without_address, *others])
+    assert search.pins.search(search.sequence, LEASE_S, search.now)
+    fullest = list(range(MAX_POOLS + 2, 2, -1))
+    assert list(search.asked()) == fullest
+    assert len({pin.reservation for pin in search.asked().values()}) == MAX_POOLS
+    connects = [one.instance for one in search.effects if isinstance(one, Connect)]
+    assert connects == fullest
+    assert all(isinstance(one, Connect) for one in search.effects[::2])
+
+
+# --- what becomes of the answers ----------------------------------------------------------------
+
+LEAVES = st.sets(st.integers(0, 5)).map(sorted)
+
+
+@given(
+    has=st.dictionaries(st.integers(1, 3), LEAVES, min_size=1, max_size=3),
+    order=st.randoms(use_true_random=False),
+    lost=st.sets(st.integers(1, 3)),
+    lost_at=st.integers(0, 3),
+    cancel=st.booleans(),
+)
+def test_what_is_found_is_in_the_table_once_and_all_else_is_given_back(
+    has, order, lost, lost_at, cancel
+):
+    """``lost``: pools that end after ``lost_at`` answers have come."""
+    search = Search(6 * TOKENS + 1, *has)
+    instances = list(has)
+    order.shuffle(instances)
+    slots, found = set(), {}
+    for number, instance in enumerate([*instances, None]):
+        if number == lost_at:
+            for gone in lost:
+                search.pins.on_lost({(gone, 10 + gone)}, gone)
+                search.debts.remove(gone, 10 + gone)
+            slots = {one for one in slots if one[0] not in lost}
+            found = {leaf: one for leaf, one in found.items() if one[0] not in lost}
+        if instance is None or (number >= lost_at and instance in lost):
+            continue
+        search.answer(instance, has[instance])
+        for slot, leaf in enumerate(has[instance]):
+            slots.add((instance, 10 + instance, slot))
+            found.setdefault(leaf, (instance, 10 + instance, slot))
+    if cancel:
+        search.pins.cancel(search.sequence)
+        assert search.result(WAIT_S) is None
+        found = {}
+    else:
+        assert search.result(WAIT_S) is search.sequence
+    check_table(search.sequence, found)
+    kept = {*found.values()}
+    assert given_back(search, slots) == slots - kept
+    assert {(at, loan) for at, loan, _ in kept} == search.debts._debts.keys()
+    assert search.result(WAIT_S) is None, "a search ends once"
+
+
+def check_table(sequence, found):
+    """``found``: leaf -> (instance, loan, slot)."""
+    places = [(ref.instance, ref.loan, ref.slot) for ref in sequence.table]
+    num_leaves = max(found, default=-1) + 1
+    nowhere = (NOWHERE.instance, NOWHERE.loan, NOWHERE.slot)
+    assert places == [found.get(leaf, nowhere) for leaf in range(num_leaves)]
+    missing = [position for first, end in sequence.holes for position in range(first, end)]
+    lost = [leaf for leaf in range(num_leaves) if leaf not in found]
+    assert missing == [leaf * TOKENS + i for leaf in lost for i in range(TOKENS)]
+    assert sequence.num_computed == num_leaves * TOKENS
+    assert len(sequence.hashes) == num_leaves
+    assert Counter(sequence.loans) == Counter((at, loan) for at, loan, _ in found.values())
+
+
+def given_back(search, slots):
+    """Of these slots, each once."""
+    back = []
+    for instance, loan, some in search.released():
+        mine = {one for one in slots if one[:2] == (instance, loan)}
+        back += [(instance, loan, slot) for slot in some] if some else mine - {*back}
+    assert len(back) == len({*back}), "a slot is given back twice"
+    return {*back} & slots
+
+
+def test_what_is_found_is_read_where_it_lies_under_its_own_generation():
+    search = Search(9, 2)
+    search.answer(2, [0, 3])
+    assert search.result() is search.sequence
+    first, last = BlockRef(2, 200, 12, 0, 3), BlockRef(2, 203, 12, 1, 3)
+    assert search.sequence.table == [first, NOWHERE, NOWHERE, last]
+    assert search.sequence.hashes == search.asked()[2].contents
+    assert search.debts._debts[2, 12].ends < 100.0 + LEASE_S, "counted from when it was asked"
+
+
+def test_a_search_waits_for_all_it_asked_but_not_long():
+    search = Search(9, 1, 2)
+    search.answer(1, [0])
+    assert search.result(WAIT_S * 0.99) is None
+    assert search.result(WAIT_S * 0.01) is search.sequence
+    assert [ref.instance for ref in search.sequence.table] == [1]
+
+
+def test_a_pool_that_is_lost_is_not_waited_for():
+    search = Search(9, 1, 2)
+    search.answer(1, [])
+    search.pins.on_lost(set(), 2)
+    assert search.result() is search.sequence
+    assert not search.sequence.table
+
+
+def test_what_is_lost_while_it_is_searched_is_a_hole_and_not_given_back():
+    search = Search(9, 1, 2)
+    search.answer(1, [0, 2])
+    search.debts.remove(1, 11)
+    search.pins.on_lost({(1, 11)})
+    search.answer(2, [1])
+    assert search.result() is search.sequence
+    assert [ref.instance for ref in search.sequence.table] == [NOWHERE.instance, 2]
+    assert search.sequence.loans == {(2, 12): 1}
+    assert not search.released()
+
+
+@pytest.mark.parametrize("when", ["late", "of another search", "without one", "cancelled"])
+def test_what_is_pinned_for_nobody_is_given_back_at_once(when):
+    search = Search(9, 1, 2)
+    if when == "late":
+        assert search.result(WAIT_S) is search.sequence
+    elif when == "without one":
+        search = Search(1)
+    elif when == "cancelled":
+        search.pins.cancel(search.sequence)
+    strange = {} if when in ("late", "cancelled") else {"reservation": 77}
+    search.answer(2, [0, 1], **strange)
+    assert search.released() == [(2, 12, [])]
+    assert not search.sequence.table
+    assert not len(search.debts)
+    search.answer(1, [], reservation=78)
+    assert len(search.released()) == 1, "nothing was pinned: there is nothing to give back"
+
+
+@pytest.mark.parametrize("leaves", [[0, 2], [0]])
+def test_the_same_answer_twice_gives_nothing_back_that_is_in_use(leaves):
+    search = Search(9, 1, 2)
+    search.answer(1, leaves)
+    pin = search.asked()[1].reservation
+    search.answer(1, leaves, reservation=pin)
+    search.answer(2, [])
+    search.result()
+    search.answer(1, leaves, reservation=pin)
+    assert not search.released()
+    assert search.sequence.loans == {(1, 11): len(leaves)}
+
+
+def test_what_is_beyond_the_question_is_given_back():
+    search = Search(9, 1)
+    search.answer(1, [3, 4])
+    assert search.released() == [(1, 11, [1])]
+    search.result()
+    assert search.sequence.loans == {(1, 11): 1}
+
+
+def test_the_end_of_another_sequence_ends_no_search():
+    search = Search(9, 1)
+    other = Sequence(2, Request(request_id="b", prompt_ids=(1,)), [1])
+    search.answer(1, [0])
+    search.pins.cancel(other)
+    assert search.result() is search.sequence

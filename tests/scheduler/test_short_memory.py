@@ -1,0 +1,68 @@
+"""Protects promise 10: short of memory, a sequence borrows, then takes host memory, then gives way.
+
+And before anything it draws, and its own pool calls back what it has lent.
+"""
+
+from scheduler_cluster import Cluster
+
+from engine import protocol as p
+from engine.scheduler.effects import Finish, ToPlanner, ToPool
+
+
+def watched(cluster, instance):
+    """What an instance does for memory, in order: each kind of step once in a row."""
+    done, scheduler = [], cluster.instances[instance].scheduler
+    take = scheduler.take_effects
+
+    def note():
+        effects = take()
+        for effect in effects:
+            match effect:
+                case ToPool(message=p.Draw()):
+                    what = "host" if effect.message.host else "draw"
+                case ToPlanner(message=p.BorrowQuery()):
+                    what = "borrow"
+                case Finish(final=False):
+                    what = "give way"
+                case _:
+                    continue
+            if done[-1:] != [what]:
+                done.append(what)
+        return effects
+
+    scheduler.take_effects = note
+    return done
+
+
+def run(cluster, answers, max_rounds=500):
+    for _ in range(max_rounds):
+        if all(answer.done for answer in answers):
+            break
+        cluster.now += 0.05 if cluster.round() else 0.5
+    for answer in answers:
+        assert (answer.tokens, answer.finish_reason) == answer.expected()
+
+
+def test_alone_it_draws_borrows_takes_host_memory_and_gives_way_in_this_order():
+    one = Cluster([6], max_step_tokens=4, grow_blocks=1)
+    answers = [one.submit(0, [100 + number, 1, 2], 7) for number in range(2)]
+    done = watched(one, 0)
+    run(one, answers)
+    first = list(dict.fromkeys(done))
+    assert first == ["draw", "borrow", "host", "give way"]
+
+
+def test_whoever_can_borrow_takes_no_host_memory_and_does_not_give_way():
+    two = Cluster([6, 20], max_step_tokens=4, grow_blocks=1)
+    answers = [two.submit(0, [100 + number, 1, 2], 7) for number in range(2)]
+    done = watched(two, 0)
+    run(two, answers)
+    assert {*done} == {"draw", "borrow"}
+
+
+def test_whoever_has_room_at_home_does_not_borrow():
+    two = Cluster([12, 20], max_step_tokens=4, grow_blocks=1)
+    answers = [two.submit(0, [100 + number, 1, 2], 7) for number in range(2)]
+    done = watched(two, 0)
+    run(two, answers)
+    assert {*done} == {"draw"}
