@@ -11,13 +11,13 @@ from engine.sim.world import SELDOM, Process
 
 MAX_EMPTIED = 32
 """instances told to leave in the middle of something, in one history"""
-MAX_SENT_HOME = 20
+MAX_SENT_HOME = 30
 """lent leaves that the planner wants at home while their holder is busy, in each state of a step"""
 STRAIN_SHARE = 0.3
 MAX_DONORS = 4
 """that come because there is none, in one history"""
 PART_SHARE = 0.05
-STRAY_TOKENS = 40
+STRAY_TOKENS = 20
 LOOK_S = 0.02
 LENDING_S = 0.1
 """until somebody has followed advice to lend"""
