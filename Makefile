@@ -35,6 +35,7 @@ types: install
 nightly: install mutations ## longer property tests, and every mutation must be caught
 	$(BIN)/pytest --hypothesis-profile=ci
 	$(BIN)/lendkv simulate recipes/sim/faults.yaml seeds=500
+	$(BIN)/lendkv simulate recipes/sim/churn.yaml
 	$(BIN)/lendkv chaos recipes/chaos.yaml
 
 mutations: install ## break the code in known ways and see the named tests fail
