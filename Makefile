@@ -44,6 +44,7 @@ mutations: install ## break the code in known ways and see the named tests fail
 bench: install ## kernels and transports against a bound or a peer of the same run
 	$(BIN)/python -m bench.attention
 	$(BIN)/python -m bench.transports
+	$(BIN)/python -m bench.cluster
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
