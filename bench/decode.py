@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-import engine  # noqa: F401  (before torch: it says how OpenMP shall wait)
 from bench.rates import matrix_gflops, stream_gb_s
 from engine.config import load
 from engine.core import Plan, SamplingParams
