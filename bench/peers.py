@@ -63,6 +63,7 @@ class LlamaCpp:
 
     def _run(self, program: str, *words: str) -> str:
         environment = os.environ | {"LD_LIBRARY_PATH": str(self._bin.resolve())}
+        del environment["OMP_WAIT_POLICY"]  # ours: its threads shall wait as they like
         command = [str(self._bin / program), *words]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode:
