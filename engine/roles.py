@@ -54,14 +54,19 @@ def planner(pipe: Connection, place: Place) -> int:
         config,
         cluster=place.cluster,
         layout=layout_of(config, place.shape),
+        num_first=place.next_number,
         now=time.monotonic(),
     )
     pipe.send({"planner": advertised(address, config.cluster.advertise)})
+    next_number = machine.next_number
     while True:
         said: list[tuple[bytes, Message]] = []
         for peer, message in server.receive(min(1.0, config.planner.plan_s or 1.0)):
             said += machine.handle(peer, message, time.monotonic())
         said += machine.tick(time.monotonic())
+        if machine.next_number != next_number:  # the supervisor knows it before its owner does
+            next_number = machine.next_number
+            pipe.send({"next_number": next_number})
         for to, message in said:
             with suppress(PeerLost):  # it asked and left
                 server.send(to, message)

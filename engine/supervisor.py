@@ -65,6 +65,8 @@ class Supervisor:
         self._epoch = 0
         self._pool_memory: MemoryPool | None = None
         self._planner_address = ""
+        self._next_number = config.instances
+        """what a planner may give to who joins; a restarted one cannot know by itself"""
         self._left = False
         """its step has handed everything over; the pool goes when nobody needs it"""
         self._pool_address = ""
@@ -175,6 +177,7 @@ class Supervisor:
             planner=self._planner_address,
             key=self._key,
             store=self._world.store,
+            next_number=self._next_number,
         )
 
     def _children(self) -> list[Child]:
@@ -214,6 +217,7 @@ class Supervisor:
                     child.say(pool=self._pool_address)
                     self._start_frontends()
                 self._left |= "left" in said
+                self._next_number = said.get("next_number", self._next_number)
         for name, frontend in list(self._frontends.items()):
             if frontend.status is not None:
                 if not self._serves:

@@ -9,7 +9,7 @@ poisons the rows that needed it: the step goes on for all others.
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,23 +21,15 @@ from engine.attention.block_reads import BlockReads
 from engine.attention.kernel_backend import as_numpy
 from engine.attention.lenders import Lenders
 from engine.attention.local import LocalBackend, NodeRows, rows_of_nodes
+from engine.attention.mapped import Mapped
 from engine.attention.slices import HolderStep, holder_steps
 from engine.attention.staging import StagingCache
+from engine.attention.travel import Travel, count
 from engine.attention.tree import MergeProgram, Node, Piece
-from engine.core import ITEM_BYTES, BlockRef, Plan
+from engine.attention.ways import Ways
+from engine.core import BlockRef, Plan
 from engine.errors import ConfigError
 from engine.protocol import Answer, Ask, Attach, Begin, Busy, Detach, FencedOff
-
-
-@dataclass(slots=True)
-class Travel:
-    """What one sequence's remote attention cost so far."""
-
-    query_bytes: int = 0
-    partial_bytes: int = 0
-    kv_bytes_avoided: int = 0
-    """bytes of remote keys and values that every step read where they lie"""
-    steps_by_way: Counter[str] = field(default_factory=Counter)
 
 
 class DistAttention(AttentionBackend):
@@ -48,8 +40,9 @@ class DistAttention(AttentionBackend):
         local: str = "native"
         """the backend for what lies at hand: native, numpy, sdpa, reference or your own"""
         local_options: dict[str, Any] = field(default_factory=dict)
-        way: Literal["query", "mapped", "copy"] = "query"
-        """how lent rBlocks are used: send queries, read the holder's memory, or copy once"""
+        way: Literal["cheapest", "query", "mapped", "copy"] = "cheapest"
+        """how lent rBlocks are used: send queries, read the holder's memory, or copy once;
+        cheapest: queries or the holder's memory, by what steps were seen to cost"""
         bits: Literal["placement", "any"] = "any"
         """placement: refuse holders whose kernel could give other bits than the own one"""
         wait_s: float = 2.0
@@ -75,6 +68,10 @@ class DistAttention(AttentionBackend):
         self.reads = BlockReads(lenders, local.pool)
         self.staging = StagingCache(self.reads, local.pool, self.num_staging_blocks)
         self.travel: dict[int, Travel] = {}
+        self._ways = Ways()
+        self._own_keys = self._lent_keys = 0
+        """this step's keys, for each query row, here and at those who are asked"""
+        self._asked_at = 0.0
         self.missed: Counter[int] = Counter()
         """steps in a row in which a holder missed its deadline"""
         self._attached: dict[tuple[int, int], tuple[int, list[tuple[int, int, int]]]] = {}
@@ -86,13 +83,13 @@ class DistAttention(AttentionBackend):
         self._budget_s: dict[int, float] = {}
         self._asking: dict[tuple[int, int, int], NodeRows] = {}
         self._failed: set[int] = set()
-        self._mapped: dict[int, list[BlockRef]] = {}
+        self._mapped = Mapped(lenders, local.layout.block_bytes)
 
     def begin(self, plan: Plan) -> None:
         self._plan = plan
         self._failed = set()
         self._asking = {}
-        self._mapped = {}
+        self._mapped.begin()
         self.local.place_writes(plan)
         # 1) Which leaves are read here, and which are asked for where they lie.
         at_hand, remote = self._sort_leaves(plan)
@@ -128,6 +125,7 @@ class DistAttention(AttentionBackend):
         self.local.write(k_TKD, v_TKD, layer)
 
     def start(self, q_THD: Tensor, layer: int) -> tuple[Tensor, int]:
+        self._asked_at = time.perf_counter()
         for instance, step in self._steps.items():
             for number, part in enumerate(step.slices):
                 if instance in self._failed:
@@ -140,8 +138,13 @@ class DistAttention(AttentionBackend):
 
     def finish(self, pending: tuple[Tensor, int]) -> Partial:
         q_THD, layer = pending
+        began = time.perf_counter()
         self.local.attend(self._piece, q_THD, layer, self._rows)
-        self._collect()
+        self._ways.learn_work(time.perf_counter() - began, self._own_keys)
+        if self._asking:
+            self._collect()
+        if self._steps and not self._failed:
+            self._ways.learn_trip(time.perf_counter() - self._asked_at, self._lent_keys)
         partial = self.local.merge(self._program, self._rows, q_THD.shape[0])
         for span in self._plan.spans:
             if self._failed and span.sequence in self._poisoned():
@@ -151,8 +154,16 @@ class DistAttention(AttentionBackend):
         return partial
 
     def end(self) -> frozenset[int]:
-        poisoned = self._poisoned() | self._changed_under_us()
-        self._count(poisoned)
+        poisoned = self._poisoned() | self._mapped.changed(self._plan.step)
+        count(
+            self.travel,
+            self._plan,
+            self._steps.values(),
+            self._mapped.refs,
+            poisoned=poisoned,
+            shape=self.local.shape,
+            layout=self.local.layout,
+        )
         for instance in self._steps:
             if instance not in self._failed:
                 self.missed.pop(instance, None)
@@ -180,7 +191,7 @@ class DistAttention(AttentionBackend):
         self, plan: Plan
     ) -> tuple[list[dict[int, int]], dict[int, dict[int, dict[int, BlockRef]]]]:
         """Addresses by leaf for each span, and by holder: span -> leaf -> where it is lent."""
-        pool, way = self.local.pool, self._config.way
+        pool, way = self.local.pool, self._choose(plan)
         lent = [ref for span in plan.spans for ref in span.table if ref.loan]
         copies = self.staging.fetch(lent, self._config.wait_s) if way == "copy" and lent else {}
         at_hand: list[dict[int, int]] = []
@@ -192,24 +203,31 @@ class DistAttention(AttentionBackend):
                     here[leaf] = pool.block_address(ref.block)
                 elif ref in copies:
                     here[leaf] = pool.block_address(copies[ref])
-                elif way == "mapped" and (address := self._mapped_address(ref)):
-                    here[leaf] = address
-                    self._mapped.setdefault(span.sequence, []).append(ref)
+                elif way == "mapped" and (at := self._mapped.address(span.sequence, ref)):
+                    here[leaf] = at
                 else:
                     remote.setdefault(ref.instance, {}).setdefault(index, {})[leaf] = ref
             at_hand.append(here)
             ways = self.travel.setdefault(span.sequence, Travel()).steps_by_way
             if any(index in spans for spans in remote.values()):
                 ways["query"] += 1
-            ways["mapped"] += span.sequence in self._mapped
+            ways["mapped"] += span.sequence in self._mapped.refs
             ways["copy"] += any(ref in copies for ref in span.table)
         return at_hand, remote
 
-    def _mapped_address(self, ref: BlockRef) -> int:
-        lender = self._lenders.get(ref.instance)
-        if lender is None or lender.generations is None:
-            return 0
-        return lender.blocks_address + ref.block * self.local.layout.block_bytes
+    def _choose(self, plan: Plan) -> str:
+        """This step's way; where memory cannot be mapped, queries travel anyhow."""
+        tokens, own_keys, lent_keys = self.local.layout.tokens, 0, 0
+        for span in plan.spans:
+            lent = span.num_rows * sum(1 for ref in span.table if ref.loan) * tokens
+            own_keys += span.num_rows * len(span.table) * tokens - lent
+            lent_keys += lent
+        way: str = self._config.way
+        if way == "cheapest":
+            way = "query" if self._ways.prefers_query(own_keys, lent_keys) else "mapped"
+        self._own_keys = own_keys + (lent_keys if way != "query" else 0)
+        self._lent_keys = lent_keys if way == "query" else 0
+        return way
 
     def _attach(self, instance: int, spans: dict[int, dict[int, BlockRef]]) -> None:
         for index, leaves in spans.items():
@@ -264,37 +282,3 @@ class DistAttention(AttentionBackend):
             for instance in self._failed & self._steps.keys()
             for index in self._steps[instance].span_indexes
         )
-
-    def _changed_under_us(self) -> frozenset[int]:
-        """Sequences that read mapped blocks which their holder has given to somebody else."""
-        changed = set()
-        fenced: defaultdict[int, set[int]] = defaultdict(set)
-        for sequence, refs in self._mapped.items():
-            for ref in refs:
-                lender = self._lenders.get(ref.instance)
-                if lender is None or lender.generations is None:
-                    changed.add(sequence)
-                elif int(lender.generations[ref.block]) != ref.generation:
-                    changed.add(sequence)
-                    fenced[ref.instance].add(ref.loan)
-        # Nobody was asked, so nobody says it: the loop treats it like the holder's own word.
-        for instance, loans in fenced.items():
-            message = FencedOff(self._plan.step, sorted(loans), "mapped blocks were given away")
-            self._lenders.inbox.append((instance, message))
-        return frozenset(changed)
-
-    def _count(self, poisoned: frozenset[int]) -> None:
-        shape, layout = self.local.shape, self.local.layout
-        for step in self._steps.values():
-            for index, (num_rows, num_node_rows, num_leaves) in step.sizes().items():
-                sequence = self._plan.spans[index].sequence
-                if sequence in poisoned:
-                    continue
-                travel = self.travel[sequence]
-                per_row = shape.num_layers * shape.num_heads
-                travel.query_bytes += per_row * num_rows * shape.head_dim * ITEM_BYTES[layout.dtype]
-                travel.partial_bytes += per_row * num_node_rows * (shape.head_dim + 1) * 4
-                travel.kv_bytes_avoided += num_leaves * layout.block_bytes
-        for sequence, refs in self._mapped.items():
-            if sequence not in poisoned:
-                self.travel[sequence].kv_bytes_avoided += len(refs) * layout.block_bytes

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.attention.base import Kernel
-from engine.attention.shapes import check_attend, check_merge, check_piece
+from engine.attention.shapes import check_attend, check_merge, check_piece, check_program
 from engine.attention.tree import MergeProgram, Node, Piece
 from engine.core import BlockLayout
 
@@ -67,7 +67,8 @@ class NumpyKernel(Kernel):
         out_THD: Floats,
         lse_TH: Floats,
     ) -> None:
-        check_merge(program, out_RHD, lse_RH, out_THD, lse_TH)
+        check_merge(out_RHD, lse_RH, out_THD, lse_TH)
+        check_program(program, len(out_RHD), len(out_THD))
         for left, right, count in program.merges_M3.tolist():
             a, b = slice(left, left + count), slice(right, right + count)
             out_RHD[a], lse_RH[a] = _merge(out_RHD[a], lse_RH[a], out_RHD[b], lse_RH[b])

@@ -60,21 +60,24 @@ def check_piece(piece: Piece, num_queries: int) -> None:
 
 
 def check_merge(
-    program: MergeProgram,
     out_RHD: NDArray[Any],
     lse_RH: NDArray[Any],
     out_THD: NDArray[Any],
     lse_TH: NDArray[Any],
 ) -> None:
-    """Raises ValueError where the program would leave the buffers."""
+    """Raises ValueError, once a layer; ``check_program`` once a program does the rest."""
     if out_RHD.ndim != 3:
         raise ValueError(f"node rows must be [R, H, D], not {list(out_RHD.shape)}")
     _check_rows("node rows", out_RHD, lse_RH, *out_RHD.shape[1:])
     _check_rows("finished rows", out_THD, lse_TH, *out_RHD.shape[1:])
+
+
+def check_program(program: MergeProgram, num_node_rows: int, num_queries: int) -> None:
+    """Raises ValueError where the program would leave buffers of so many rows."""
     for name, table, columns, limit in (
-        ("merge", program.merges_M3, (0, 1), len(out_RHD)),
-        ("root", program.roots_S3, (0,), len(out_RHD)),
-        ("root", program.roots_S3, (1,), len(out_THD)),
+        ("merge", program.merges_M3, (0, 1), num_node_rows),
+        ("root", program.roots_S3, (0,), num_node_rows),
+        ("root", program.roots_S3, (1,), num_queries),
     ):
         for column in columns if len(table) else ():
             ends = table[:, column] + table[:, 2] * (table[:, column] >= 0)

@@ -16,6 +16,7 @@ from engine.comm.base import Channel, Transport
 from engine.comm.polling import READ, Poller
 from engine.comm.ring import atomics, shared_bytes
 from engine.comm.shm_channel import SOCKET_EVERY_S, ShmChannel
+from engine.comm.spin import Spin
 from engine.errors import ConfigError, PeerLost
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,8 @@ class ShmTransport(Transport):
         max_body_bytes: int = 1 << 20
         ring_bytes: int = 4 << 20
         """for each direction; at least twice the longest frame, a multiple of 4096"""
-        spin_s: float = 50e-6
-        """how long to watch the rings before sleeping; 0 where processes outnumber cores"""
+        spin_s: float = 500e-6
+        """longest to watch the rings before sleeping; adapts, and rests where cores are short"""
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class ShmTransport(Transport):
         self.config = config
         self._region_fd = region_fd
         self._key = key
-        self._spin_s = config.spin_s if len(os.sched_getaffinity(0)) > 1 else 0.0
+        self._spinning = Spin(config.spin_s)
         self._atomics = atomics()
         self._listener: socket.socket | None = None
         self._strangers: list[handshake.Stranger] = []
@@ -106,7 +107,7 @@ class ShmTransport(Transport):
     ) -> list[Channel]:
         mine = cast(Sequence[ShmChannel], channels)
         now = monotonic()
-        deadline, spin_s = now + timeout_s, min(self._spin_s, timeout_s)
+        deadline, may_spin = now + timeout_s, timeout_s > 0
         interrupted = False
         while True:
             for channel in mine:
@@ -115,10 +116,9 @@ class ShmTransport(Transport):
             ready: list[Channel] = [channel for channel in mine if channel.ready()]
             if interrupted or (ready and now < self._poll_due):
                 return ready
-            if not ready and spin_s > 0:
-                changed = self._spin(mine, spin_s)
-                spin_s = 0.0
-                if changed:
+            if not ready and may_spin:
+                may_spin = False
+                if self._spin(mine, deadline - now):
                     continue
             now = monotonic()
             left = 0.0 if ready else max(0.0, deadline - now)
@@ -144,10 +144,11 @@ class ShmTransport(Transport):
         self._strangers.clear()
         self._channels.clear()
 
-    def _spin(self, channels: Sequence[ShmChannel], spin_s: float) -> bool:
+    def _spin(self, channels: Sequence[ShmChannel], most_s: float) -> bool:
         """Watch the rings without sleeping; whether something moved."""
         words = [word for channel in channels for word in channel.watched()]
-        if not words:
+        spin_s = min(self._spinning.begin(monotonic()), most_s) if words else 0.0
+        if not spin_s:
             return False
         addresses, values = zip(*words, strict=True)
         if addresses != self._spun_on:
@@ -155,7 +156,9 @@ class ShmTransport(Transport):
             self._spun_on, self._addresses, self._values = addresses, array(*addresses), array()
         self._values[:] = list(values)
         spin_ns = int(spin_s * 1e9)
-        return self._atomics.wait_change(self._addresses, self._values, len(words), spin_ns) >= 0
+        changed = self._atomics.wait_change(self._addresses, self._values, len(words), spin_ns)
+        self._spinning.end(came=changed >= 0)
+        return changed >= 0
 
     def _poll(self, channels: Sequence[ShmChannel], timeout_s: float, also: Sequence[int]) -> bool:
         """Sleep until a bell, an end, or something else; True for something else."""

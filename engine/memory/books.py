@@ -97,6 +97,10 @@ class Books:
     def find(self, content: bytes) -> int | None:
         return self._cached.get(content)
 
+    def is_idle(self, block: int) -> bool:
+        """Whether it is cached, and nobody has it pinned."""
+        return block in self._idle
+
     def pin(self, block: int) -> None:
         """Protect a cached block from being reclaimed; pins add up."""
         if self.state(block) is not BlockState.CACHED:

@@ -125,14 +125,16 @@ class Lending:
         return granted, {}
 
     def pin(self, debtor: Debtor, wanted: Pin, now: float) -> Pinned:
-        """A loan, for reading, of the contents that are cached here."""
+        """A loan, for reading, of the contents that are cached here.
+
+        None while the own step waits for blocks, and no idle ones that are kept for somebody else.
+        """
         lease_s = min(wanted.lease_s, self.config.max_lease_s)
         loan = self.loans.reserved(debtor, wanted.reservation)
         if loan is not None and not loan.pinned:
             raise Violation(f"reservation {wanted.reservation} was used for loan {loan.number}")
         if loan is None:
-            there = ((index, self._books.find(of)) for index, of in enumerate(wanted.contents))
-            found = {index: block for index, block in there if block is not None}
+            found = self._pinnable(debtor, wanted.contents, now)
             if not found:
                 return Pinned(wanted.reservation, 0, [], [], [], 0.0)
             for block in found.values():
@@ -220,6 +222,17 @@ class Lending:
         self._books.free(blocks)
         for block in blocks:
             self._pool.bump(block)
+
+    def _pinnable(self, debtor: Debtor, contents: Sequence[bytes], now: float) -> dict[int, int]:
+        """Index of a content -> its block, for those that may be pinned."""
+        if self.recalls.is_wanted(now):
+            return {}
+        spare = self._books.num_available - self.recalls.num_kept(now, debtor, now)
+        there = ((index, self._books.find(of)) for index, of in enumerate(contents))
+        found = {index: block for index, block in there if block is not None}
+        idle = [block for block in dict.fromkeys(found.values()) if self._books.is_idle(block)]
+        kept = set(idle[max(0, spare) :])
+        return {index: block for index, block in found.items() if block not in kept}
 
     def check(self) -> None:
         self.loans.check()

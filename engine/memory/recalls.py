@@ -2,7 +2,9 @@
 
 The debtor has ``recall_s`` to bring its data elsewhere; then the slots end whatever it does, so the
 lender never waits longer. A loan stays for a while before it can be called back, and no debtor has
-two rounds of recalls at once: both keep blocks from travelling back and forth. No I/O.
+two rounds of recalls for others at once: both keep blocks from travelling back and forth. The own
+step does not wait for a round to end. A block that several have pinned comes back with its last
+slot. No I/O.
 """
 
 from collections.abc import Iterable
@@ -56,9 +58,21 @@ class Recalls:
         self._own = _Claim(num_blocks, 0.0, now + MARGIN * self.longest_s)
         if not num_blocks:
             return 0, {}
-        chosen = self._choose(num_blocks - len(self._pending), self._loans, now)
-        lent = sum(len(loan.standing_slots) for loan in self._loans)
-        return min(num_blocks, lent), chosen
+        return min(num_blocks, len(self._holders())), self.go_on(0, now)
+
+    def drew(self, num_blocks: int) -> None:
+        """The own step has got so many of those it misses."""
+        self._own.num_blocks = max(0, self._own.num_blocks - num_blocks)
+
+    def is_wanted(self, now: float) -> bool:
+        """The own step misses blocks, or they have come and are kept for it."""
+        return self._own.num_blocks > 0 and now < self._own.until
+
+    def go_on(self, num_free: int, now: float) -> dict[Loan, list[int]]:
+        """What the own step still misses and could not be called back before."""
+        if not self.is_wanted(now) or self._own.num_blocks <= num_free:
+            return {}
+        return self._choose(self._own.num_blocks - num_free, self._loans, now, for_own=True)
 
     def claim(
         self, debtor: Debtor, num_blocks: int, born: float, now: float
@@ -68,7 +82,7 @@ class Recalls:
         if sum(len(loan.standing_slots) for loan in younger) < num_blocks:
             return {}
         self._claims[debtor] = _Claim(num_blocks, born, now + MARGIN * self.longest_s)
-        return self._choose(num_blocks - len(self._pending), younger, now)
+        return self._choose(num_blocks, younger, now)
 
     def granted(self, debtor: Debtor) -> None:
         self._claims.pop(debtor, None)
@@ -84,8 +98,8 @@ class Recalls:
         return sum(claim.num_blocks for claim in kept if now < claim.until)
 
     def is_due(self, now: float) -> bool:
-        """Whether something did not come back in time."""
-        return any(ends <= now for ends in self._pending.values())
+        """Whether something did not come back in time, or may be called back now."""
+        return self.is_wanted(now) or any(ends <= now for ends in self._pending.values())
 
     def overdue(self, now: float) -> list[tuple[Loan, int]]:
         """Slots that did not come back in time."""
@@ -105,23 +119,39 @@ class Recalls:
         for slot in slots:
             self._pending.pop((loan.number, slot), None)
 
-    def _choose(self, num_blocks: int, loans: Iterable[Loan], now: float) -> dict[Loan, list[int]]:
-        """Slots of the youngest requests first."""
+    def _choose(
+        self, num_blocks: int, loans: Iterable[Loan], now: float, *, for_own: bool = False
+    ) -> dict[Loan, list[int]]:
+        """Slots of the youngest requests first, until so many blocks are called back in all."""
+        holders = self._holders()
+        num_blocks -= sum(self._pending.keys() >= of for of in holders.values())
         chosen: dict[Loan, list[int]] = {}
-        at_it = {self._debtor(number) for number, _ in self._pending}
-        for loan in sorted(loans, key=lambda one: (-one.born, -one.number)):
-            if num_blocks <= 0:
-                break
-            if loan.debtor in at_it or loan.granted_at + self._min_residence_s > now:
-                continue
-            slots = loan.standing_slots[-num_blocks:]
-            chosen[loan] = slots
-            num_blocks -= len(slots)
-        for loan, slots in chosen.items():
-            self._pending.update(
-                dict.fromkeys([(loan.number, s) for s in slots], now + self._recall_s)
-            )
-        return chosen
+        at_it = set() if for_own else {self._debtor(number) for number, _ in self._pending}
+        may = {
+            loan.number: loan
+            for loan in sorted(loans, key=lambda one: (-one.born, -one.number))
+            if loan.debtor not in at_it and loan.granted_at + self._min_residence_s <= now
+        }
+        for loan in may.values():
+            for slot in reversed(loan.standing_slots):
+                if num_blocks <= 0:
+                    break
+                missing = holders[loan.blocks[slot]] - self._pending.keys()
+                if not missing or any(number not in may for number, _ in missing):
+                    continue
+                num_blocks -= 1
+                for number, of in sorted(missing):
+                    self._pending[number, of] = now + self._recall_s
+                    chosen.setdefault(may[number], []).append(of)
+        return {loan: sorted(slots) for loan, slots in chosen.items()}
+
+    def _holders(self) -> dict[int, set[tuple[int, int]]]:
+        """Block -> the slots that stand for it: several when it is pinned."""
+        found: dict[int, set[tuple[int, int]]] = {}
+        for loan in self._loans:
+            for slot in loan.standing_slots:
+                found.setdefault(loan.blocks[slot], set()).add((loan.number, slot))
+        return found
 
     def _debtor(self, number: int) -> Debtor | None:
         loan = self._loans.get(number)

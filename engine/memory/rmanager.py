@@ -60,14 +60,17 @@ class RManager:
             return outputs + [self._lose(peer, str(violation))]
 
     def tick(self, now: float) -> list[Output]:
-        """Ends the loans whose lease is over, and the slots that were called back in vain."""
+        """Ends the loans whose lease is over, and the slots that were called back in vain; calls
+        back what the own step waits for as soon as that may be.
+        """
         outputs = self._lending.end(self._lending.loans.overdue(now))
         for loan, slot in self._lending.recalls.overdue(now):
             outputs += self._lending.release(loan, [slot], keep=True)[1]
             peer = self._peers.peer_of(loan.debtor)
             if peer is not None:
                 outputs.append(_fenced(peer, loan.number))
-        return outputs
+        free = self._lending.num_drawable(host=False)
+        return outputs + self._recall(self._lending.recalls.go_on(free, now))
 
     def freeze(self, num_blocks: int, for_s: float, now: float) -> None:
         """The planner's Freeze: for so long, so many blocks are for the own step only."""
@@ -190,6 +193,8 @@ class RManager:
         recalled: dict[Loan, list[int]] = {}
         if draw.recall:
             coming, recalled = recalls.want(draw.num_blocks - len(blocks), now)
+        else:
+            recalls.drew(len(blocks))
         left, within_s = self.books.num_available, recalls.longest_s if coming else 0.0
         drawn = p.Drawn(blocks, left, draw.staging, coming, within_s, num_host)
         return [Reply(peer, drawn), *self._recall(recalled)]

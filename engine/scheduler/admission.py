@@ -62,6 +62,8 @@ class Admission:
         self._redraw: tuple[float, float] | None = None
         """recalled blocks are coming for the one being placed: when to look, and until when"""
         self._growing: dict[int, Sequence] = {}
+        self._has_freed = False
+        """memory has become free since the one being placed began"""
         self._effects = effects
 
     def admit(self, now: float) -> None:
@@ -76,6 +78,7 @@ class Admission:
             return
         self.waiting.remove(sequence)
         self.placing, sequence.state = sequence, State.PLACING
+        self._has_freed = False
         if sequence.table or not self._pins.search(sequence, self._lease_s, now):
             self._draw(sequence, now)
 
@@ -85,7 +88,7 @@ class Admission:
         if sequence is None:
             return None
         if sequence is self.placing:
-            missing = self._num_missing(sequence)
+            missing = self.num_missing(sequence)
             if missing > 0 and drawn.num_recalled:
                 _, until = self._redraw or (now, now + drawn.recall_s)
                 if now < until:
@@ -176,10 +179,17 @@ class Admission:
             return None
         pause = min(self._retry_s * 2 ** min(sequence.num_tries, 10), 5.0)
         # Instances that refuse each other must not try again in step.
-        sequence.not_before = now + pause * (1 + self._instance % 7 / 10)
+        pause *= 1 + self._instance % 7 / 10
+        sequence.not_before = 0.0 if self._has_freed else now + pause
         sequence.on_host = True
         self.queue_again(sequence)
         return sequence if sequence.table and sequence.num_tries >= SURE_TRIES else None
+
+    def wake(self) -> None:
+        """Memory has become free: whoever paused for want of it need not wait any longer."""
+        self._has_freed = True
+        for sequence in self.waiting:
+            sequence.not_before = 0.0
 
     def queue_again(self, sequence: Sequence) -> None:
         """Back into the queue, at its place by arrival."""
@@ -211,7 +221,7 @@ class Admission:
         elif self._redraw is not None and now >= self._redraw[0] and not self._holdings.drawing:
             self._draw(sequence, now)
 
-    def _num_missing(self, sequence: Sequence) -> int:
+    def num_missing(self, sequence: Sequence) -> int:
         """Own blocks that would spare it any borrowing."""
         there = len(sequence.spare) + self._holdings.store.num_free
         return len(sequence.to_place(self._layout.tokens)) - there
@@ -225,7 +235,7 @@ class Admission:
         return self._layout.blocks_for(len(sequence.token_ids) + 1) <= self._num_blocks
 
     def _draw(self, sequence: Sequence, now: float) -> None:
-        missing = self._num_missing(sequence)
+        missing = self.num_missing(sequence)
         if missing > 0:
             self._draw_for = sequence
             recall = self._fits_home(sequence)

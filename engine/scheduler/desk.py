@@ -168,6 +168,7 @@ class Desk:
         for sequence in self.roster.all():
             if sequence.number == number and leaf in sequence.moving:
                 self.holdings.moved(sequence, leaf)
+                self.admission.wake()
 
     def on_fetched(self, number: int, leaf: int, now: float) -> None:
         """The fetcher's report that a leaf has come home."""
@@ -207,10 +208,21 @@ class Desk:
                 if started is not None:
                     self.running.append(started)
             else:
+                placing = self.admission.placing
                 short = self.admission.on_not_placed(outcome, now)
                 if short is not None:
                     self._make_room(short)
+                elif placing and placing in self.admission.waiting and not outcome.hopeless:
+                    self._lend_for(placing, now)
                 self._give_surplus()
+
+    def _lend_for(self, waiting: Sequence, now: float) -> None:
+        """Others may have room that it cannot work in: a running sequence's blocks go there."""
+        missing = self.admission.num_missing(waiting)
+        able = [one for one in self.running if not one.is_prefill and not one.targets]
+        longest = max(able, key=lambda one: len(self.holdings.own_sealed(one)), default=None)
+        if longest is not None and missing > 0:
+            self.admission.lend_out(longest, missing, now)
 
     def _make_room(self, short: Sequence) -> None:
         """The youngest gives way; a waiting one that is short gives way itself."""

@@ -1,7 +1,7 @@
 """Membership: who may join a running cluster, under which number, and where messages find whom.
 
-The planner's part; soft state like all of it, so a new one listens before it gives a number. No
-I/O.
+The planner's part; soft state like all of it, so a new one listens before it gives a number. What
+it cannot hear, since a member may be silent or still on its way, it is told at its start. No I/O.
 """
 
 from typing import Any
@@ -26,7 +26,9 @@ class Membership:
     """``handle(peer, message, now)`` returns messages with the control peers they are for."""
 
     def __init__(self, *, cluster: str, layout: str, num_first: int, now: float) -> None:
-        """``num_first`` instances started with the cluster; theirs are the first numbers."""
+        """Numbers below ``num_first`` are taken: by the instances that began with the cluster, and
+        by those to whom earlier planners gave one.
+        """
         self._cluster = cluster
         self._layout = layout
         self._listens_until = now + LISTEN_S
@@ -36,6 +38,11 @@ class Membership:
         self.steps: dict[int, bytes] = {}
         """control peers by instance"""
         self.pools: dict[int, bytes] = {}
+
+    @property
+    def next_number(self) -> int:
+        """What the next planner must begin with; remember it before an answer leaves."""
+        return self._next
 
     def handle(self, peer: bytes, message: Message, now: float) -> list[tuple[bytes, Message]]:
         match message:

@@ -45,6 +45,11 @@ class Planner:
         return said
 
     @property
+    def next_number(self) -> int:
+        """See Membership; a member's number must outlive this planner."""
+        return self._membership.next_number
+
+    @property
     def state(self) -> list[object]:
         """What it knows; to be compared with another's."""
         return [self._gmanager.state, self._membership.state]

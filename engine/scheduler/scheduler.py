@@ -127,4 +127,5 @@ class Scheduler(Desk):
 
     def _stop(self, sequence: Sequence) -> None:
         self.roster.drop(sequence, final=True)
+        self.admission.wake()
         self._give_surplus()

@@ -25,7 +25,7 @@ from engine.server.stops import StopFilter
 
 Result = TypeVar("Result")
 
-GONE_S = 0.5
+GONE_S = 0.1
 """how often a waiting answer looks whether its client is still there"""
 
 

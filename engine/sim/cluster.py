@@ -1,6 +1,5 @@
-"""Cluster: the simulated processes of all instances, and the messages between them."""
+"""Cluster: the simulated processes of all members, and the channels between them."""
 
-from collections.abc import Callable
 from itertools import count
 
 from engine import protocol as p
@@ -8,16 +7,18 @@ from engine.core import Request, SamplingParams
 from engine.scheduler import PLACEMENTS
 from engine.scheduler.scheduler import Scheduler
 from engine.sim.control import SimGateway, SimPlanner
-from engine.sim.lane import Lane
+from engine.sim.joiner import Joiner
 from engine.sim.link import NOTICE_S, Link
 from engine.sim.pool import SimPool
-from engine.sim.step import MAX_POSITIONS, SimStep
+from engine.sim.post import Party, Post
+from engine.sim.step import SimStep
 from engine.sim.truth import EOS, layout_of
-from engine.sim.world import Process, World, kind_of
+from engine.sim.world import Process, World
 
 RESTART_S = 0.3
-LOST_SHARE = 0.01
-"""of the messages to and from the planner: its state is soft"""
+START_S = (0.2, 1.0, 4.0)
+"""at most, one by chance: from its number to the first beat of a new pool, and on to its step"""
+MAX_POSITIONS = 4096
 
 
 class Cluster:
@@ -31,40 +32,68 @@ class Cluster:
         self.links: list[Link] = []
         self._owners: dict[str, int] = {}
         """request -> the gateway's life in which it was sent"""
-        self.planner = SimPlanner(world, self._placement, self.tell)
-        self.gateway = SimGateway(world, self._to_step, self._ask_members)
-        self.pools: list[SimPool] = []
-        self.steps: list[SimStep] = []
+        self.post = Post(world, self._dropped)
+        self.planner = SimPlanner(world, self._placement, self.post.tell)
+        self.gateway = SimGateway(world, send=self._to_step, ask=self.ask)
+        self.pools: dict[int, SimPool] = {}
+        """the members"""
+        self.steps: dict[int, SimStep] = {}
+        """of all members but the donors"""
+        self.num_guests_joining = 0
         low, *tops = config.pool_blocks
         high = chance.choice(tops)
         for instance in range(config.instances):
-            pool = SimPool(world, instance, chance.randint(low, high), self.to_planner)
-            self.pools.append(pool)
-            self.steps.append(self._step(instance))
-        self._lanes: dict[tuple[Process, bool], Lane] = {}
-        """of each receiver: from the planner and to it, and from or to the gateway"""
+            self._add(instance, chance.randint(low, high))
         self.planner.start()
         for instance in range(config.instances):
-            self.pools[instance].start()
-            self.start_step(instance)
+            self._start(self.pools[instance])
         self.gateway.start()
+
+    # --- members ------------------------------------------------------------------------------
+
+    def join(self, num_blocks: int, *, is_donor: bool = False, is_guest: bool = False) -> None:
+        """Somebody asks the planner for a number, and is a member a while later."""
+        world, chance = self.world, self.world.chance
+
+        def joined(instance: int) -> None:
+            world.at(
+                world.now + chance.uniform(0.05, chance.choice(START_S)), lambda: come(instance)
+            )
+
+        def come(instance: int) -> None:
+            self.num_guests_joining -= is_guest
+            world.told(f"{'donor' if is_donor else 'instance'} {instance} has joined")
+            if instance in self.pools:
+                world.violation(f"two members go by the number {instance}")
+                return
+            world.notes["joined"] += 1
+            world.notes["donors"] += is_donor
+            self._add(instance, num_blocks, is_donor=is_donor, is_guest=is_guest)
+            self.pools[instance].start()
+            until_step = chance.uniform(0.0, chance.choice(START_S))
+            world.at(world.now + until_step, lambda: self.start_step(instance))
+
+        self.num_guests_joining += is_guest
+        Joiner(world, ask=self.ask, joined=joined).start()
 
     def kill_step(self, instance: int) -> None:
         """The supervisor starts it again; its channels end with it."""
-        if not self.steps[instance].is_alive:
-            return
-        self._end(self.steps[instance])
-        self.world.at(self.world.now + RESTART_S, lambda: self.start_step(instance))
+        step = self.steps.get(instance)
+        if step is not None and step.is_alive:
+            self._end(step)
+            again = self.world.now + self.world.chance.uniform(0.01, RESTART_S)
+            self.world.at(again, lambda: self.start_step(instance))
 
     def kill_pool(self, instance: int) -> None:
         """A dead pool takes its step along; both come back, with new memory."""
-        self._end(self.pools[instance])
-        self._end(self.steps[instance])
+        pool = self.pools[instance]
+        self._end(pool)
+        if instance in self.steps:
+            self._end(self.steps[instance])
 
         def again() -> None:
-            if not self.pools[instance].is_alive:
-                self.pools[instance].start()
-                self.start_step(instance)
+            if not pool.is_alive:
+                self._start(pool)
 
         self.world.at(self.world.now + RESTART_S, again)
 
@@ -73,16 +102,33 @@ class Cluster:
         self.world.at(self.world.now + RESTART_S, process.start)
 
     def start_step(self, instance: int) -> None:
-        step = self.steps[instance]
-        if not step.is_alive and self.pools[instance].is_alive:
+        step, pool = self.steps.get(instance), self.pools.get(instance)
+        if step and pool and pool.is_alive and not (step.is_alive or pool.is_leaving):
             step.start()
-            self._register(step)
+
+    def _start(self, pool: SimPool) -> None:
+        pool.start()
+        self.start_step(pool.instance)
+
+    def _step_left(self, step: SimStep) -> None:
+        self._end(step)
+        step.pool.leave()
+
+    def _left(self, pool: SimPool) -> None:
+        """It leaves for good; its number is never used again."""
+        self.world.told(f"{pool.name} has left")
+        self.world.notes["left"] += 1
+        self._end(pool)
+        del self.pools[pool.instance]
+        step = self.steps.pop(pool.instance, None)
+        if step is not None and step.is_alive:
+            self._end(step)
 
     # --- channels -----------------------------------------------------------------------------
 
     def _connect(self, step: SimStep, instance: int) -> Link | None:
-        pool = self.pools[instance]
-        if not pool.is_alive:
+        pool = self.pools.get(instance)
+        if pool is None or not pool.is_alive:
             return None
         link = Link(
             self.world,
@@ -99,10 +145,9 @@ class Cluster:
 
     def _lost(self, link: Link) -> None:
         self.links.remove(link)
-        pool, step = self.pools, self.steps
-        instance, owner = link.pool.instance, link.step.instance  # type: ignore[attr-defined]
-        pool[instance].after(NOTICE_S, lambda: pool[instance].lost(link))
-        step[owner].after(NOTICE_S, lambda: step[owner].lost(link))
+        pool, step = link.pool, link.step
+        pool.after(NOTICE_S, lambda: pool.lost(link))  # type: ignore[attr-defined]
+        step.after(NOTICE_S, lambda: step.lost(link))  # type: ignore[attr-defined]
 
     def _broken(self, link: Link) -> None:
         """A step's channel to its own pool ends with the step only."""
@@ -119,52 +164,24 @@ class Cluster:
 
     # --- control messages ---------------------------------------------------------------------
 
-    def to_planner(
-        self, message: p.Message, answer: Callable[[p.Message], None] | None = None
-    ) -> None:
-        def arrive() -> None:
-            self.planner.take(message, lambda said: answer(said) if answer else None)
+    def ask(self, party: Party | None, message: p.Message) -> None:
+        """To the planner; from nobody: an operator's wish."""
+        name = self.post.name_of(party) if party is not None else b"operator"
+        self.post.send(self.planner, message, lambda: self.planner.take(name, message), lossy=True)
 
-        self._post(self.planner, message, arrive, lossy=True)
+    def tell(self, party: Party, message: p.Message) -> None:
+        """As if the planner said so."""
+        self.post.tell(self.post.name_of(party), message)
 
-    def tell(self, instance: int, message: p.Message) -> None:
-        """What the planner says to an instance."""
-        if isinstance(message, p.Freeze):
-            pool = self.pools[instance]
-            self._post(pool, message, lambda: pool.on_advice(message), lossy=True)
-        else:
-            step = self.steps[instance]
-            self._post(step, message, lambda: step.on_planner(message), lossy=True)
-
-    def _register(self, step: SimStep) -> None:
-        """Again and again, as real steps do; also asks for the members."""
-
-        def again() -> None:
-            epoch = self.pools[step.instance].epoch
-            address = "" if step.scheduler.is_leaving else f"{step.instance}/{step.life}"
-            self.to_planner(p.Register(step.instance, epoch, address))
-            life = step.life
-
-            def answer(said: p.Message) -> None:
-                if step.life == life:
-                    self.tell(step.instance, said)
-
-            self.to_planner(p.MembersQuery(), answer)
-
-        step.every(0.3, again)
-
-    def _ask_members(self) -> None:
-        def answer(said: p.Message) -> None:
-            if isinstance(said, p.Members):
-                members = said.members
-                self._post(self.gateway, said, lambda: self.gateway.on_members(members), lossy=True)
-
-        self.to_planner(p.MembersQuery(), answer)
+    def _dropped(self, receiver: Process) -> None:
+        """A connection broke that a step's client relies on: what it was told dies with it."""
+        if isinstance(receiver, SimStep):
+            self.kill_step(receiver.instance)
 
     def _to_step(self, address: str, message: p.Message, request: Request | None) -> None:
         instance, _, life = address.partition("/")
-        step = self.steps[int(instance)]
-        if str(step.life) != life:
+        step = self.steps.get(int(instance))
+        if step is None or str(step.life) != life:
             return
 
         owner = self.gateway.life
@@ -186,91 +203,72 @@ class Cluster:
                 case p.Abort():
                     step.abort(message.request_id)
 
-        self._post(step, message, arrive)
+        self.post.send(step, message, arrive)
+
+    def stray(self, step: SimStep, num_tokens: int) -> None:
+        """A request whose client is gone before its first word."""
+        name, prompt = f"stray{next(self._numbers)}", [1] * num_tokens
+        request = Request(
+            request_id=name, prompt_ids=tuple(prompt), sampling=SamplingParams(max_tokens=1)
+        )
+        submit = p.Submit(name, prompt, 1, 0.0, 1.0, 0, 0, False)
+        self.post.send(step, submit, lambda: step.submit(request))
 
     def _to_client(self, step: SimStep, request_id: str, message: p.Message) -> None:
         if self._owners.get(request_id) != self.gateway.life:
             step.abort(request_id)  # nobody waits for this request any more
             return
-        self._post(self.gateway, message, lambda: self.gateway.on_message(message))
+        self.post.send(self.gateway, message, lambda: self.gateway.on_message(message))
 
-    def _post(
+    # --- processes ----------------------------------------------------------------------------
+
+    def _add(
         self,
-        receiver: Process,
-        message: p.Message,
-        arrive: Callable[[], None],
+        instance: int,
+        num_blocks: int,
         *,
-        lossy: bool = False,
+        is_donor: bool = False,
+        is_guest: bool = False,
     ) -> None:
-        """Control messages: in order to a process, and lost with it."""
-        world, kind, life = self.world, kind_of(message), receiver.life
-        world.messages += 1
-
-        def deliver() -> None:
-            state, fate = receiver.state, "none"
-            if receiver.life != life or (lossy and world.chance.random() < LOST_SHARE):
-                fate = "lost"
-            elif receiver.STATES:
-                fate = world.fate(kind, state)
-            if fate == "late":
-                receiver.pause()
-            elif fate == "none" and receiver.is_frozen:
-                fate = "late"
-            world.coverage[kind, fate, state] += 1
-            if fate != "lost":
-                receiver.after(0.0, arrive)
-            elif receiver.life == life and not lossy and isinstance(receiver, SimStep):
-                self.kill_step(receiver.instance)  # what it was told dies with it
-
-        arrival = world.now + (world.delay() if lossy else 0.001)
-        lane = self._lanes.setdefault((receiver, lossy), Lane(world, receiver))
-        world.at(arrival, lambda: lane.arrive(kind, deliver))
-
-    # --- instances ----------------------------------------------------------------------------
-
-    def _step(self, instance: int) -> SimStep:
-        config = self.world.config
-        pool = self.pools[instance]
-
-        def make(step: SimStep) -> Scheduler:
-            return Scheduler(
-                Scheduler.Config(
-                    max_step_tokens=3 * config.block_tokens,
-                    max_num_seqs=6,
-                    grow_blocks=2,
-                    lease_s=self.world.lease_s,
-                    retry_s=0.05,
-                    sure_s=8.0,
-                    max_tpot_s=0.0039 if instance % 4 == 0 else 0.0,
-                ),
-                instance=instance,
-                host="sim",
-                layout=layout_of(config.block_tokens),
-                placement=self._placement,
-                num_blocks=pool.num_blocks,
-                max_positions=MAX_POSITIONS,
-                eos_ids=frozenset({EOS}),
-                epoch=step.epoch,
-            )
-
-        step: SimStep
-
-        def to_planner(message: p.Message) -> None:
-            life = step.life
-
-            def answer(said: p.Message) -> None:
-                if step.life == life:
-                    self._post(step, said, lambda: step.on_planner(said), lossy=True)
-
-            self.to_planner(message, answer)
-
-        step = SimStep(
+        pool = SimPool(
             self.world,
             instance,
-            connect=self._connect,
-            memory=lambda: pool.memory,
-            make=make,
-            to_planner=to_planner,
-            to_client=lambda name, message: self._to_client(step, name, message),
+            num_blocks,
+            is_donor=is_donor,
+            is_guest=is_guest,
+            ask=self.ask,
+            left=self._left,
         )
-        return step
+        self.pools[instance] = pool
+        if not is_donor:
+            self.steps[instance] = SimStep(
+                self.world,
+                pool,
+                connect=self._connect,
+                make=self._scheduler,
+                ask=self.ask,
+                to_client=self._to_client,
+                left=self._step_left,
+            )
+
+    def _scheduler(self, step: SimStep) -> Scheduler:
+        tokens = self.world.config.block_tokens
+        return Scheduler(
+            Scheduler.Config(
+                max_step_tokens=3 * tokens,
+                max_num_seqs=6,
+                grow_blocks=2,
+                lease_s=self.world.lease_s,
+                retry_s=0.05,
+                sure_s=8.0,
+                max_tpot_s=0.0039 if step.instance % 4 == 0 else 0.0,
+            ),
+            instance=step.instance,
+            host="sim",
+            layout=layout_of(tokens),
+            placement=self._placement,
+            num_blocks=step.pool.num_blocks,
+            max_positions=MAX_POSITIONS,
+            eos_ids=frozenset({EOS}),
+            epoch=step.epoch,
+        )

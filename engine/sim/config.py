@@ -12,6 +12,7 @@ KINDS = (
     "slow",
     "partition",
     "evacuate",
+    "join",
     "strain",
     "misadvise",
     "cancel",
@@ -35,6 +36,10 @@ class SimConfig:
     output_tokens: list[int] = field(default_factory=lambda: [4, 60])
     arrive_s: float = 7.0
     """all requests come within so long"""
+    period_s: float = 0.0
+    """after so long, again and again, the cluster comes to rest; 0: only at the end"""
+    pause_s: float = 0.0
+    """of each period, its last so many seconds without new requests, and half without faults"""
     placements: list[str] = field(default_factory=lambda: ["ledger", "greedy", "balanced"])
     """one is drawn for each history"""
     lease_s: list[float] = field(default_factory=lambda: [0.3, 0.9, 2.0])

@@ -17,7 +17,7 @@ Slot = tuple[int, int, int]
 
 
 class Copies:
-    def __init__(self, step: SimStep, memory: Callable[[], SimMemory]) -> None:
+    def __init__(self, step: SimStep, memory: SimMemory) -> None:
         self._step = step
         self._memory = memory
         self._size = layout_of(step.world.config.block_tokens).block_bytes
@@ -26,7 +26,7 @@ class Copies:
 
     def move(self, move: Move) -> None:
         """In two parts with a pause between them, so that a crash can come in the middle."""
-        to, keys = move.to, list(self._memory().keys[move.block])
+        to, keys = move.to, list(self._memory.keys[move.block])
         slot, half = (to.instance, to.loan, to.slot), self._size // 2
         self._moves[slot] = move
         self._step.send(to.instance, p.Write(to.loan, to.slot, 0, False), (half, None))
@@ -49,7 +49,7 @@ class Copies:
     def on_data(self, instance: int, message: p.Data, keys: list[int]) -> Fetch | None:
         fetch = self._fetches.pop((instance, message.loan, message.slot), None)
         if fetch is not None:
-            self._memory().keys[fetch.block] = list(keys)
+            self._memory.keys[fetch.block] = list(keys)
         return fetch
 
     def forget(self, unwanted: Callable[[Move | Fetch], bool]) -> None:

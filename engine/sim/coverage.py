@@ -7,7 +7,8 @@ ENOUGH = 50
 """a cell seen so often counts as covered"""
 FATES = ("none", "late", "lost")
 STEP = ("idle", "prefill", "decode", "wounded", "leaving")
-POOL = ("plain", "recalling", "strained")
+DONOR = ("plain", "recalling")
+POOL = (*DONOR, "strained")
 TO_STEP = frozenset(
     [
         "Welcome",
@@ -49,6 +50,7 @@ TO_POOL = frozenset(
         "Begin",
         "Ask",
         "Freeze",
+        "Evacuate",
     ]
 )
 TO_UP = frozenset(
@@ -57,6 +59,8 @@ TO_UP = frozenset(
         "Load",
         "BorrowQuery",
         "Register",
+        "Join",
+        "Joined",
         "MembersQuery",
         "Tokens",
         "Progress",
@@ -64,26 +68,25 @@ TO_UP = frozenset(
         "HandedOver",
     ]
 )
-CANNOT = dict.fromkeys(("Answer", "Busy"), ("idle", "leaving"))
-"""A step that waits for these runs, and stops running or leaves only after they came."""
-RARE = {"Data": ("idle", "prefill", "wounded", "leaving")}
-"""A fetched block comes before the answers of the same step, in the same channel: it meets the
-state in which it was asked for, and only a step with room at home asks."""
+CANNOT = {
+    **dict.fromkeys(("Answer", "Busy"), ("idle", "leaving")),
+    "Evacuate": ("strained",),
+}
+"""A step that waits for an answer runs, and stops running or leaves only after it came. Of pools,
+only donors are told to leave; no step strains them."""
 
 
 def coverage(seen: Mapping[tuple[str, str, str], int]) -> dict[str, Any]:
-    """``below``: cells that can occur and were seen too seldom; ``rare``: those of ``RARE``."""
+    """``below``: cells that can occur and were seen too seldom."""
     cells = [(kind, fate, state) for kind in sorted(TO_STEP) for fate in FATES for state in STEP]
     cells += [(kind, fate, state) for kind in sorted(TO_POOL) for fate in FATES for state in POOL]
     cells += [(kind, "none", "up") for kind in sorted(TO_UP)]
     possible = [cell for cell in cells if cell[2] not in CANNOT.get(cell[0], ())]
     counts = {cell: seen.get(cell, 0) for cell in possible}
-    rare = {cell: num for cell, num in counts.items() if cell[2] in RARE.get(cell[0], ())}
-    below = {cell: num for cell, num in counts.items() if num < ENOUGH and cell not in rare}
+    below = {cell: num for cell, num in counts.items() if num < ENOUGH}
     return {
         "cells": len(possible),
         "covered": sum(num >= ENOUGH for num in counts.values()),
         "enough": ENOUGH,
         "below": {" ".join(cell): num for cell, num in below.items()},
-        "rare": {" ".join(cell): num for cell, num in rare.items()},
     }

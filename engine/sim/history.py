@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from engine.core import Request, SamplingParams
-from engine.memory.books import BlockState
 from engine.sim.cluster import Cluster
 from engine.sim.config import SimConfig
+from engine.sim.provocation import Provocation
+from engine.sim.rest import Rest, count_blocks
 from engine.sim.trouble import Trouble
 from engine.sim.world import World
 
@@ -48,10 +49,14 @@ def run(
     world = World(config, seed)
     world.trace = [] if trace else None
     cluster = Cluster(world)
-    for number, (time, request) in enumerate(_requests(world, cluster)):
+    trouble = Trouble(cluster)
+    Provocation(cluster, trouble)
+    requests = _requests(world, cluster)
+    trouble.num_needed = max(_num_blocks(request, config) for _, request in requests)
+    for number, (time, request) in enumerate(requests):
         if number not in skip_requests:
             world.at(time, lambda request=request: cluster.gateway.submit(request))  # type: ignore[misc]
-    for number, (time, fault) in enumerate(_faults(world, Trouble(cluster))):
+    for number, (time, fault) in enumerate(_faults(world, trouble)):
         if number not in skip_faults:
             world.at(time, fault)
     wanted = config.requests - len(skip_requests)
@@ -59,7 +64,7 @@ def run(
 
     def is_over() -> bool:
         is_calm = world.now > config.fault_s + 3.0
-        return is_calm and cluster.gateway.has_answered(wanted)
+        return is_calm and cluster.gateway.num_answered == wanted
 
     world.run(is_over, config.limit_s)
     unfinished = cluster.gateway.unfinished
@@ -76,14 +81,14 @@ def run(
         unfinished=unfinished,
         trace=world.trace or [],
     )
-    _count_blocks(cluster, found)
+    found.lost_blocks, found.leaked_blocks = count_blocks(cluster)
     return found
 
 
 def _requests(world: World, cluster: Cluster) -> list[tuple[float, Request]]:
     """Each fits the cluster without its two largest pools; all together are far more."""
     config, chance = world.config, world.chance
-    sizes = sorted(pool.num_blocks - 1 for pool in cluster.pools)
+    sizes = sorted(pool.num_blocks - 1 for pool in cluster.pools.values())
     most = int(0.6 * sum(sizes[:-2])) * config.block_tokens
     requests = []
     for number in range(config.requests):
@@ -95,19 +100,36 @@ def _requests(world: World, cluster: Cluster) -> list[tuple[float, Request]]:
         prompt = (1000 + number, *(chance.randrange(1, 90) for _ in range(length - 1)))
         sampling = SamplingParams(max_tokens=num_output)
         request = Request(request_id=str(number), prompt_ids=prompt, sampling=sampling)
-        requests.append((chance.uniform(0.5, config.arrive_s), request))
+        requests.append((_moment(world, 0.5, config.arrive_s, config.pause_s), request))
     return requests
 
 
+def _moment(world: World, first: float, end: float, pause_s: float) -> float:
+    """Any time, but for the last so many seconds of each period."""
+    period_s = world.config.period_s
+    while True:
+        time = world.chance.uniform(first, end)
+        if not period_s or time % period_s < period_s - pause_s:
+            return time
+
+
+def _num_blocks(request: Request, config: SimConfig) -> int:
+    num_tokens = len(request.prompt_ids) + request.sampling.max_tokens
+    return -(-num_tokens // config.block_tokens)
+
+
 def _faults(world: World, trouble: Trouble) -> list[tuple[float, Callable[[], None]]]:
+    """Each kind as often as any other, in any order."""
     config, chance = world.config, world.chance
     faults: list[tuple[float, Callable[[], None]]] = []
-    for _ in range(config.faults):
-        kind, instance = chance.choice(config.kinds), chance.randrange(config.instances)
+    kinds = [config.kinds[number % len(config.kinds)] for number in range(config.faults)]
+    chance.shuffle(kinds)
+    for kind in kinds:
+        instance = chance.randrange(config.instances)
         seconds = chance.choice([0.1, 0.7, 2.5])  # short, past a wait, past a lease
         other = (instance + chance.randrange(1, config.instances)) % config.instances
         together = chance.random() < 0.3
-        time = chance.uniform(1.0, config.fault_s)
+        time = _moment(world, 1.0, config.fault_s, config.pause_s / 2)
 
         def fault(
             kind: str = kind,
@@ -129,10 +151,11 @@ def _faults(world: World, trouble: Trouble) -> list[tuple[float, Callable[[], No
 
 def _watch(world: World, cluster: Cluster) -> None:
     """The books balance at any time; debts in a circle are noted."""
+    rest = Rest(cluster)
 
     def look() -> None:
         owed: set[tuple[int, int]] = set()
-        for pool in cluster.pools:
+        for pool in cluster.pools.values():
             if not pool.is_alive:
                 continue
             try:
@@ -142,22 +165,13 @@ def _watch(world: World, cluster: Cluster) -> None:
             beat = pool.rmanager.heartbeat(address="", host="", now=pool.clock())
             owed |= {(debt.debtor, pool.instance) for debt in beat.lent}
         world.notes["mutual_debt"] += any((b, a) in owed for a, b in owed)
-        for step in cluster.steps:
+        for step in cluster.steps.values():
             if step.is_alive:
                 try:
                     step.scheduler.roster.check()
                 except AssertionError as error:
                     world.violation(f"{step.name}: the books do not balance: {error}")
+        rest.look()
         world.at(world.now + CHECK_S, look)
 
     world.at(CHECK_S, look)
-
-
-def _count_blocks(cluster: Cluster, found: Found) -> None:
-    """When all is quiet each block is free or cached, and nobody owes anything."""
-    for pool, step in zip(cluster.pools, cluster.steps, strict=True):
-        books, store = pool.rmanager.books, step.scheduler.holdings.store
-        found.leaked_blocks += books.count(BlockState.LENT) + len(step.scheduler.debts)
-        kept = store.num_blocks if step.is_alive else 0
-        found.lost_blocks += abs(books.num_blocks - books.num_available - kept)
-        found.lost_blocks += store.num_used

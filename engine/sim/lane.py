@@ -24,9 +24,10 @@ class Lane:
 
     def _drain(self) -> None:
         while self._queue:
-            wanted = self._world.rarest(self._queue[0][0], self._receiver.STATES)
+            kind, _ = self._queue[0]
+            wanted = self._world.rarest(kind, self._receiver.states)
             if wanted and wanted != self._receiver.state:
-                self._world.provoke(self._receiver, wanted)
+                self._world.provoke(kind, self._receiver, wanted)
                 self._wait(wanted, self._world.now + PATIENCE_S)
                 return
             self._pass()

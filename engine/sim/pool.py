@@ -5,37 +5,53 @@ from typing import Any
 
 from engine import protocol as p
 from engine.errors import Fenced
+from engine.memory.books import BlockState
 from engine.memory.effects import CopyIn, CopyOut, LosePeer, Output, Reply
 from engine.memory.rmanager import RManager
-from engine.sim.coverage import POOL
+from engine.sim.coverage import DONOR, POOL
 from engine.sim.link import Link
+from engine.sim.post import Party
+from engine.sim.promises import Promises
 from engine.sim.truth import SimMemory, layout_of
-from engine.sim.world import Process, World
+from engine.sim.world import World
 
 HEARTBEAT_S = 0.1
 TICK_S = 0.02
 COMPUTE_S = 0.002
 """partials of one ask"""
+LEAVE_S = 12.0
+"""how long a pool that leaves waits for others to give back what it lent them"""
 
 
-class SimPool(Process):
+class SimPool(Party):
     """New memory and a new epoch with each life."""
 
-    STATES = POOL
-
     def __init__(
-        self, world: World, instance: int, num_blocks: int, to_planner: Callable[[p.Message], None]
+        self,
+        world: World,
+        instance: int,
+        num_blocks: int,
+        *,
+        is_donor: bool,
+        is_guest: bool,
+        ask: Callable[[Party, p.Message], None],
+        left: Callable[["SimPool"], None],
     ) -> None:
-        super().__init__(world, f"pool{instance}")
+        """``left``: it was told to leave, and nobody needs it any more."""
+        super().__init__(world, f"pool{instance}", ask, DONOR if is_donor else POOL)
         self.instance = instance
         self.num_blocks = num_blocks
+        self.is_donor = is_donor
+        """it has no step"""
+        self.is_guest = is_guest
+        """nobody takes its place when it leaves"""
         self.epoch = 0
-        self._to_planner = to_planner
+        self._left = left
 
     def start(self) -> None:
         super().start()
         config = self.world.config
-        self.epoch += 1
+        self.epoch = max(self.epoch + 1, int(1000 * self.world.now))
         self.memory = SimMemory(layout_of(config.block_tokens), self.num_blocks)
         self.rmanager = RManager(
             RManager.Config(
@@ -55,8 +71,10 @@ class SimPool(Process):
         self._begun: dict[int, p.Begin] = {}
         self._declined: dict[int, int] = {}
         self._strained_until = 0.0
+        self._leave_by: float | None = None
         self.every(HEARTBEAT_S, self._beat)
-        self.every(TICK_S, lambda: self._perform(self.rmanager.tick(self.clock())))
+        self._promises = Promises(self.world, self.name)
+        self.every(TICK_S, self._tick)
 
     @property
     def state(self) -> str:
@@ -67,8 +85,16 @@ class SimPool(Process):
         return "recalling" if self.rmanager.is_recalling else "plain"
 
     @property
+    def is_leaving(self) -> bool:
+        return self._leave_by is not None
+
+    @property
     def has_room(self) -> bool:
         return self.is_alive and self.rmanager.books.num_available > 0
+
+    @property
+    def num_lent(self) -> int:
+        return self.rmanager.books.count(BlockState.LENT)
 
     def receive(self, link: Link, message: p.Message, payload: Any) -> None:
         self.links[link.number] = link
@@ -77,27 +103,39 @@ class SimPool(Process):
             case p.Begin():
                 self._begun[link.number] = message
             case p.Ask():
-                self._ask(link, message)
+                self._on_ask(link, message)
             case p.Strain():
                 if self.rmanager.is_step(link.number):
                     self._strained_until = now + message.for_s
             case _:
                 num_bytes = payload[0] if isinstance(message, p.Write) else 0
-                self._perform(self.rmanager.handle(link.number, message, now, num_bytes), payload)
+                outputs = self.rmanager.handle(link.number, message, now, num_bytes)
+                for out in outputs:
+                    said = out.message if isinstance(out, Reply) else None
+                    if isinstance(message, p.Draw) and isinstance(said, p.Drawn):
+                        self._promises.on_draw(message, said, now)
+                self._perform(outputs, payload)
 
     def lost(self, link: Link) -> None:
         """The channel is gone; if it was the own step's, the step is dead."""
         if self.links.pop(link.number, None) is not None:
+            if self.rmanager.is_step(link.number):
+                self._promises.forget()
             self._perform(self.rmanager.peer_lost(link.number, self.clock()))
 
-    def call_home(self) -> None:
-        self.after(0.0, lambda: self._perform(self.rmanager.call_home(self.clock())))
+    def on_planner(self, message: p.Message) -> None:
+        match message:
+            case p.Freeze():
+                self.rmanager.freeze(message.num_blocks, message.for_s, self.clock())
+            case p.Evacuate() if self.is_donor:  # else its step is asked
+                self.leave()
 
-    def on_advice(self, message: p.Message) -> None:
-        if isinstance(message, p.Freeze):
-            self.rmanager.freeze(message.num_blocks, message.for_s, self.clock())
+    def leave(self) -> None:
+        """Lend nothing any more, wait for what is lent, and end."""
+        if self._leave_by is None:
+            self._leave_by = self.clock() + LEAVE_S
 
-    def _ask(self, link: Link, ask: p.Ask) -> None:
+    def _on_ask(self, link: Link, ask: p.Ask) -> None:
         if self._declined.get(link.number) == ask.step:
             return
         left_s = self._strained_until - self.clock()
@@ -145,6 +183,16 @@ class SimPool(Process):
                     if link := self.links.get(out.peer):
                         link.cut()
 
+    def _tick(self) -> None:
+        now = self.clock()
+        self._perform(self.rmanager.tick(now))
+        self._promises.check(self.rmanager.books.num_available, now)
+
     def _beat(self) -> None:
-        address = str(self.instance)
-        self._to_planner(self.rmanager.heartbeat(address=address, host="sim", now=self.clock()))
+        now, leave_by = self.clock(), self._leave_by
+        if leave_by is not None:
+            self._perform(self.rmanager.call_home(now))
+        beat = self.rmanager.heartbeat(address=str(self.instance), host="sim", now=now)
+        self.to_planner(beat)
+        if leave_by is not None and (not beat.num_lent or now >= leave_by):
+            self._left(self)

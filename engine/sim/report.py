@@ -8,7 +8,14 @@ from typing import Any
 from engine.sim.coverage import coverage
 from engine.sim.history import Found
 
-SITUATIONS = ("recall_in_prefill", "mutual_debt", "double_holder_death")
+SITUATIONS = (
+    "recall_in_prefill",
+    "mutual_debt",
+    "double_holder_death",
+    "joined",
+    "donors",
+    "left",
+)
 
 
 def merge(found: Iterable[Found]) -> dict[str, Any]:
@@ -44,6 +51,8 @@ def merge(found: Iterable[Found]) -> dict[str, Any]:
         "situations": {name: notes[name] for name in SITUATIONS},
         "stale_asks_refused": notes["stale_asks_refused"],
         "recalls": notes["recalls"],
+        "recall_deadlines": notes["recall_deadlines"],
+        "rests": notes["rests"],
         "recomputed_tokens": notes["recomputed_tokens"],
         "faults": dict(sorted(faults.items())),
         "failing_seeds": failing,
@@ -66,6 +75,8 @@ def as_text(report: dict[str, Any], seconds: float) -> str:
                 "unfinished_requests",
                 "stale_asks_refused",
                 "recalls",
+                "recall_deadlines",
+                "rests",
                 "recomputed_tokens",
             )
         ),

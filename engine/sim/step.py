@@ -1,7 +1,7 @@
 """SimStep: a step process around the real Scheduler, with what Loop and DistAttention do.
 
-The fake model writes, for each position, the key of the prefix up to it, and reads all keys before
-it through the plan's tables; holders are asked and answer with what they hold.
+Each step reads all keys before its own through the plan's tables; holders are asked and answer with
+what they hold.
 """
 
 from collections import deque
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from engine import protocol as p
-from engine.core import Plan, Request
+from engine.core import Request
 from engine.scheduler.effects import (
     Cancel,
     Connect,
@@ -24,56 +24,57 @@ from engine.scheduler.scheduler import Scheduler
 from engine.sim.copies import Copies
 from engine.sim.coverage import STEP
 from engine.sim.link import Link
+from engine.sim.model import Model
+from engine.sim.pool import SimPool
+from engine.sim.post import Party
 from engine.sim.reading import Reading
-from engine.sim.truth import EOS, Keys, SimMemory, layout_of, next_token
-from engine.sim.world import Process, World
+from engine.sim.truth import layout_of
+from engine.sim.world import World
 
-IDLE_S = 0.02
-STEP_S, ROW_S = 0.004, 0.0001
-LOAD_S = 0.25
-MAX_POSITIONS = 4096
+IDLE_S, STEP_S, ROW_S = 0.02, 0.004, 0.0001
+LOAD_S, REGISTER_S = 0.25, 0.3
 
 
-class SimStep(Process):
+class SimStep(Party):
     """A new epoch with each life; its pool outlives it."""
-
-    STATES = STEP
 
     def __init__(
         self,
         world: World,
-        instance: int,
+        pool: SimPool,
         *,
         connect: Callable[["SimStep", int], Link | None],
-        memory: Callable[[], SimMemory],
         make: Callable[["SimStep"], Scheduler],
-        to_planner: Callable[[p.Message], None],
-        to_client: Callable[[str, p.Message], None],
+        ask: Callable[[Party, p.Message], None],
+        to_client: Callable[["SimStep", str, p.Message], None],
+        left: Callable[["SimStep"], None],
     ) -> None:
-        super().__init__(world, f"step{instance}")
-        self.instance = instance
+        super().__init__(world, f"step{pool.instance}", ask, STEP)
+        self.instance = pool.instance
+        self.pool = pool
         self.epoch = 0
         self._connect = connect
-        self._memory = memory
         self._make = make
-        self._to_planner = to_planner
         self._to_client = to_client
+        self._left = left
 
     def start(self) -> None:
         super().start()
-        self.epoch += 1
+        self.epoch = max(self.epoch + 1, int(1000 * self.world.now))
         self.scheduler = self._make(self)
         self.links: dict[int, Link] = {}
         self._lost: list[int] = []
         self._control: deque[Callable[[], None]] = deque()
         self._inbox: deque[tuple[int, p.Message, Any]] = deque()
-        self.copies = Copies(self, self._memory)
-        self._keys: dict[int, Keys] = {}
+        self.copies = Copies(self, self.pool.memory)
+        self._model = Model(self.pool.memory, self.world.config.block_tokens, self._tokens_of)
+        self._told_to_leave = False
         self.attached: dict[tuple[int, int], tuple[int, list[tuple[int, int, int]]]] = {}
         self._reading: Reading | None = None
         self._wake = False
         self._connect_to(self.instance)
-        self.every(LOAD_S, lambda: self._to_planner(self.scheduler.load(self.clock())))
+        self.every(LOAD_S, lambda: self.to_planner(self.scheduler.load(self.clock())))
+        self.every(REGISTER_S, self._register)
         self._turn_soon(0.0)
 
     @property
@@ -87,6 +88,10 @@ class SimStep(Process):
         if any(sequence.is_prefill for sequence in self.scheduler.running):
             return "prefill"
         return "decode" if self.scheduler.running else "idle"
+
+    @property
+    def num_debts(self) -> int:
+        return len(self.scheduler.debts) if self.is_alive else 0
 
     # --- what comes in ------------------------------------------------------------------------
 
@@ -123,10 +128,14 @@ class SimStep(Process):
         self._between_steps(lambda: self.scheduler.abort(request_id))
 
     def on_planner(self, message: p.Message) -> None:
+        self._between_steps(lambda: self._take_advice(message))
+
+    def _take_advice(self, message: p.Message) -> None:
         if isinstance(message, p.BorrowOffer):
-            self._between_steps(lambda: self.scheduler.on_offer(message, self.clock()))
+            self.scheduler.on_offer(message, self.clock())
         else:
-            self._between_steps(lambda: self.scheduler.on_advice(message, self.clock()))
+            self._told_to_leave |= isinstance(message, p.Evacuate) and message.leave
+            self.scheduler.on_advice(message, self.clock())
 
     def _between_steps(self, action: Callable[[], None]) -> None:
         self._control.append(action)
@@ -151,6 +160,10 @@ class SimStep(Process):
         while self._control:
             self._control.popleft()()
         self._perform()
+        if self._told_to_leave and self.scheduler.evacuated:
+            self.to_planner(p.Register(self.instance, self.pool.epoch, ""))
+            self._left(self)
+            return
         if self.instance not in self.links:
             return  # the own pool is gone, and the supervisor on its way
         plan = self.scheduler.schedule(self.clock())
@@ -158,7 +171,7 @@ class SimStep(Process):
         if plan is None:
             self._turn_soon(IDLE_S)
             return
-        self._reading = Reading(self, plan, self._memory())
+        self._reading = Reading(self, plan, self.pool.memory)
         life, seconds = self._reading, STEP_S + ROW_S * plan.num_rows
         self.after(seconds, lambda: self._computed(life))
         self.after(seconds + self.world.config.wait_s, lambda: self._give_up(life))
@@ -183,32 +196,17 @@ class SimStep(Process):
         if reading is None or not reading.is_computed or reading.waiting:
             return
         self._reading = None
-        poisoned, wrong = reading.check(self.keys_of)
+        poisoned, wrong = reading.check(self._model.keys_of)
         for what in wrong:
             self.world.notes["wrong_reads"] += 1
             self.world.violation(f"{self.name}: {what}")
-        self._write(reading.plan, poisoned)
-        next_ids = {}
-        for index in reading.plan.sampled:
-            span = reading.plan.spans[index]
-            key = self.keys_of(span.sequence)[span.first_position + span.num_rows - 1]
-            next_ids[index] = EOS if span.sequence in poisoned else next_token(key)
-        self.scheduler.commit(reading.plan, next_ids, poisoned)
+        self.scheduler.commit(reading.plan, self._model.run(reading.plan, poisoned), poisoned)
         self.scheduler.timed(reading.plan, STEP_S, self.clock())
         self._perform()
         self._turn_soon(0.0)
 
-    def keys_of(self, number: int) -> list[int]:
-        tokens = next(s.token_ids for s in self.scheduler.roster.all() if s.number == number)
-        return self._keys.setdefault(number, Keys()).of(tokens)
-
-    def _write(self, plan: Plan, poisoned: frozenset[int]) -> None:
-        memory, tokens = self._memory(), self.world.config.block_tokens
-        for span in plan.spans:
-            keys = self.keys_of(span.sequence)
-            for position in range(span.first_position, span.first_position + span.num_rows):
-                block = memory.keys[span.table[position // tokens].block]
-                block[position % tokens] = -3 if span.sequence in poisoned else keys[position]
+    def _tokens_of(self, number: int) -> list[int]:
+        return next(s.token_ids for s in self.scheduler.roster.all() if s.number == number)
 
     # --- messages and effects -----------------------------------------------------------------
 
@@ -228,9 +226,8 @@ class SimStep(Process):
             case _:
                 if isinstance(message, p.FencedOff):
                     self._forget_tables(instance)
-                if isinstance(message, p.Recall):
-                    running = self.scheduler.running
-                    self.world.notes["recall_in_prefill"] += any(s.is_prefill for s in running)
+                if isinstance(message, p.Recall) and self.state == "prefill":
+                    self.world.notes["recall_in_prefill"] += 1
                 self.scheduler.on_message(instance, message, now)
         self._perform()
 
@@ -252,9 +249,9 @@ class SimStep(Process):
             case ToPool():
                 self.send(effect.instance, effect.message)
             case ToPlanner():
-                self._to_planner(effect.message)
+                self.to_planner(effect.message)
             case ToClient():
-                self._to_client(effect.request_id, effect.message)
+                self._to_client(self, effect.request_id, effect.message)
             case Connect():
                 if effect.instance not in self.links and not self._connect_to(effect.instance):
                     self._lost.append(effect.instance)
@@ -278,9 +275,14 @@ class SimStep(Process):
                 self.send(instance, p.Detach(number))
         self.world.notes["recomputed_tokens"] += effect.recomputed_tokens if effect.final else 0
         if effect.final:
-            self._keys.pop(number, None)
+            self._model.forget(number)
             name, again = effect.request_id, effect.recomputed_tokens
-            self._to_client(name, p.Report(name, list(effect.holders), 0, 0, 0, 0, {}, again))
+            report = p.Report(name, list(effect.holders), 0, 0, 0, 0, {}, again)
+            self._to_client(self, name, report)
+
+    def _register(self) -> None:
+        self.to_planner(p.Register(self.instance, self.pool.epoch, f"{self.instance}/{self.life}"))
+        self.to_planner(p.MembersQuery())
 
     def send(self, instance: int, message: p.Message, payload: Any = None) -> None:
         link = self.links.get(instance)
@@ -292,9 +294,7 @@ class SimStep(Process):
         if link is None:
             return False
         self.links[instance] = link
-        pool = link.pool
-        own = instance == self.instance
-        epoch = pool.epoch if own else self.epoch  # type: ignore[attr-defined]
+        epoch = self.pool.epoch if instance == self.instance else self.epoch
         layout = layout_of(self.world.config.block_tokens).fingerprint
         link.send("up", p.Hello(p.VERSION, "sim", self.instance, epoch, layout))
         return True

@@ -4,12 +4,15 @@ import hashlib
 import heapq
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from engine.sim.config import SimConfig
+from engine.sim.coverage import DONOR, STEP
 
 Action = Callable[[], None]
+SELDOM = frozenset([("Data", STEP), ("Evacuate", DONOR)])
+"""messages to receivers with these states: each one is made to wait"""
 
 
 class World:
@@ -26,9 +29,9 @@ class World:
         self.coverage: Counter[tuple[str, str, str]] = Counter()
         """(message, what happened to it, state of its receiver)"""
         self._met: Counter[tuple[str, str]] = Counter()
-        self._ambushes: Counter[str] = Counter()
-        self.provoke: Callable[[Process, str], None] = lambda receiver, state: None
-        """does what may bring a receiver into a state"""
+        self._ambushes: Counter[tuple[str, tuple[str, ...]]] = Counter()
+        self.provoke: Callable[[str, Process, str], None] = lambda kind, receiver, state: None
+        """does what may bring a receiver into a state before a message of this kind comes"""
         self.notes: Counter[str] = Counter()
         self.violations: list[str] = []
         self.trace: list[str] | None = None
@@ -59,12 +62,12 @@ class World:
         draw, share = self.chance.random() * (1 + seen) ** 1.5, self.config.fate_share
         return "lost" if draw < share else "late" if draw < 2 * share else "none"
 
-    def rarest(self, kind: str, states: Sequence[str]) -> str:
+    def rarest(self, kind: str, states: tuple[str, ...]) -> str:
         """The state that such a message should meet next, or nothing: mostly nothing."""
-        tried = self._ambushes[kind]
+        tried = 0 if (kind, states) in SELDOM else self._ambushes[kind, states]
         if not states or self.chance.random() * (1 + tried) ** 2 >= self.config.ambush_share:
             return ""
-        self._ambushes[kind] += 1
+        self._ambushes[kind, states] += 1
         return min(states, key=lambda state: (self._met[kind, state], self.chance.random()))
 
     def told(self, what: str) -> None:
@@ -86,12 +89,11 @@ class World:
 class Process:
     """Something with a clock of its own. What was meant for an earlier life never happens."""
 
-    STATES: tuple[str, ...] = ()
-    """those that messages are made to meet"""
-
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: World, name: str, states: tuple[str, ...] = ()) -> None:
+        """``states``: those that messages are made to meet."""
         self.world = world
         self.name = name
+        self.states = states
         self.life = 0
         self.is_alive = False
         self.frozen_until = 0.0

@@ -62,6 +62,7 @@ def cluster(
             "scheduler.max_step_tokens=16",
             f"pool.kernel={kernel}",
             f"attention.options.local={kernel}",
+            "attention.options.way=query",
             *overrides,
         ],
     )

@@ -1,9 +1,12 @@
 """Instances and donors join a running cluster, answer, lend, and leave without disturbing it."""
 
 import json
+import os
+import signal
 import socket
 import urllib.request
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from command import GUARD_S, Command
 from tiny_checkpoint import PROMPT, byte_tokenizer, prompt_ids
@@ -78,6 +81,10 @@ def expected(recipe):
     return byte_tokenizer().decode(reference_tokens(recipe.parent / "model", prompt_ids(), 16))
 
 
+def comm_of(pid):
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
 def evacuate(instance, where, key=KEY):
     return Command("evacuate", instance, where, LENDKV_KEY=key).finish()
 
@@ -97,6 +104,21 @@ def test_an_instance_joins_answers_and_leaves(recipe):
         assert "Traceback" not in gone.err
         assert ready(http) == [0]
         assert complete(http) == expected(recipe)
+
+
+def test_a_new_planner_gives_no_number_a_second_time(recipe):
+    """It hears nothing of who has left, or is silent: its supervisor remembers for it."""
+    with cluster(recipe) as (server, http, where):
+        donor = joining(recipe, where, "cluster.donor=true")
+        donor.wait_until(lambda: [card["instance"] for card in cards(http)] == [0, 1])
+        assert evacuate(1, where).status == 0
+        assert donor.finish().status == 0
+        [planner] = [pid for pid in server.pids() if comm_of(pid) == "lendkv-planner"]
+        os.kill(planner, signal.SIGKILL)
+        late = joining(recipe, where, "cluster.donor=true")
+        late.wait_until(lambda: [card["instance"] for card in cards(http)] == [0, 2])
+        assert evacuate(2, where).status == 0
+        assert late.finish().status == 0
 
 
 def test_a_donor_lends_and_leaves(recipe):

@@ -87,10 +87,64 @@ def test_a_table_that_names_an_ended_slot_is_never_answered(talk):
 
 def test_a_loan_stays_for_a_while_and_each_debtor_has_one_round_at_a_time(talk):
     lend(talk, 1, 8)
-    assert recalls(talk.say(STEP, p.Draw(1, recall=True))) == []
+    assert recalls(talk.say(2, p.Reserve(1, 1, 9.0, 50.0))) == []
     talk.now += RESIDENCE_S
-    assert len(recalls(talk.say(STEP, p.Draw(1, recall=True)))) == 1
+    assert len(recalls(talk.say(2, p.Reserve(2, 1, 9.0, 50.0)))) == 1
+    assert recalls(talk.say(2, p.Reserve(3, 5, 9.0, 60.0))) == []
+
+
+def test_the_own_step_waits_for_no_other_round_and_nothing_is_called_back_twice(talk):
+    granted = lend(talk, 1, 8)
+    talk.now += RESIDENCE_S
+    assert recalls(talk.say(STEP, p.Draw(1, recall=True))) == [(1, granted.loan, [7])]
+    assert recalls(talk.say(STEP, p.Draw(5, recall=True))) == [(1, granted.loan, [3, 4, 5, 6])]
     assert recalls(talk.say(STEP, p.Draw(5, recall=True))) == []
+
+
+def test_what_may_not_be_called_back_yet_is_as_soon_as_it_may(talk):
+    """The step need not ask again: it was told a time, and it is kept."""
+    granted = lend(talk, 1, 8)
+    drawn = next(out.message for out in talk.say(STEP, p.Draw(2, recall=True)) if out.peer == STEP)
+    assert drawn.num_recalled == 2
+    talk.now += RESIDENCE_S
+    assert recalls(talk.rmanager.tick(talk.now)) == [(1, granted.loan, [6, 7])]
+    talk.now += RECALL_S
+    talk.rmanager.tick(talk.now)
+    assert talk.rmanager.books.num_available == 2
+    assert recalls(talk.rmanager.tick(talk.now)) == []
+
+
+def test_what_the_step_has_drawn_meanwhile_is_not_called_back_once_more(talk):
+    granted = lend(talk, 1, 8)
+    talk.say(STEP, p.Draw(2, recall=True))
+    talk.ask(1, p.Release(granted.loan, [0, 1]))
+    assert len(talk.ask(STEP, p.Draw(2)).blocks) == 2
+    talk.now += RESIDENCE_S
+    assert recalls(talk.rmanager.tick(talk.now)) == []
+
+
+def test_a_block_that_two_have_pinned_comes_back_once_with_the_last_of_them(talk):
+    granted = lend(talk, 1, 8, content=b"x")
+    talk.ask(1, p.Release(granted.loan, [0], True))
+    for reservation, peer in ((7, 1), (7, 2)):
+        talk.ask(peer, p.Pin(reservation, [b"x\x00"], 50.0))
+    talk.ask(1, p.Release(granted.loan))
+    talk.ask(STEP, p.Draw(7))
+    talk.now += RESIDENCE_S
+    outputs = talk.say(STEP, p.Draw(3, recall=True))
+    assert next(out.message for out in outputs if out.peer == STEP).num_recalled == 1
+    assert sorted(peer for peer, _, _ in recalls(outputs)) == [1, 2]
+
+
+def test_nothing_is_pinned_that_the_own_step_waits_for_or_that_is_kept(talk):
+    granted = lend(talk, 1, 8, content=b"x")
+    talk.now += 1.0
+    talk.say(STEP, p.Draw(1, recall=True))
+    talk.ask(1, p.Release(granted.loan, [], True))
+    assert talk.ask(2, p.Pin(1, [b"x\x00"], 9.0)).found == []
+    talk.say(STEP, p.Draw(0, recall=True))
+    talk.rmanager.freeze(7, 5.0, talk.now)
+    assert talk.ask(2, p.Pin(2, [b"x\x00", b"x\x01"], 9.0)).found == [0]
 
 
 def test_an_older_request_calls_back_from_a_younger_one_but_not_the_other_way(talk):

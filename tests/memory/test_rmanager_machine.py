@@ -161,7 +161,7 @@ class RManagerMachine(RManagerModel):
         peer, number, loan = self.peer_and_loan(data)
         slot = data.draw(st.sampled_from(range(len(loan.slots))))
         self.settle()
-        if not loan.ended and loan.slots[slot] != "open":
+        if not loan.ended and loan.slots[slot] == "committed":
             assert loan.slots[slot] in self.talk.lost(
                 peer, p.Write(number, slot, 0, True), BLOCK_BYTES
             )
@@ -171,7 +171,7 @@ class RManagerMachine(RManagerModel):
     def write_slot(self, peer, number, slot):
         loan = self.loans[number]
         outputs = self.talk.say(peer, p.Write(number, slot, 0, True), BLOCK_BYTES)
-        if loan.ended:
+        if loan.ended or loan.slots[slot] == "released":
             assert not any(isinstance(out, CopyIn) for out in outputs)
             return
         assert outputs[0] == CopyIn(loan.granted.blocks[slot], 0)

@@ -59,6 +59,14 @@ def test_a_new_planner_listens_before_it_gives_a_number():
     assert answer == [(b"me", Joined(1, 6, "ours"))]
 
 
+def test_the_number_of_a_silent_member_is_not_given_again_by_the_next_planner():
+    first = fresh()
+    [(_, silent)] = first.handle(b"me", Join(VERSION, "rows", 1), LISTEN_S)
+    after = Membership(cluster="ours", layout="rows", num_first=first.next_number, now=50.0)
+    [(_, other)] = after.handle(b"you", Join(VERSION, "rows", 2), 50.0 + LISTEN_S)
+    assert (silent.instance, other.instance) == (2, 3)
+
+
 def test_an_operators_wish_goes_to_the_step_or_else_to_the_pool():
     planner = fresh()
     assert planner.handle(b"operator", Evacuate(3), 0.0) == []

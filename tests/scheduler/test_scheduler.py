@@ -153,3 +153,34 @@ def test_a_sequence_that_grows_keeps_no_slots_it_has_no_leaf_for():
         check_cluster(two)
         most = max(most, two.instances[1].rmanager.books.count(BlockState.LENT))
     assert most == 2, "4 were granted, and 2 leaves could move"
+
+
+def test_who_waits_for_memory_is_placed_as_soon_as_there_is_some():
+    """Its pause is for those who refuse each other; up to 5 s of idle memory it must not cost."""
+    one = cluster(8, hand_over=False)
+    first, second = (one.submit(0, prompt(n, num), 3) for n, num in ((0, 12), (1, 6)))
+    while not first.done:
+        one.round()
+        one.now += 0.7
+    num_rounds = 0
+    while not second.tokens:
+        one.round()
+        num_rounds += 1
+    assert num_rounds < 5, "a prefill of 6 tokens is two steps"
+
+
+def test_running_ones_lend_so_that_who_waits_has_room_to_work():
+    """The neighbour's memory is of no use to who has no block at home to compute in."""
+    two = cluster(8, 30)
+    answers = [two.submit(0, prompt(n, 10), 8) for n in range(2)]
+    scheduler, most = two.instances[0].scheduler, 0
+    while not all(answer.done for answer in answers):
+        two.round()
+        check_cluster(two)
+        two.now += 0.05
+        most = max(most, len(scheduler.running))
+    assert most == 2
+    assert scheduler.loads.relief["loans"] > 0
+    assert scheduler.loads.relief["preemptions"] == 0
+    for answer in answers:
+        assert (answer.tokens, answer.finish_reason) == answer.expected()

@@ -1,0 +1,103 @@
+"""Tokens per second of one instance, beside what memory and arithmetic allow:
+``python -m bench.decode [--threads 2] [--model smollm2] [--json]``.
+
+Decode of 1, 8 and 32 sequences and of one at a context of 7,000 tokens, and prefill of 512 and of
+7,000 tokens, each the median of several. The bound of a decode step is one reading of weights and
+keys at the streaming rate of the same run, or its products at the matrix rate; a prefill's is its
+products.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import time
+from typing import Any
+
+import torch
+
+from bench.rates import matrix_gflops, stream_gb_s
+from engine.config import load
+from engine.core import Plan, SamplingParams
+from engine.llm import LLM
+
+CASES = (
+    # name, sequences, prompt tokens
+    ("decode 1", 1, 64),
+    ("decode 8", 8, 64),
+    ("decode 32", 32, 64),
+    ("decode 1 at 7k", 1, 7000),
+)
+NUM_STEPS = 64
+
+
+class Timed:
+    """A runner that notes how long each plan took."""
+
+    def __init__(self, llm: LLM) -> None:
+        self.loop = llm.loops[0]
+        self.seconds: list[tuple[int, float]] = []
+        self._run = self.loop._runner.run
+        self.loop._runner.run = self.run  # type: ignore[method-assign]
+
+    def run(self, plan: Plan) -> Any:
+        began = time.perf_counter()
+        result = self._run(plan)
+        self.seconds.append((plan.num_rows, time.perf_counter() - began))
+        return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    args, overrides = parser.parse_known_args()
+    torch.set_num_threads(args.threads)
+    settings = [f"threads={args.threads}", f"model.path={args.model}", "model.dtype=bfloat16"]
+    settings += ["pool.num_blocks=400", "pool.block_tokens=64"]
+    settings += ["scheduler.max_num_seqs=64", "scheduler.max_step_tokens=512"]
+    llm = LLM(load(None, [*settings, *overrides]))
+    timed, rng = Timed(llm), random.Random(0)
+    weights = llm.checkpoint.weights  # type: ignore[union-attr]
+    num_matrix = sum(w.numel() for name, w in weights.items() if w.ndim > 1 and name != "embed")
+    num_head = weights.get("head", weights["embed"]).numel()
+    key_bytes = llm.pools[0].layout.block_bytes / llm.pools[0].layout.tokens
+    stream, matrix = stream_gb_s(args.threads), matrix_gflops(args.threads)
+    print(f"streaming read {stream:.1f} GB/s, bfloat16 matrix product {matrix:.0f} GFLOP/s")
+    facts: dict[str, Any] = {"stream_gb_s": stream, "matrix_gflops": matrix}
+    rates: dict[str, list[float]] = {}
+    bounds: dict[str, float] = {}
+    for _ in range(args.rounds):
+        for name, batch, length in CASES:
+            timed.seconds.clear()
+            prompts = [[rng.randrange(1000, 40000) for _ in range(length)] for _ in range(batch)]
+            llm.generate(prompts, SamplingParams(max_tokens=NUM_STEPS, ignore_eos=True))
+            steps = [s for rows, s in timed.seconds if rows == batch]
+            rates.setdefault(name, []).append(batch / statistics.median(steps))
+            read_s = (2 * (num_matrix + num_head) + batch * length * key_bytes) / stream / 1e9
+            compute_s = 2 * batch * (num_matrix + num_head) / matrix / 1e9
+            bounds[name] = batch / max(read_s, compute_s)
+            if length == 7000 or batch == 8:
+                filled = [(rows, s) for rows, s in timed.seconds if rows > batch]
+                tokens, seconds = sum(rows for rows, _ in filled), sum(s for _, s in filled)
+                prefill = "prefill 7k" if length == 7000 else "prefill 512"
+                rates.setdefault(prefill, []).append(tokens / seconds)
+                bounds[prefill] = matrix * 1e9 / 2 / num_matrix
+    for name, found in rates.items():
+        median = statistics.median(found)
+        facts[name] = {"tokens_per_s": round(median, 1), "of_bound": median / bounds[name]}
+        spread = f"{min(found):.0f} to {max(found):.0f}"
+        print(
+            f"{name:15} {median:7.0f} tokens/s ({spread}) = {median / bounds[name]:.2f} of the "
+            f"bound {bounds[name]:.0f}"
+        )
+    if args.json:
+        print(json.dumps(facts))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Fleet: real instances started for a benchmark, each on cores of its own; what it measured.
+
+A benchmark gives a *driver*: a function of (client, instances' control addresses, key) that runs as
+the frontend of rank 0 and returns facts for JSON.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from engine.client import Client
+from engine.comm.control import ControlClient
+from engine.config import Config, load
+from engine.launch import launch
+from engine.protocol import FROM_STEP
+
+START_S = 120.0
+SETTLE_S = 1.0
+
+Facts = dict[str, Any]
+Driver = Callable[[dict[int, ControlClient], Client, Facts], Facts]
+"""(a control client for each instance's step, the planner's client, arguments) -> facts"""
+
+
+class Frontend:
+    """Waits until all serve, lets the driver drive, tells all to leave."""
+
+    def __init__(self, driver: Driver, arguments: Facts, result: Path, num_instances: int) -> None:
+        self._driver = driver
+        self._arguments = arguments
+        self._result = result
+        self._num_instances = num_instances
+
+    def __call__(self, pipe: Connection, planner: str, key: bytes) -> int:
+        client = Client(planner, key)
+        try:
+            client.wait_ready(self._num_instances, START_S, lambda _: None)
+            time.sleep(SETTLE_S)
+            addresses = {m.instance: m.step_address for m in client.members()}
+            steps = {i: ControlClient(at, FROM_STEP, key) for i, at in addresses.items()}
+            self._result.write_text(json.dumps(self._driver(steps, client, self._arguments)))
+        finally:
+            client.goodbye()
+        return 0
+
+
+def run(driver: str, settings: Sequence[str], **arguments: Any) -> Facts:
+    """Start the instances of ``settings``, let ``"module:function"`` drive them; its facts."""
+    config: Config = load(None, list(settings))
+    with tempfile.TemporaryDirectory(prefix="lendkv-bench-") as folder:
+        result = Path(folder) / "result.json"
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc-per-node", str(config.instances), "-m", "bench.fleet"]
+        command += [str(result), driver, json.dumps(arguments), *settings]
+        environment = os.environ | {"OMP_NUM_THREADS": str(config.threads)}
+        subprocess.run(command, check=True, env=environment)
+        facts: Facts = json.loads(result.read_text())
+    return facts
+
+
+def worker() -> int:
+    """One rank: its roles share its core, and the ranks share the cores in turn."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("result", type=Path)
+    parser.add_argument("driver")
+    parser.add_argument("arguments", type=json.loads)
+    args, settings = parser.parse_known_args()
+    config: Config = load(None, settings)
+    cores, rank = sorted(os.sched_getaffinity(0)), int(os.environ["RANK"])
+    os.sched_setaffinity(0, {cores[rank % len(cores)]})
+    module, _, name = args.driver.partition(":")
+    driver: Driver = getattr(import_module(module), name)
+    main = Frontend(driver, args.arguments, args.result, config.instances)
+    return launch(config, lambda world: {} if world.rank else {"bench": main})
+
+
+if __name__ == "__main__":
+    sys.exit(worker())

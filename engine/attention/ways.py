@@ -1,0 +1,42 @@
+"""Ways: how lent rBlocks are used in a step, by what it would cost (way ``cheapest``).
+
+A *query* costs the round trip of each layer and its holder's work, hidden behind the own part's
+work as far as that goes. *Mapped* costs the work here. So a query pays once the own part is long
+enough to hide the trip. Both costs are learned from the steps that were run.
+"""
+
+from dataclasses import dataclass
+
+LEARNING = 0.1
+"""share of the newest step in what is believed"""
+
+TRYING = 0.999
+"""what is believed of trips that are not made, from step to step"""
+
+
+@dataclass(slots=True)
+class Ways:
+    """Seconds; keys are counted for each query row."""
+
+    key_s: float = 40e-9
+    """one key, one layer: the work"""
+    trip_s: float = 250e-6
+    """one layer's question and answer, the holder's work apart"""
+
+    def prefers_query(self, own_keys: int, lent_keys: int) -> bool:
+        work_s = lent_keys * self.key_s
+        shown_s = max(0.0, self.trip_s + work_s - own_keys * self.key_s)
+        if shown_s < work_s:
+            return True
+        self.trip_s *= TRYING  # one bad trip must not be the last
+        return False
+
+    def learn_work(self, seconds: float, keys: int) -> None:
+        """A layer's work here took so long."""
+        if keys:
+            self.key_s += LEARNING * (seconds / keys - self.key_s)
+
+    def learn_trip(self, seconds: float, lent_keys: int) -> None:
+        """A layer's questions left, and its last answer was there so much later."""
+        trip_s = max(0.0, seconds - lent_keys * self.key_s)
+        self.trip_s += LEARNING * (trip_s - self.trip_s)

@@ -1,0 +1,230 @@
+// A decoder layer but for its attention, for bfloat16 weights: what comes behind one layer's
+// attention and before the next one's is one call.
+//
+// The hidden state is float32, products take bfloat16 and give float32. A row's bits depend on
+// nothing beside it.
+
+#include "dots.h"
+#include "partial.h"
+#include "threads.h"
+
+namespace lk {
+
+struct BetweenCall {  // the same fields as _BetweenCall in engine/model/native_llama.py
+    float* hidden;          // [rows, size]
+    const float* attended;  // [rows, heads * dim]; null: this is the first layer
+    const Bf16 *out, *gate_up, *down;
+    const float *mlp_norm, *attn_norm;
+    const Bf16 *qkv, *qkv_bias;  // qkv null: that was the last layer
+    const float* qk_norm;        // [heads + kv_heads, dim] or null
+    const float *cos, *sin;      // [rows, dim]; sin with its sign
+    Bf16 *q, *k, *v;             // [rows, heads or kv_heads, dim]
+    int32_t rows, size, heads, kv_heads, dim, mlp, num_threads;
+    float eps;
+};
+
+struct LogitsCall {  // the same fields as _LogitsCall
+    const float* hidden;  // [rows, size]
+    const float* norm;
+    const Bf16* head;  // [vocab, size]
+    float* logits;     // [rows, vocab]
+    int32_t rows, size, vocab, num_threads;
+    float eps;
+};
+
+#if defined(__AVX512BF16__)
+
+LK_INLINE void store_bf16(Bf16* to, Vec x) {
+    __m256bh narrow = _mm512_cvtneps_pbh((__m512)x);
+    std::memcpy(to, &narrow, sizeof narrow);
+}
+
+LK_INLINE Bf16 narrow(float x) {
+    __m256bh two = _mm512_cvtneps_pbh(_mm512_set1_ps(x));
+    return load_as<Bf16>(&two);
+}
+
+// to = x / sqrt(mean(x^2) + eps) * weight
+inline void rms_norm(const float* x, const float* weight, int size, float eps, Bf16* to) {
+    Vec squares = {};
+    int i = 0;
+    for (; i + LANES <= size; i += LANES) squares = fma(load(x + i), load(x + i), squares);
+    float sum = sum_lanes(squares);
+    for (; i < size; i++) sum += x[i] * x[i];
+    Vec factor = set1(1.0f / std::sqrt(sum / float(size) + eps));
+    for (i = 0; i + LANES <= size; i += LANES)
+        store_bf16(to + i, load(x + i) * factor * load(weight + i));
+    for (; i < size; i++) to[i] = narrow(x[i] * factor[0] * weight[i]);
+}
+
+// exp(x) for any x.
+LK_INLINE Vec exp_of(Vec x) {
+    VecI negative = x <= 0.0f;
+    Vec power = exp2_of_negative(select(negative, x, -x) * LOG2_E);
+    return select(negative, power, 1.0f / power);
+}
+
+// to = silu(gate) * up
+inline void gated(const float* gate, const float* up, int count, Bf16* to) {
+    int i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        Vec g = load(gate + i);
+        store_bf16(to + i, g / (1.0f + exp_of(-g)) * load(up + i));
+    }
+    for (; i < count; i++) {
+        Vec g = set1(gate[i]);
+        to[i] = narrow((g / (1.0f + exp_of(-g)))[0] * up[i]);
+    }
+}
+
+class Between {
+public:
+    explicit Between(const BetweenCall& call) : c_(call) {}
+
+    void run() {
+        static thread_local Buffer shared;
+        if (c_.attended)
+            mixed_ = reinterpret_cast<Bf16*>(shared.floats(int64_t(c_.rows) * c_.mlp / 2 + LANES));
+        Threads::together(c_.num_threads, [&](Team& team) {
+            if (c_.attended) {
+                after(team);
+                if (c_.qkv) team.barrier();
+            }
+            if (c_.qkv) before(team);
+        });
+    }
+
+private:
+    struct Scratch {
+        Buffer narrow, wide;
+    };
+    static Scratch& scratch() {
+        static thread_local Scratch scratch;
+        return scratch;
+    }
+    Bf16* narrow_rows(int64_t width) {
+        return reinterpret_cast<Bf16*>(scratch().narrow.floats(c_.rows * width / 2 + LANES));
+    }
+    const Bf16* normed(const float* norm) {
+        Bf16* to = narrow_rows(c_.size);
+        for (int t = 0; t < c_.rows; t++)
+            rms_norm(c_.hidden + int64_t(t) * c_.size, norm, c_.size, c_.eps,
+                     to + int64_t(t) * c_.size);
+        return to;
+    }
+
+    // hidden += x w^T, each member its outputs
+    void add(Team& team, const Bf16* w, const Bf16* x, int depth) {
+        auto [from, to] = team.share(c_.size, LANES);
+        int64_t width = to - from;
+        float* y = scratch().wide.floats(c_.rows * width + 1);
+        dots(w, from, to, x, c_.rows, depth, depth, y - from, width);
+        for (int t = 0; t < c_.rows; t++) {
+            float* hidden = c_.hidden + int64_t(t) * c_.size + from;
+            for (int64_t o = 0; o < width; o++) hidden[o] += y[t * width + o];
+        }
+    }
+
+    void after(Team& team) {
+        int depth = c_.heads * c_.dim;
+        Bf16* x = narrow_rows(depth);
+        int64_t i = 0, count = int64_t(c_.rows) * depth;
+        for (; i + LANES <= count; i += LANES) store_bf16(x + i, load(c_.attended + i));
+        for (; i < count; i++) x[i] = narrow(c_.attended[i]);
+        add(team, c_.out, x, depth);
+        team.barrier();
+
+        const Bf16* y = normed(c_.mlp_norm);
+        auto [from, to] = team.share(c_.mlp, LANES);
+        int64_t width = to - from;
+        float* both = scratch().wide.floats(2 * c_.rows * width + 1);
+        float* up = both + c_.rows * width;
+        dots(c_.gate_up, from, to, y, c_.rows, c_.size, c_.size, both - from, width);
+        dots(c_.gate_up + int64_t(c_.mlp) * c_.size, from, to, y, c_.rows, c_.size, c_.size,
+             up - from, width);
+        for (int t = 0; t < c_.rows; t++)
+            gated(both + t * width, up + t * width, int(width),
+                  mixed_ + int64_t(t) * c_.mlp + from);
+        team.barrier();
+        add(team, c_.down, mixed_, c_.mlp);
+    }
+
+    void before(Team& team) {
+        const Bf16* x = normed(c_.attn_norm);
+        int dim = c_.dim;
+        auto [first, last] = team.share(c_.heads + 2 * c_.kv_heads, 1);
+        int from = first * dim, to = last * dim;
+        int64_t width = to - from;
+        float* y = scratch().wide.floats(c_.rows * width + dim + 1);
+        float* turned = y + c_.rows * width;
+        dots(c_.qkv, from, to, x, c_.rows, c_.size, c_.size, y - from, width);
+        for (int t = 0; t < c_.rows; t++)
+            for (int head = first; head < last; head++) {
+                float* values = y + t * width + (head - first) * dim;
+                if (c_.qkv_bias)
+                    for (int d = 0; d < dim; d++) values[d] += widen(c_.qkv_bias[head * dim + d]);
+                store_head(t, head, values, turned);
+            }
+    }
+
+    void store_head(int t, int head, float* values, float* turned) {
+        int dim = c_.dim, num_rotated = c_.heads + c_.kv_heads;
+        if (head >= num_rotated) {
+            Bf16* to = c_.v + (int64_t(t) * c_.kv_heads + head - num_rotated) * dim;
+            for (int d = 0; d < dim; d++) to[d] = narrow(values[d]);
+            return;
+        }
+        if (c_.qk_norm) {
+            float squares = 0;
+            for (int d = 0; d < dim; d++) squares = __builtin_fmaf(values[d], values[d], squares);
+            float factor = 1.0f / std::sqrt(squares / float(dim) + c_.eps);
+            for (int d = 0; d < dim; d++) values[d] *= factor * c_.qk_norm[head * dim + d];
+        }
+        const float *cos = c_.cos + int64_t(t) * dim, *sin = c_.sin + int64_t(t) * dim;
+        int half = dim / 2;
+        for (int d = 0; d < dim; d++) {
+            float other = values[d < half ? d + half : d - half];
+            turned[d] = __builtin_fmaf(other, sin[d], values[d] * cos[d]);
+        }
+        Bf16* to = head < c_.heads ? c_.q + (int64_t(t) * c_.heads + head) * dim
+                                   : c_.k + (int64_t(t) * c_.kv_heads + head - c_.heads) * dim;
+        for (int d = 0; d < dim; d++) to[d] = narrow(turned[d]);
+    }
+
+    const BetweenCall& c_;
+    Bf16* mixed_ = nullptr;
+};
+
+void logits(const LogitsCall& call) {
+    static thread_local Buffer normed;
+    auto* x = reinterpret_cast<Bf16*>(normed.floats(int64_t(call.rows) * call.size / 2 + LANES));
+    for (int t = 0; t < call.rows; t++)
+        rms_norm(call.hidden + int64_t(t) * call.size, call.norm, call.size, call.eps,
+                 x + int64_t(t) * call.size);
+    Threads::together(call.num_threads, [&](Team& team) {
+        auto [from, to] = team.share(call.vocab, LANES);
+        dots(call.head, from, to, x, call.rows, call.size, call.size, call.logits, call.vocab);
+    });
+}
+
+#endif
+
+}  // namespace lk
+
+extern "C" {
+
+// Whether this library was compiled for a processor that multiplies bfloat16.
+int32_t lk_has_decoder() {
+#if defined(__AVX512BF16__)
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+#if defined(__AVX512BF16__)
+void lk_between(const lk::BetweenCall* call) { lk::Between(*call).run(); }
+void lk_logits(const lk::LogitsCall* call) { lk::logits(*call); }
+#endif
+
+}  // extern "C"

@@ -1,0 +1,90 @@
+"""Protects the C++ decoder layer: right for every family, and a row's bits are its own."""
+
+import pytest
+import torch
+from model.dense_backend import DenseBackend
+from tiny_models import FAMILIES, make_tiny, reference_logits
+
+from engine.model import checkpoint as checkpoints
+from engine.model import native_llama
+from engine.model.llama import Llama
+from engine.model.native_llama import NativeLlama
+
+PROMPT = torch.randint(0, 128, (140,), generator=torch.Generator().manual_seed(1)).tolist()
+
+needs_bf16 = pytest.mark.skipif(
+    "avx512_bf16" not in native_llama.processor_flags(), reason="needs AVX-512 with bfloat16"
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def load(path, **options):
+    return checkpoints.load(str(path), "bfloat16", **options)
+
+
+def run(model, token_ids, first=0, backend=None):
+    """Logits of all rows."""
+    rows = torch.arange(len(token_ids))
+    backend = backend or DenseBackend(model.config.num_layers)
+    return model.forward(torch.tensor(token_ids), first + rows, rows, backend)
+
+
+@needs_bf16
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"head_dim": 32},
+        {"hidden_size": 72, "intermediate_size": 50, "num_attention_heads": 4, "head_dim": 18},
+        {"tie_word_embeddings": True},
+    ],
+    ids=["plain", "wide heads", "odd sizes", "tied"],
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_is_no_further_from_the_truth_than_torch_is(tmp_path, family, settings):
+    path = make_tiny(tmp_path / "model", family, seed=3, **settings)
+    checkpoint = load(path)
+    assert type(checkpoint.model) is NativeLlama
+    truth = reference_logits(path, PROMPT)
+    ours = (run(checkpoint.model, PROMPT) - truth).abs().mean()
+    theirs = (run(Llama(checkpoint.config, checkpoint.weights), PROMPT) - truth).abs().mean()
+    assert ours <= 1.2 * theirs + 1e-3 * truth.std()
+
+
+@needs_bf16
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_bits_of_a_row_depend_on_neither_rows_nor_threads(tmp_path, threads):
+    model = load(make_tiny(tmp_path / "model", intermediate_size=100)).model
+    torch.set_num_threads(1)
+    whole = run(model, PROMPT)
+    torch.set_num_threads(threads)
+    backend, first = DenseBackend(model.config.num_layers), 0
+    for size in (1, 2, 3, 4, 5, 8, 7, 70, 40):
+        part = run(model, PROMPT[first : first + size], first, backend)
+        assert torch.equal(part, whole[first : first + size])
+        first += size
+
+
+@needs_bf16
+def test_no_row_may_be_wanted(tmp_path):
+    model = load(make_tiny(tmp_path / "model")).model
+    none = torch.arange(0)
+    logits = model.forward(
+        torch.tensor(PROMPT), torch.arange(140), none, DenseBackend(model.config.num_layers)
+    )
+    assert logits.shape == (0, 128)
+
+
+@pytest.mark.parametrize("lack", ["processor", "dtype"])
+def test_without_what_it_needs_torch_does_it(tmp_path, monkeypatch, lack):
+    if lack == "processor":
+        monkeypatch.setattr(native_llama, "processor_flags", frozenset)
+    dtype = "bfloat16" if lack == "processor" else "float32"
+    checkpoint = checkpoints.load(str(make_tiny(tmp_path / "model")), dtype)
+    assert type(checkpoint.model) is Llama
