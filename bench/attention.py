@@ -17,7 +17,6 @@ import json
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 from typing import Any
 
@@ -101,26 +100,21 @@ def against_the_machine(threads: int, rounds: int) -> dict[str, float]:
     kernel = NativeKernel(threads)
     decode = Case(num_keys=65536, sequences=1, queries=1, tokens=64)
     prefill = Case(num_keys=8192, sequences=1, queries=512, tokens=64)
-    stream = np.array_split(np.ones(1 << 25, np.float64), threads)
+    stream = torch.ones(1 << 25, dtype=torch.int64)  # 256 MB: far more than the caches
     left, right = (torch.randn(2048, 2048, dtype=torch.bfloat16) for _ in range(2))
     torch.set_num_threads(threads)
-    rates: dict[str, list[float]] = {}
-
-    def measure(name: str, work: float, run: Callable[[], object]) -> None:
-        rates.setdefault(name, []).append(work / seconds_of(run) / 1e9)
-
-    with ThreadPoolExecutor(threads) as pool:
-        for number in range(rounds + 1):
-            if number == 1:
-                rates.clear()  # the first round warms up
-            measure(
-                "stream_gb_s",
-                sum(part.nbytes for part in stream),
-                lambda: list(pool.map(np.max, stream)),
-            )
-            measure("decode_gb_s", 4 * decode.num_bytes, lambda: decode.all_layers(kernel))
-            measure("matrix_gflop_s", 2 * 2048**3, lambda: left @ right)
-            measure("prefill_gflop_s", prefill.flops, lambda: prefill.attend(kernel, 0))
+    runs: dict[str, tuple[float, Callable[[], object]]] = {
+        "stream_gb_s": (stream.nbytes, stream.sum),
+        "decode_gb_s": (4 * decode.num_bytes, lambda: decode.all_layers(kernel)),
+        "matrix_gflop_s": (2 * 2048**3, lambda: left @ right),
+        "prefill_gflop_s": (prefill.flops, lambda: prefill.attend(kernel, 0)),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds + 1):
+        for name, (work, run) in runs.items():
+            rate = work / seconds_of(run) / 1e9
+            if number:  # the first round warms up
+                rates[name].append(rate)
     return {name: round(median(values), 2) for name, values in rates.items()}
 
 

@@ -1,17 +1,18 @@
 // Exact partial attention over rBlocks by address, and merging along the fixed tree.
 //
 // The interface is Kernel of engine/attention/base.py; a unit of work is some query rows of one
-// segment with one KV head and a run of leaves.
+// segment with one KV head (all of them if the rows are few) and a run of leaves. The arithmetic is
+// that of an instruction set, see routines.h.
 
 #include "isa.h"
 #include "partial.h"
-#include "widen.h"
 #include "threads.h"
+#include "widen.h"
 
 namespace lk {
 
 constexpr int UNIT_ROWS = 96;  // widening a block once serves this many rows; they fit the L2
-constexpr int FEW_ROWS = 12;   // with so few to a head, all heads share a unit: they lie side by side
+constexpr int FEW_ROWS = 12;   // with so few to a head all heads, which lie together, share a unit
 constexpr int CHUNKS_PER_THREAD = 4;
 constexpr int64_t SMALL_WORK = 1 << 18;     // row-keys times dim not worth waking a thread for
 
@@ -232,9 +233,9 @@ void lk_attend(const lk::AttendCall* call) { lk::Attend(*call).run(); }
 int32_t lk_isa_runs(int32_t isa) { return lk::routines_of(isa) != nullptr; }
 
 // merges: (left, right, n) each; roots: (node row or -1, query row, n) each.
-void lk_merge(int32_t isa, const int32_t* merges, int32_t num_merges, const int32_t* roots, int32_t num_roots,
-              int32_t heads, int32_t dim, float* rows_out, float* rows_lse, float* out,
-              float* lse) {
+void lk_merge(int32_t isa, const int32_t* merges, int32_t num_merges, const int32_t* roots,
+              int32_t num_roots, int32_t heads, int32_t dim, float* rows_out, float* rows_lse,
+              float* out, float* lse) {
     lk::MergeRows merge_rows = lk::routines_of(isa)->merge_rows;
     int64_t row_items = int64_t(heads) * dim;
     for (const int32_t* m = merges; m < merges + 3 * int64_t(num_merges); m += 3)

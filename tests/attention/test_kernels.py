@@ -253,17 +253,6 @@ def test_merging_with_the_empty_partial_changes_no_bit(
     assert bits(lse) == bits(lse_NTH[1 - empty])
 
 
-@given(context=contexts(max_leaves=40), num_threads=st.integers(2, 3))
-def test_threads_change_no_bit(kernel: Kernel, context: Context, num_threads: int) -> None:
-    if not isinstance(kernel, NativeKernel):
-        pytest.skip("numpy has one thread")
-    segments = [context.segment(range(context.num_leaves)), context.segment([0])]
-    one = context.attend(kernel, segments)
-    many = context.attend(NativeKernel(num_threads, kernel.isa), segments)
-    assert bits(one.out) == bits(many.out)
-    assert bits(one.lse) == bits(many.lse)
-
-
 def test_decode_among_hundreds_of_rows_has_the_same_bits(kernel: Kernel) -> None:
     """More rows than one native unit holds, and the pair and float paths of bfloat16 keys."""
     layout = BlockLayout(layers=1, kv_heads=1, head_dim=64, tokens=64, dtype="bfloat16")
