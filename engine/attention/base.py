@@ -28,6 +28,8 @@ from engine.core import BlockLayout, Plan
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from engine.attention.native_calls import NativeStep
+
 
 @dataclass(frozen=True, slots=True)
 class Partial:
@@ -81,6 +83,7 @@ class AttentionBackend(ABC):
 
     ``begin(plan)``; for each layer ``write``, ``start``, ``finish``; then ``end``. Between
     ``start`` and ``finish`` the caller may do other work while remote partials are computed.
+    Where ``native_step`` gives something, the native library does all layers by itself.
     """
 
     @abstractmethod
@@ -98,6 +101,13 @@ class AttentionBackend(ABC):
     @abstractmethod
     def finish(self, pending: Any) -> Partial:
         """The rows' attention over all their keys; poisoned rows hold zeros."""
+
+    def native_step(self, q_THD: Tensor) -> NativeStep | None:
+        """All layers of this step for the native library, or None: then layer by layer.
+
+        ``q_THD`` is where each layer's queries will be; keep it until the step has ended.
+        """
+        return None
 
     @abstractmethod
     def end(self) -> frozenset[int]:

@@ -22,6 +22,7 @@ from engine.attention.kernel_backend import as_numpy
 from engine.attention.lenders import Lenders
 from engine.attention.local import LocalBackend, NodeRows, rows_of_nodes
 from engine.attention.mapped import Mapped
+from engine.attention.native_calls import NativeStep
 from engine.attention.slices import HolderStep, holder_steps
 from engine.attention.staging import StagingCache
 from engine.attention.travel import Travel, count
@@ -80,6 +81,7 @@ class DistAttention(AttentionBackend):
         self._program = MergeProgram.of([], [])
         self._rows = NodeRows.empty(0, local.shape)
         self._steps: dict[int, HolderStep] = {}
+        self._native: NativeStep | None = None
         self._budget_s: dict[int, float] = {}
         self._asking: dict[tuple[int, int, int], NodeRows] = {}
         self._failed: set[int] = set()
@@ -90,6 +92,7 @@ class DistAttention(AttentionBackend):
         self._failed = set()
         self._asking = {}
         self._mapped.begin()
+        self._native = None
         self.local.place_writes(plan)
         # 1) Which leaves are read here, and which are asked for where they lie.
         at_hand, remote = self._sort_leaves(plan)
@@ -153,7 +156,16 @@ class DistAttention(AttentionBackend):
                 partial.lse_TH[rows] = -float("inf")
         return partial
 
+    def native_step(self, q_THD: Tensor) -> NativeStep | None:
+        if self._steps:
+            return None
+        self._native = self.local.native_step_of(self._piece, self._program, self._rows, q_THD)
+        return self._native
+
     def end(self) -> frozenset[int]:
+        if self._native is not None:
+            layer_s = self._native.attend_ns * 1e-9 / self.local.shape.num_layers
+            self._ways.learn_work(layer_s, self._own_keys)
         poisoned = self._poisoned() | self._mapped.changed(self._plan.step)
         count(
             self.travel,

@@ -11,7 +11,8 @@ from torch import Tensor
 from engine.attention.base import Kernel, Partial
 from engine.attention.kernel_native import NativeKernel
 from engine.attention.kernel_numpy import NumpyKernel
-from engine.attention.local import LocalBackend, NodeRows
+from engine.attention.local import DTYPES, LocalBackend, NodeRows
+from engine.attention.native_calls import NativeStep, StoreCall
 from engine.attention.tree import MergeProgram, Piece
 from engine.core import ITEM_BYTES, Plan
 from engine.native.library import load
@@ -43,12 +44,15 @@ class KernelBackend(LocalBackend):
         )
 
     def merge(self, program: MergeProgram, rows: NodeRows, num_queries: int) -> Partial:
-        out_THD = torch.empty(num_queries, self.shape.num_heads, self.shape.head_dim)
-        lse_TH = torch.empty(num_queries, self.shape.num_heads)
+        out_THD, lse_TH = self._finished_rows(num_queries)
         self._kernel.merge(
             program, rows.out_RHD.numpy(), rows.lse_RH.numpy(), out_THD.numpy(), lse_TH.numpy()
         )
         return Partial(out_THD, lse_TH)
+
+    def _finished_rows(self, num_queries: int) -> tuple[Tensor, Tensor]:
+        heads = self.shape.num_heads
+        return torch.empty(num_queries, heads, self.shape.head_dim), torch.empty(num_queries, heads)
 
 
 class NumpyBackend(KernelBackend):
@@ -70,34 +74,57 @@ class NativeBackend(KernelBackend):
         pass
 
     def __init__(self, config: Config, *, num_threads: int = 1, **runtime: Any) -> None:
-        super().__init__(NativeKernel(num_threads), num_threads=num_threads, **runtime)
-        self._store = load().lk_store
-        pointer, number, long = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
-        self._store.argtypes = [*(pointer,) * 3, number, number, *(long,) * 4]
-        self._store.restype = None
-        item_bytes = ITEM_BYTES[self.layout.dtype]
-        self._row_bytes = self.layout.head_dim * item_bytes
-        self._value_offset = self.layout.tokens * self._row_bytes
+        self._native = NativeKernel(num_threads)
+        super().__init__(self._native, num_threads=num_threads, **runtime)
+        self._lk_store = load().lk_store
+        pointer = ctypes.c_void_p
+        self._lk_store.argtypes = [pointer, ctypes.c_int64, pointer, pointer]
+        self._lk_store.restype = None
+        self._row_bytes = self.layout.head_dim * ITEM_BYTES[self.layout.dtype]
         self._key_at_T = torch.empty(0, dtype=torch.int64)
+        self._store = StoreCall()
+        self._kept: tuple[Tensor, ...] = ()
+        """memory the native step points to"""
 
     def place_writes(self, plan: Plan) -> None:
         super().place_writes(plan)
         addresses = [self.pool.block_address(block) for block in self._block_T.tolist()]
         self._key_at_T = torch.tensor(addresses, dtype=torch.int64)
         self._key_at_T += self._slot_T * self._row_bytes
+        value_offset = self.layout.tokens * self._row_bytes
+        self._store = StoreCall(
+            key_at=self._key_at_T.data_ptr(),
+            row_bytes=self._row_bytes,
+            value_offset=value_offset,
+            head_offset=2 * value_offset,
+            rows=len(addresses),
+            kv_heads=self.layout.kv_heads,
+        )
 
     def write(self, k_TKD: Tensor, v_TKD: Tensor, layer: int) -> None:
         shape = (len(self._key_at_T), self.layout.kv_heads, self.layout.head_dim)
         assert k_TKD.shape == v_TKD.shape == shape
         assert k_TKD.is_contiguous()
         assert v_TKD.is_contiguous()
-        self._store(
-            self._key_at_T.data_ptr(),
+        self._lk_store(
+            ctypes.addressof(self._store),
+            layer * self.layout.layer_bytes,
             k_TKD.data_ptr(),
             v_TKD.data_ptr(),
-            *k_TKD.shape[:2],
-            self._row_bytes,
-            layer * self.layout.layer_bytes,
-            self._value_offset,
-            2 * self._value_offset,
+        )
+
+    def native_step_of(
+        self, piece: Piece, program: MergeProgram, rows: NodeRows, q_THD: Tensor
+    ) -> NativeStep | None:
+        assert len(q_THD) == len(self._key_at_T)
+        assert DTYPES[self.layout.dtype] == q_THD.dtype
+        q, node_rows = as_numpy(q_THD), (rows.out_RHD.numpy(), rows.lse_RH.numpy())
+        out_THD, lse_TH = self._finished_rows(len(q_THD))
+        self._kept = (q_THD, rows.out_RHD, rows.lse_RH, out_THD, lse_TH)
+        finished = (out_THD.numpy(), lse_TH.numpy())
+        return NativeStep(
+            store=self._store,
+            attend=self._native.attend_call(piece, q, self.layout, 0, self.scale, *node_rows),
+            merge=self._native.merge_call(program, *node_rows, *finished),
+            layer_bytes=self.layout.layer_bytes,
         )

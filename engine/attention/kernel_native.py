@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.attention.base import Kernel
+from engine.attention.native_calls import AttendCall, MergeCall
 from engine.attention.shapes import check_attend, check_merge, check_piece, check_program
 from engine.attention.tree import MergeProgram, Piece
 from engine.core import BlockLayout
@@ -66,20 +67,6 @@ class _KnownProgram(NamedTuple):
         return _KnownProgram(program, sizes, merges, roots)
 
 
-class _AttendCall(ctypes.Structure):
-    """The same fields as AttendCall in attention.cpp."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("segments", "leaf_index", "address", "q")),
-        *((name, ctypes.c_void_p) for name in ("out", "lse")),
-        ("layer_offset", ctypes.c_int64),
-        *((name, ctypes.c_int32) for name in ("num_segments", "q_kind", "kv_kind", "heads")),
-        *((name, ctypes.c_int32) for name in ("kv_heads", "dim", "tokens", "num_threads")),
-        ("isa", ctypes.c_int32),
-        ("scale", ctypes.c_float),
-    )
-
-
 class NativeKernel(Kernel):
     """Compiles on first use; raises ConfigError where there is no compiler.
 
@@ -99,13 +86,9 @@ class NativeKernel(Kernel):
             raise ValueError(f"isa={isa!r}: this processor runs {', '.join(isas)}")
         self.isa = isa
         self._isa_number = ISAS.index(isa)
-        self._library.lk_attend.argtypes = [ctypes.c_void_p]
+        self._library.lk_attend.argtypes = [ctypes.c_void_p, ctypes.c_int64]
         self._library.lk_attend.restype = None
-        pointer, number = ctypes.c_void_p, ctypes.c_int32
-        self._library.lk_merge.argtypes = [
-            *(number, pointer, number, pointer, number, number, number),
-            *(pointer, pointer, pointer, pointer),
-        ]
+        self._library.lk_merge.argtypes = [ctypes.c_void_p]
         self._library.lk_merge.restype = None
         # The file's name is the hash of sources, compiler, flags and processor.
         self.fingerprint = f"native/{self._library._name.rpartition('/')[2]}/{isa}"
@@ -120,18 +103,31 @@ class NativeKernel(Kernel):
         out_RHD: NDArray[np.float32],
         lse_RH: NDArray[np.float32],
     ) -> None:
+        call = self.attend_call(piece, q_THD, layout, layer, scale, out_RHD, lse_RH)
+        self._library.lk_attend(ctypes.addressof(call), layer * layout.layer_bytes)
+
+    def attend_call(
+        self,
+        piece: Piece,
+        q_THD: NDArray[Any],
+        layout: BlockLayout,
+        layer: int,
+        scale: float,
+        out_RHD: NDArray[np.float32],
+        lse_RH: NDArray[np.float32],
+    ) -> AttendCall:
+        """``attend`` as the library takes it, checked. It keeps none of the arrays alive."""
         check_attend(piece, q_THD, layout, layer, out_RHD, lse_RH)
         known = self._known
         if known is None or known.piece is not piece or known.num_queries != len(q_THD):
             known = self._known = _Known.of(piece, len(q_THD))
-        call = _AttendCall(
+        return AttendCall(
             segments=known.segments,
             leaf_index=known.leaf_index,
             address=known.address,
             q=_address(q_THD),
             out=_address(out_RHD),
             lse=_address(lse_RH),
-            layer_offset=layer * layout.layer_bytes,
             num_segments=len(piece.segments_S6),
             q_kind=_QUERY_KINDS[q_THD.dtype.char],
             kv_kind=_KINDS[layout.dtype],
@@ -143,7 +139,6 @@ class NativeKernel(Kernel):
             isa=self._isa_number,
             scale=scale,
         )
-        self._library.lk_attend(ctypes.addressof(call))
 
     def merge(
         self,
@@ -153,23 +148,35 @@ class NativeKernel(Kernel):
         out_THD: NDArray[np.float32],
         lse_TH: NDArray[np.float32],
     ) -> None:
+        call = self.merge_call(program, out_RHD, lse_RH, out_THD, lse_TH)
+        self._library.lk_merge(ctypes.addressof(call))
+
+    def merge_call(
+        self,
+        program: MergeProgram,
+        out_RHD: NDArray[np.float32],
+        lse_RH: NDArray[np.float32],
+        out_THD: NDArray[np.float32],
+        lse_TH: NDArray[np.float32],
+    ) -> MergeCall:
+        """``merge`` as the library takes it, checked. It keeps none of the arrays alive."""
         check_merge(out_RHD, lse_RH, out_THD, lse_TH)
         known = self._known_program
         sizes = (len(out_RHD), len(out_THD))
         if known is None or known.program is not program or known.sizes != sizes:
             known = self._known_program = _KnownProgram.of(program, sizes)
-        self._library.lk_merge(
-            self._isa_number,
-            known.merges,
-            len(program.merges_M3),
-            known.roots,
-            len(program.roots_S3),
-            out_RHD.shape[1],
-            out_RHD.shape[2],
-            _address(out_RHD),
-            _address(lse_RH),
-            _address(out_THD),
-            _address(lse_TH),
+        return MergeCall(
+            merges=known.merges,
+            roots=known.roots,
+            rows_out=_address(out_RHD),
+            rows_lse=_address(lse_RH),
+            out=_address(out_THD),
+            lse=_address(lse_TH),
+            num_merges=len(program.merges_M3),
+            num_roots=len(program.roots_S3),
+            heads=out_RHD.shape[1],
+            dim=out_RHD.shape[2],
+            isa=self._isa_number,
         )
 
 

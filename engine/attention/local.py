@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.attention.base import AttentionBackend, Partial
+from engine.attention.native_calls import NativeStep
 from engine.attention.tree import MergeProgram, Node, Piece, Segment
 from engine.core import BlockLayout, ModelShape, Plan
 from engine.memory.base import MemoryPool, header_bytes
@@ -106,6 +107,12 @@ class LocalBackend(AttentionBackend):
     def merge(self, program: MergeProgram, rows: NodeRows, num_queries: int) -> Partial:
         """Run the merge program, overwriting ``rows``; the finished query rows."""
 
+    def native_step_of(
+        self, piece: Piece, program: MergeProgram, rows: NodeRows, q_THD: Tensor
+    ) -> NativeStep | None:
+        """``native_step`` with somebody else's piece and program."""
+        return None
+
     def place_writes(self, plan: Plan) -> None:
         """Note which block and slot each row's new keys and values go to."""
         blocks: list[int] = []
@@ -178,6 +185,11 @@ class LocalBackend(AttentionBackend):
         q_THD, layer = pending
         self.attend(self._piece, q_THD, layer, self._rows)
         return self.merge(self._program, self._rows, q_THD.shape[0])
+
+    def native_step(self, q_THD: Tensor) -> NativeStep | None:
+        assert self._piece is not None, "native_step before begin"
+        assert self._program is not None, "native_step before begin"
+        return self.native_step_of(self._piece, self._program, self._rows, q_THD)
 
     def end(self) -> frozenset[int]:
         self._piece = self._program = None

@@ -1,8 +1,9 @@
-"""NativeLlama: the Llama forward pass with everything but attention in C++, for bfloat16 weights.
+"""NativeLlama: the Llama forward pass in C++, for bfloat16 weights.
 
-For few rows torch spends most of a step between its operators. Here what comes behind one layer's
-attention and before the next one's is one call (``engine/native/decoder.cpp``): 4 to 5 times as
-fast for 1 to 8 rows, 1.2 times for 512. Letters as in ``llama.py``.
+For few rows torch spends most of a step between its operators. Here all layers are one call
+(``engine/native/forward.cpp``) where the attention backend is native and all keys are at hand;
+otherwise what comes behind one layer's attention and before the next one's is one. Letters as in
+``llama.py``.
 """
 
 from __future__ import annotations
@@ -21,21 +22,31 @@ from engine.model.llama import Llama
 from engine.native.library import load, processor_flags
 
 
-class _BetweenCall(ctypes.Structure):
-    """The same fields as BetweenCall in decoder.cpp."""
+class _LayerWeights(ctypes.Structure):
+    """The same fields as LayerWeights in decoder.h."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_void_p)
+        for name in (
+            *("attn_norm", "mlp_norm", "qkv", "out", "gate_up", "down", "qkv_bias", "qk_norm"),
+        )
+    )
+
+
+class _ForwardCall(ctypes.Structure):
+    """The same fields as ForwardCall in forward.cpp."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("hidden", "attended", "out", "gate_up", "down")),
-        *((name, ctypes.c_void_p) for name in ("mlp_norm", "attn_norm", "qkv", "qkv_bias")),
-        *((name, ctypes.c_void_p) for name in ("qk_norm", "cos", "sin", "q", "k", "v")),
-        *((name, ctypes.c_int32) for name in ("rows", "size", "heads", "kv_heads")),
-        *((name, ctypes.c_int32) for name in ("dim", "mlp", "num_threads")),
+        *((name, ctypes.c_void_p) for name in ("layers", "attention", "hidden", "cos", "sin")),
+        *((name, ctypes.c_void_p) for name in ("attended", "q", "k", "v")),
+        *((name, ctypes.c_int32) for name in ("num_layers", "rows", "size", "heads", "kv_heads")),
+        *((name, ctypes.c_int32) for name in ("dim", "mlp", "num_threads", "layer")),
         ("eps", ctypes.c_float),
     )
 
 
 class _LogitsCall(ctypes.Structure):
-    """The same fields as LogitsCall in decoder.cpp."""
+    """The same fields as LogitsCall in decoder.h."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("hidden", "norm", "head", "logits")),
@@ -52,7 +63,7 @@ def is_possible(weights: Mapping[str, Tensor]) -> bool:
     if "avx512_bf16" not in processor_flags():
         return False
     try:
-        return bool(load().lk_has_decoder())
+        return bool(load().lk_has_forward())
     except ConfigError:
         return False
 
@@ -63,8 +74,13 @@ class NativeLlama(Llama):
     def __init__(self, config: LlamaConfig, weights: Mapping[str, Tensor]) -> None:
         super().__init__(config, weights)
         self._library = load()
-        for function in (self._library.lk_between, self._library.lk_logits):
+        for function in (self._library.lk_forward, self._library.lk_logits):
             function.argtypes, function.restype = [ctypes.c_void_p], None
+        pointers = [
+            [_address(getattr(layer, name)) for name, _ in _LayerWeights._fields_]
+            for layer in self.layers
+        ]
+        self._layers = (_LayerWeights * len(pointers))(*(_LayerWeights(*p) for p in pointers))
 
     @torch.inference_mode()
     def forward(
@@ -77,10 +93,12 @@ class NativeLlama(Llama):
         rows, config = len(token_ids_T), self.config
         hidden_TE = self.embed[token_ids_T].float()
         cos_TD, sin_TD = (factor.contiguous() for factor in self._rotary(positions_T))
-        call = _BetweenCall(
+        call = _ForwardCall(
+            layers=ctypes.addressof(self._layers),
             hidden=hidden_TE.data_ptr(),
             cos=cos_TD.data_ptr(),
             sin=sin_TD.data_ptr(),
+            num_layers=len(self._layers),
             rows=rows,
             size=config.hidden_size,
             heads=config.num_heads,
@@ -88,29 +106,31 @@ class NativeLlama(Llama):
             dim=config.head_dim,
             mlp=config.mlp_size,
             num_threads=torch.get_num_threads(),
+            layer=-1,
             eps=config.norm_eps,
         )
-        address, between = ctypes.addressof(call), self._library.lk_between
-        heads = config.num_heads + 2 * config.num_kv_heads
-        ends = config.num_heads, config.num_heads + config.num_kv_heads
-        for index, layer in enumerate(self.layers):
-            # New memory for each layer: a transport may still be sending the last one's.
-            qkv = torch.empty(rows * heads, config.head_dim, dtype=torch.bfloat16)
-            q_THD = qkv[: rows * ends[0]].view(rows, -1, config.head_dim)
-            k_TKD = qkv[rows * ends[0] : rows * ends[1]].view(rows, -1, config.head_dim)
-            v_TKD = qkv[rows * ends[1] :].view(rows, -1, config.head_dim)
-            call.q, call.k, call.v = q_THD.data_ptr(), k_TKD.data_ptr(), v_TKD.data_ptr()
-            call.attn_norm, call.qkv = layer.attn_norm.data_ptr(), layer.qkv.data_ptr()
-            call.qkv_bias, call.qk_norm = _address(layer.qkv_bias), _address(layer.qk_norm)
-            between(address)
-            backend.write(k_TKD, v_TKD, index)
-            attended_THD = backend.finish(backend.start(q_THD, index)).out_THD
-            call.attended, call.out = attended_THD.data_ptr(), layer.out.data_ptr()
-            call.gate_up, call.down = layer.gate_up.data_ptr(), layer.down.data_ptr()
-            call.mlp_norm = layer.mlp_norm.data_ptr()
-        call.qkv = None
-        between(address)
+        address, forward = ctypes.addressof(call), self._library.lk_forward
+        q_THD, k_TKD, v_TKD = self._new_qkv(call)
+        attention = backend.native_step(q_THD)
+        if attention is not None:
+            call.attention, call.attended = ctypes.addressof(attention), attention.merge.out
+        forward(address)
+        while call.layer < call.num_layers:
+            backend.write(k_TKD, v_TKD, call.layer)
+            attended_THD = backend.finish(backend.start(q_THD, call.layer)).out_THD
+            call.attended = attended_THD.data_ptr()
+            # New memory: a transport may still be sending the last layer's.
+            q_THD, k_TKD, v_TKD = self._new_qkv(call)
+            forward(address)
         return self._native_logits(hidden_TE[logit_rows], call.num_threads)
+
+    def _new_qkv(self, call: _ForwardCall) -> tuple[Tensor, ...]:
+        """Memory for a layer's queries, keys and values, which the call is told of."""
+        heads = (call.heads, call.kv_heads, call.kv_heads)
+        memory = torch.empty(call.rows * sum(heads), call.dim, dtype=torch.bfloat16)
+        parts = memory.split([call.rows * count for count in heads])
+        call.q, call.k, call.v = (part.data_ptr() for part in parts)
+        return tuple(part.view(call.rows, -1, call.dim) for part in parts)
 
     def _native_logits(self, hidden_NE: Tensor, num_threads: int) -> Tensor:
         rows, vocab = len(hidden_NE), len(self.head)

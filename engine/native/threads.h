@@ -1,4 +1,4 @@
-// A few threads that run numbered tasks; made on first use, once a process, never ended.
+// A few threads that work together; made on first use, once a process, never ended.
 
 #pragma once
 
@@ -25,8 +25,14 @@ inline void pause() {
 // One of some threads that work on the same thing at the same time, and wait for each other.
 class Team {
 public:
-    Team(int member, int size, std::atomic<int>& arrived)
-        : member_(member), size_(size), arrived_(arrived) {}
+    struct Meeting {
+        std::atomic<int> arrived{0}, next{0};
+    };
+
+    Team(int member, int size, Meeting& meeting)
+        : member_(member), size_(size), meeting_(meeting) {}
+
+    bool is_first() const { return member_ == 0; }
 
     // This member's part of [0, count), in whole units but for the end.
     std::pair<int, int> share(int count, int unit) const {
@@ -37,50 +43,41 @@ public:
     // Nobody goes on before all are here.
     void barrier() {
         if (size_ == 1) return;
-        meetings_++;
-        arrived_.fetch_add(1, std::memory_order_acq_rel);
-        for (int i = 0; arrived_.load(std::memory_order_acquire) < meetings_ * size_; i++)
+        num_met_ += size_;
+        meeting_.arrived.fetch_add(1, std::memory_order_acq_rel);
+        for (int i = 0; meeting_.arrived.load(std::memory_order_acquire) < num_met_; i++)
             i < SPINS ? pause() : std::this_thread::yield();
+    }
+    // Runs task(0) ... task(count - 1), each on whoever is free. All members call it.
+    template <class Task>
+    void each(int count, const Task& task) {
+        for (int i; (i = meeting_.next++ - taken_) < count;) task(i);
+        taken_ += count + size_;  // each member took one too many
     }
 
 private:
-    int member_, size_, meetings_ = 0;
-    std::atomic<int>& arrived_;
+    int member_, size_, num_met_ = 0, taken_ = 0;
+    Meeting& meeting_;
 };
 
 class Threads {
 public:
     // task(team), once on each of num_threads threads; fewer when others of the process compute.
     static void together(int num_threads, const std::function<void(Team&)>& task) {
-        std::atomic<int> arrived{0};
+        Team::Meeting meeting;
         if (num_threads > 1) {
             Threads& pool = of_this_process();
             std::unique_lock busy(pool.busy_, std::try_to_lock);
             if (busy && pool.start(num_threads - 1)) {
-                pool.run_shared(num_threads - 1, num_threads, [&](int member) {
-                    Team team(member, num_threads, arrived);
+                pool.run_shared(num_threads, [&](int member) {
+                    Team team(member, num_threads, meeting);
                     task(team);
                 });
                 return;
             }
         }
-        Team alone(0, 1, arrived);
+        Team alone(0, 1, meeting);
         task(alone);
-    }
-
-    // Runs task(0) ... task(count - 1), on the caller and up to num_threads - 1 others.
-    static void run(int num_threads, int count, const std::function<void(int)>& task) {
-        if (num_threads <= 1 || count <= 1) {
-            for (int i = 0; i < count; i++) task(i);
-            return;
-        }
-        Threads& pool = of_this_process();
-        std::unique_lock busy(pool.busy_, std::try_to_lock);
-        if (!busy) {  // another thread of this process computes: do not wait for it
-            for (int i = 0; i < count; i++) task(i);
-            return;
-        }
-        pool.run_shared(std::min(num_threads, count) - 1, count, task);
     }
 
 private:
@@ -109,12 +106,10 @@ private:
         return num_started_ >= helpers;
     }
 
-    void run_shared(int helpers, int count, const std::function<void(int)>& task) {
-        start(helpers);
+    void run_shared(int num_members, const std::function<void(int)>& task) {
         task_ = &task;
-        count_ = count;
+        num_members_ = num_members;
         next_ = 0;
-        helpers_ = helpers;
         left_ = num_started_;  // every thread answers each round, so none is late into the next
         round_++;
         round_.notify_all();
@@ -128,20 +123,20 @@ private:
             for (int i = 0; i < SPINS && round_.load() == seen; i++) pause();
             round_.wait(seen);
             seen++;
-            if (number < helpers_) work();
+            if (number + 1 < num_members_) work();
             if (--left_ == 0) left_.notify_one();
         }
     }
 
     void work() {
-        for (int i; (i = next_++) < count_;) (*task_)(i);
+        for (int member; (member = next_++) < num_members_;) (*task_)(member);
     }
 
     const pid_t pid_ = getpid();
     std::mutex busy_;
     std::atomic<unsigned> round_{0};
     std::atomic<int> next_{0}, left_{0};
-    int num_started_ = 0, helpers_ = 0, count_ = 0;
+    int num_started_ = 0, num_members_ = 0;
     const std::function<void(int)>* task_ = nullptr;
 };
 

@@ -30,5 +30,8 @@ class DenseBackend:
         weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
         return torch.einsum("kgts,skd->tkgd", weights, v).reshape(num_rows, heads, dim)
 
+    def native_step(self, q_THD: Tensor) -> None:
+        del q_THD
+
     def finish(self, pending: Tensor) -> SimpleNamespace:
         return SimpleNamespace(out_THD=pending)

@@ -5,6 +5,9 @@ import torch
 from model.dense_backend import DenseBackend
 from tiny_models import FAMILIES, make_tiny, reference_logits
 
+from engine.attention.kernel_backend import NativeBackend
+from engine.core import BlockLayout, BlockRef, Plan, Span
+from engine.memory.reference import ReferencePool
 from engine.model import checkpoint as checkpoints
 from engine.model import native_llama
 from engine.model.llama import Llama
@@ -69,6 +72,66 @@ def test_the_bits_of_a_row_depend_on_neither_rows_nor_threads(tmp_path, threads)
         part = run(model, PROMPT[first : first + size], first, backend)
         assert torch.equal(part, whole[first : first + size])
         first += size
+
+
+class Steps:
+    """Two sequences over a native backend: three chunks of one with decodes of the other."""
+
+    def __init__(self, checkpoint, threads, *, whole):
+        config = checkpoint.config
+        self.model = checkpoint.model
+        shape = config.shape
+        layout = BlockLayout(
+            layers=shape.num_layers,
+            kv_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+            tokens=16,
+            dtype="bfloat16",
+        )
+        self.pool = ReferencePool(ReferencePool.Config(), layout=layout, num_blocks=12)
+        self.backend = NativeBackend(
+            NativeBackend.Config(),
+            shape=shape,
+            layout=layout,
+            pool=self.pool,
+            num_threads=threads,
+        )
+        if not whole:
+            self.backend.native_step = lambda q_THD: None
+
+    def run(self):
+        """All logits, and all bytes of the pool."""
+        tables = [tuple(BlockRef(0, block) for block in blocks) for blocks in (range(9), (10, 9))]
+        logits, done = [], [0, 0]
+        for sizes in ((70, 1), (1, 8), (66, 3), (1, 1)):
+            spans, token_ids = [], []
+            for sequence, rows in enumerate(sizes):
+                spans.append(
+                    Span(sequence, len(token_ids), rows, done[sequence], tables[sequence], 1)
+                )
+                token_ids += PROMPT[done[sequence] : done[sequence] + rows]
+                done[sequence] += rows
+            self.backend.begin(Plan(1, tuple(token_ids), tuple(spans)))
+            positions = [torch.arange(s.num_rows) + s.first_position for s in spans]
+            rows = torch.arange(len(token_ids))
+            ids = torch.tensor(token_ids)
+            logits.append(self.model.forward(ids, torch.cat(positions), rows, self.backend))
+            assert self.backend.end() == frozenset()
+        return torch.cat(logits), bytes(self.pool.region)
+
+
+@needs_bf16
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("head_dim", [16, 18])
+def test_all_layers_in_one_call_have_the_bits_of_one_after_the_other(tmp_path, threads, head_dim):
+    checkpoint = load(make_tiny(tmp_path / "model", head_dim=head_dim, intermediate_size=100))
+    torch.set_num_threads(1)
+    logits, memory = Steps(checkpoint, 1, whole=False).run()
+    torch.set_num_threads(threads)
+    for whole in (False, True):
+        again, again_memory = Steps(checkpoint, threads, whole=whole).run()
+        assert torch.equal(again, logits)
+        assert again_memory == memory
 
 
 @needs_bf16

@@ -1,8 +1,10 @@
 // A decoder layer but for its attention, for bfloat16 weights: what comes behind one layer's
-// attention and before the next one's is one call.
+// attention and before the next one's.
 //
 // The hidden state is float32, products take bfloat16 and give float32. A row's bits depend on
 // nothing beside it.
+
+#pragma once
 
 #include "dots.h"
 #include "partial.h"
@@ -10,16 +12,21 @@
 
 namespace lk {
 
-struct BetweenCall {  // the same fields as _BetweenCall in engine/model/native_llama.py
-    float* hidden;          // [rows, size]
-    const float* attended;  // [rows, heads * dim]; null: this is the first layer
-    const Bf16 *out, *gate_up, *down;
-    const float *mlp_norm, *attn_norm;
-    const Bf16 *qkv, *qkv_bias;  // qkv null: that was the last layer
-    const float* qk_norm;        // [heads + kv_heads, dim] or null
-    const float *cos, *sin;      // [rows, dim]; sin with its sign
-    Bf16 *q, *k, *v;             // [rows, heads or kv_heads, dim]
-    int32_t rows, size, heads, kv_heads, dim, mlp, num_threads;
+struct LayerWeights {  // the same fields as _LayerWeights in engine/model/native_llama.py
+    const float *attn_norm, *mlp_norm;
+    const Bf16 *qkv, *out, *gate_up, *down;
+    const Bf16* qkv_bias;  // or null
+    const float* qk_norm;  // [heads + kv_heads, dim] or null
+};
+
+struct BetweenCall {
+    const LayerWeights* done;  // the layer whose attention has ended; null: there is none
+    const LayerWeights* next;  // the layer to come, or null
+    float* hidden;             // [rows, size]
+    const float* attended;     // [rows, heads * dim], of ``done``
+    const float *cos, *sin;    // [rows, dim]; sin with its sign
+    Bf16 *q, *k, *v;           // [rows, heads or kv_heads, dim], of ``next``
+    int32_t rows, size, heads, kv_heads, dim, mlp;
     float eps;
 };
 
@@ -77,21 +84,22 @@ inline void gated(const float* gate, const float* up, int count, Bf16* to) {
     }
 }
 
+// One member's work; ``mixed`` [rows, mlp] is the team's.
 class Between {
 public:
-    explicit Between(const BetweenCall& call) : c_(call) {}
+    Between(const BetweenCall& call, Bf16* mixed) : c_(call), mixed_(mixed) {}
 
-    void run() {
-        static thread_local Buffer shared;
-        if (c_.attended)
-            mixed_ = reinterpret_cast<Bf16*>(shared.floats(int64_t(c_.rows) * c_.mlp / 2 + LANES));
-        Threads::together(c_.num_threads, [&](Team& team) {
-            if (c_.attended) {
-                after(team);
-                if (c_.qkv) team.barrier();
-            }
-            if (c_.qkv) before(team);
-        });
+    void run(Team& team) {
+        if (c_.done) {
+            after(team);
+            if (c_.next) team.barrier();
+        }
+        if (c_.next) before(team);
+    }
+
+    // The heads, those of queries, keys and values in a row, that are this member's.
+    std::pair<int, int> heads(Team& team) const {
+        return team.share(c_.heads + 2 * c_.kv_heads, 1);
     }
 
 private:
@@ -131,38 +139,38 @@ private:
         int64_t i = 0, count = int64_t(c_.rows) * depth;
         for (; i + LANES <= count; i += LANES) store_bf16(x + i, load(c_.attended + i));
         for (; i < count; i++) x[i] = narrow(c_.attended[i]);
-        add(team, c_.out, x, depth);
+        add(team, c_.done->out, x, depth);
         team.barrier();
 
-        const Bf16* y = normed(c_.mlp_norm);
+        const Bf16* y = normed(c_.done->mlp_norm);
         auto [from, to] = team.share(c_.mlp, LANES);
         int64_t width = to - from;
         float* both = scratch().wide.floats(2 * c_.rows * width + 1);
         float* up = both + c_.rows * width;
-        dots(c_.gate_up, from, to, y, c_.rows, c_.size, c_.size, both - from, width);
-        dots(c_.gate_up + int64_t(c_.mlp) * c_.size, from, to, y, c_.rows, c_.size, c_.size,
+        dots(c_.done->gate_up, from, to, y, c_.rows, c_.size, c_.size, both - from, width);
+        dots(c_.done->gate_up + int64_t(c_.mlp) * c_.size, from, to, y, c_.rows, c_.size, c_.size,
              up - from, width);
         for (int t = 0; t < c_.rows; t++)
             gated(both + t * width, up + t * width, int(width),
                   mixed_ + int64_t(t) * c_.mlp + from);
         team.barrier();
-        add(team, c_.down, mixed_, c_.mlp);
+        add(team, c_.done->down, mixed_, c_.mlp);
     }
 
     void before(Team& team) {
-        const Bf16* x = normed(c_.attn_norm);
+        const Bf16* x = normed(c_.next->attn_norm);
         int dim = c_.dim;
-        auto [first, last] = team.share(c_.heads + 2 * c_.kv_heads, 1);
+        auto [first, last] = heads(team);
         int from = first * dim, to = last * dim;
         int64_t width = to - from;
         float* y = scratch().wide.floats(c_.rows * width + dim + 1);
         float* turned = y + c_.rows * width;
-        dots(c_.qkv, from, to, x, c_.rows, c_.size, c_.size, y - from, width);
+        dots(c_.next->qkv, from, to, x, c_.rows, c_.size, c_.size, y - from, width);
         for (int t = 0; t < c_.rows; t++)
             for (int head = first; head < last; head++) {
                 float* values = y + t * width + (head - first) * dim;
-                if (c_.qkv_bias)
-                    for (int d = 0; d < dim; d++) values[d] += widen(c_.qkv_bias[head * dim + d]);
+                if (c_.next->qkv_bias)
+                    for (int d = 0; d < dim; d++) values[d] += widen(c_.next->qkv_bias[head * dim + d]);
                 store_head(t, head, values, turned);
             }
     }
@@ -174,11 +182,11 @@ private:
             for (int d = 0; d < dim; d++) to[d] = narrow(values[d]);
             return;
         }
-        if (c_.qk_norm) {
+        if (c_.next->qk_norm) {
             float squares = 0;
             for (int d = 0; d < dim; d++) squares = __builtin_fmaf(values[d], values[d], squares);
             float factor = 1.0f / std::sqrt(squares / float(dim) + c_.eps);
-            for (int d = 0; d < dim; d++) values[d] *= factor * c_.qk_norm[head * dim + d];
+            for (int d = 0; d < dim; d++) values[d] *= factor * c_.next->qk_norm[head * dim + d];
         }
         const float *cos = c_.cos + int64_t(t) * dim, *sin = c_.sin + int64_t(t) * dim;
         int half = dim / 2;
@@ -192,7 +200,7 @@ private:
     }
 
     const BetweenCall& c_;
-    Bf16* mixed_ = nullptr;
+    Bf16* const mixed_;
 };
 
 void logits(const LogitsCall& call) {
@@ -210,21 +218,3 @@ void logits(const LogitsCall& call) {
 #endif
 
 }  // namespace lk
-
-extern "C" {
-
-// Whether this library was compiled for a processor that multiplies bfloat16.
-int32_t lk_has_decoder() {
-#if defined(__AVX512BF16__)
-    return 1;
-#else
-    return 0;
-#endif
-}
-
-#if defined(__AVX512BF16__)
-void lk_between(const lk::BetweenCall* call) { lk::Between(*call).run(); }
-void lk_logits(const lk::LogitsCall* call) { lk::logits(*call); }
-#endif
-
-}  // extern "C"

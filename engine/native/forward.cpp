@@ -1,0 +1,82 @@
+// The forward pass of a step, all layers in one call; attention too where it is this library's.
+
+#include <optional>
+
+#include "attention_step.h"
+#include "decoder.h"
+
+namespace lk {
+
+struct ForwardCall {  // the same fields as _ForwardCall in engine/model/native_llama.py
+    const LayerWeights* layers;
+    AttentionStep* attention;  // null: the caller attends
+    float* hidden;             // [rows, size]
+    const float *cos, *sin;    // [rows, dim]; sin with its sign
+    float* attended;           // [rows, heads * dim]
+    Bf16 *q, *k, *v;           // [rows, heads or kv_heads, dim]
+    int32_t num_layers, rows, size, heads, kv_heads, dim, mlp, num_threads;
+    int32_t layer;  // whose attention the caller is to do, or has done; -1 at first
+    float eps;
+};
+
+#if defined(__AVX512BF16__)
+
+class Forward {
+public:
+    explicit Forward(ForwardCall& call) : c_(call) {
+        static thread_local Buffer mixed;
+        mixed_ = reinterpret_cast<Bf16*>(mixed.floats(int64_t(c_.rows) * c_.mlp / 2 + LANES));
+        if (c_.attention) attention_.emplace(*c_.attention);
+    }
+
+    // From behind one layer's attention to the next one that is the caller's, or to the end.
+    void run() {
+        int last = attention_ ? c_.num_layers - 1 : c_.layer;
+        Threads::together(c_.num_threads, [&](Team& team) {
+            for (int layer = c_.layer; layer <= last; layer++) run(team, layer);
+        });
+        c_.layer = last + 1;
+    }
+
+private:
+    void run(Team& team, int layer) {
+        bool is_last = layer + 1 == c_.num_layers;
+        BetweenCall call{layer < 0 ? nullptr : c_.layers + layer,
+                         is_last ? nullptr : c_.layers + layer + 1,
+                         c_.hidden, c_.attended, c_.cos, c_.sin, c_.q, c_.k, c_.v,
+                         c_.rows, c_.size, c_.heads, c_.kv_heads, c_.dim, c_.mlp, c_.eps};
+        Between between(call, mixed_);
+        between.run(team);
+        if (!attention_ || is_last) return;
+        auto [first, last] = between.heads(team);
+        attention_->store(layer + 1, first, last, c_.k, c_.v);
+        team.barrier();
+        attention_->run(team, layer + 1);
+    }
+
+    ForwardCall& c_;
+    Bf16* mixed_;
+    std::optional<StepAttention> attention_;
+};
+
+#endif
+
+}  // namespace lk
+
+extern "C" {
+
+// Whether this library was compiled for a processor that multiplies bfloat16.
+int32_t lk_has_forward() {
+#if defined(__AVX512BF16__)
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+#if defined(__AVX512BF16__)
+void lk_forward(lk::ForwardCall* call) { lk::Forward(*call).run(); }
+void lk_logits(const lk::LogitsCall* call) { lk::logits(*call); }
+#endif
+
+}  // extern "C"
