@@ -109,6 +109,10 @@ class AttentionBackend(ABC):
         """
         return None
 
+    def catch_up(self, q_THD: Tensor, layer: int) -> None:
+        """Get the layer's answers for which the native library has not waited."""
+        raise NotImplementedError(f"{type(self).__name__} has nobody to wait for")
+
     @abstractmethod
     def end(self) -> frozenset[int]:
         """Finish the step; returns the sequences whose rows are poisoned and must be redone."""

@@ -22,6 +22,7 @@ from engine.attention.kernel_backend import as_numpy
 from engine.attention.lenders import Lenders
 from engine.attention.local import LocalBackend, NodeRows, rows_of_nodes
 from engine.attention.mapped import Mapped
+from engine.attention.native_asks import NativeAsks
 from engine.attention.native_calls import NativeStep
 from engine.attention.slices import HolderStep, holder_steps
 from engine.attention.staging import StagingCache
@@ -82,6 +83,7 @@ class DistAttention(AttentionBackend):
         self._rows = NodeRows.empty(0, local.shape)
         self._steps: dict[int, HolderStep] = {}
         self._native: NativeStep | None = None
+        self._asks: NativeAsks | None = None
         self._budget_s: dict[int, float] = {}
         self._asking: dict[tuple[int, int, int], NodeRows] = {}
         self._failed: set[int] = set()
@@ -92,7 +94,7 @@ class DistAttention(AttentionBackend):
         self._failed = set()
         self._asking = {}
         self._mapped.begin()
-        self._native = None
+        self._native = self._asks = None
         self.local.place_writes(plan)
         # 1) Which leaves are read here, and which are asked for where they lie.
         at_hand, remote = self._sort_leaves(plan)
@@ -130,13 +132,9 @@ class DistAttention(AttentionBackend):
     def start(self, q_THD: Tensor, layer: int) -> tuple[Tensor, int]:
         self._asked_at = time.perf_counter()
         for instance, step in self._steps.items():
-            for number, part in enumerate(step.slices):
-                if instance in self._failed:
-                    break
-                body = as_numpy(q_THD[part.rows]).data.cast("B")
-                self._asking[instance, layer, number] = self._rows.slice(part.base, part.num_rows)
-                if not self._lenders.send(instance, Ask(self._plan.step, layer, number), body):
-                    self._failed.add(instance)
+            for number in range(len(step.slices)):
+                if instance not in self._failed:
+                    self._ask(instance, number, q_THD, layer)
         return q_THD, layer
 
     def finish(self, pending: tuple[Tensor, int]) -> Partial:
@@ -157,15 +155,38 @@ class DistAttention(AttentionBackend):
         return partial
 
     def native_step(self, q_THD: Tensor) -> NativeStep | None:
-        if self._steps:
+        step = self.local.native_step_of(self._piece, self._program, self._rows, q_THD)
+        if step is None or self._failed:
             return None
-        self._native = self.local.native_step_of(self._piece, self._program, self._rows, q_THD)
-        return self._native
+        if self._steps:
+            layers = self.local.shape.num_layers
+            asks = NativeAsks(self._plan.step, self._steps, layers, self._plan.num_rows)
+            if not asks.open(self._lenders):
+                return None
+            self._asks, step.slices, step.num_slices = asks, asks.address, len(asks.slices)
+            step.patience_ns = int(1e9 * self._ways.patience_s)
+        self._native = step
+        return step
+
+    def catch_up(self, q_THD: Tensor, layer: int) -> None:
+        assert self._asks is not None, "catch_up without native_step"
+        for instance, number, was_asked in self._asks.missing():
+            self._asking[instance, layer, number] = self._answer_rows(instance, number)
+            if not was_asked and instance not in self._failed:
+                self._ask(instance, number, q_THD, layer)
+        self._collect()
+        for instance in self._failed & self._steps.keys():
+            for number in range(len(self._steps[instance].slices)):
+                rows = self._answer_rows(instance, number)
+                rows.out_RHD[:], rows.lse_RH[:] = 0.0, -float("inf")
+        self._asks.open(self._lenders, left_out=self._failed)
 
     def end(self) -> frozenset[int]:
         if self._native is not None:
-            layer_s = self._native.attend_ns * 1e-9 / self.local.shape.num_layers
-            self._ways.learn_work(layer_s, self._own_keys)
+            per_layer = 1e-9 / self.local.shape.num_layers
+            self._ways.learn_work(self._native.attend_ns * per_layer, self._own_keys)
+            if self._steps and not self._failed:
+                self._ways.learn_trip(self._native.trip_ns * per_layer, self._lent_keys)
         poisoned = self._poisoned() | self._mapped.changed(self._plan.step)
         count(
             self.travel,
@@ -240,6 +261,17 @@ class DistAttention(AttentionBackend):
         self._own_keys = own_keys + (lent_keys if way != "query" else 0)
         self._lent_keys = lent_keys if way == "query" else 0
         return way
+
+    def _answer_rows(self, instance: int, number: int) -> NodeRows:
+        part = self._steps[instance].slices[number]
+        return self._rows.slice(part.base, part.num_rows)
+
+    def _ask(self, instance: int, number: int, q_THD: Tensor, layer: int) -> None:
+        self._asking[instance, layer, number] = self._answer_rows(instance, number)
+        queries = as_numpy(q_THD[self._steps[instance].slices[number].rows])
+        body = queries.data.cast("B")
+        if not self._lenders.send(instance, Ask(self._plan.step, layer, number), body):
+            self._failed.add(instance)
 
     def _attach(self, instance: int, spans: dict[int, dict[int, BlockRef]]) -> None:
         for index, leaves in spans.items():

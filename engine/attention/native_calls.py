@@ -1,6 +1,11 @@
 """What the native library is called with, field by field as in its headers; no torch."""
 
 import ctypes
+from collections.abc import Iterable
+
+import numpy as np
+
+from engine.protocol import Message, encode
 
 
 class StoreCall(ctypes.Structure):
@@ -36,6 +41,34 @@ class MergeCall(ctypes.Structure):
     )
 
 
+class SliceAsk(ctypes.Structure):
+    """The same fields as SliceAsk in asks.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("channel", "asks", "answers", "rows")),
+        *((name, ctypes.c_int32) for name in ("num_rows", "base", "num_node_rows", "state")),
+    )
+
+
+class SliceAnswer(ctypes.Structure):
+    """The same fields as SliceAnswer in answers.cpp."""
+
+    _fields_ = (
+        ("attend", AttendCall),
+        *((name, ctypes.c_int32) for name in ("num_queries", "num_node_rows")),
+    )
+
+
+class AnswersCall(ctypes.Structure):
+    """The same fields as AnswersCall in answers.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("channel", "asks", "answers", "slices")),
+        ("layer_bytes", ctypes.c_int64),
+        *((name, ctypes.c_int32) for name in ("num_slices", "next", "count")),
+    )
+
+
 class NativeStep(ctypes.Structure):
     """One step's attention, all layers. The same fields as AttentionStep in attention_step.h.
 
@@ -46,6 +79,21 @@ class NativeStep(ctypes.Structure):
         ("store", StoreCall),
         ("attend", AttendCall),
         ("merge", MergeCall),
-        ("layer_bytes", ctypes.c_int64),
-        ("attend_ns", ctypes.c_int64),
+        ("slices", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("layer_bytes", "patience_ns")),
+        *((name, ctypes.c_int64) for name in ("attend_ns", "trip_ns")),
+        *((name, ctypes.c_int32) for name in ("num_slices", "waits")),
     )
+
+
+class Heads:
+    """Encoded messages, as a table of (address, length) at ``address``."""
+
+    def __init__(self, messages: Iterable[Message]) -> None:
+        encoded = [encode(message) for message in messages]
+        self._text = np.frombuffer(b"".join(encoded), np.uint8)
+        self._table_N2 = np.empty((len(encoded), 2), np.int64)
+        self._table_N2[:, 1] = [len(text) for text in encoded]
+        ends = np.cumsum(self._table_N2[:, 1])
+        self._table_N2[:, 0] = self._text.ctypes.data + ends - self._table_N2[:, 1]
+        self.address: int = self._table_N2.ctypes.data

@@ -13,6 +13,9 @@ LEARNING = 0.1
 TRYING = 0.999
 """what is believed of trips that are not made, from step to step"""
 
+PATIENCE, LEAST_PATIENCE_S, MOST_PATIENCE_S = 3.0, 50e-6, 1e-3
+"""how many times a trip's usual time is waited for its end before the core is given away"""
+
 
 @dataclass(slots=True)
 class Ways:
@@ -22,6 +25,10 @@ class Ways:
     """one key, one layer: the work"""
     trip_s: float = 250e-6
     """one layer's question and answer, the holder's work apart"""
+
+    @property
+    def patience_s(self) -> float:
+        return min(max(PATIENCE * self.trip_s, LEAST_PATIENCE_S), MOST_PATIENCE_S)
 
     def prefers_query(self, own_keys: int, lent_keys: int) -> bool:
         work_s = lent_keys * self.key_s

@@ -37,6 +37,11 @@ class Channel(ABC):
         arrived whole before a peer's death are still delivered; then raises PeerLost.
         """
 
+    def native(self) -> int:
+        """Address of a NativeChannel (native/ring.h) by which the native library may send and
+        receive until the next call here, or 0: not now, or not on this transport."""
+        return 0
+
     @property
     @abstractmethod
     def unsent_bytes(self) -> int:

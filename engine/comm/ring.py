@@ -61,14 +61,27 @@ def atomics() -> Atomics:
     )
 
 
+class RingEnd(ctypes.Structure):
+    """One end's view of a ring; the same fields as RingEnd in native/ring.h, which goes on with it
+    in the middle of a layer."""
+
+    _fields_ = (
+        ("page", ctypes.c_void_p),
+        *((name, ctypes.c_uint64) for name in ("capacity", "written", "position", "read", "count")),
+    )
+
+
 class RingWriter:
     """The sending end. ``bell`` wakes a sleeping reader."""
 
-    def __init__(self, shared: memoryview, address: int, bell: Callable[[], None]) -> None:
+    def __init__(
+        self, shared: memoryview, address: int, bell: Callable[[], None], end: RingEnd
+    ) -> None:
         self._frames = shared[PAGE_BYTES:]
         self._address = address
         self._bell = bell
-        self._written = self._read = 0
+        self._end = end
+        end.page, end.capacity = address, len(self._frames)
         self._atomics = atomics()
 
     def write(self, start: bytes, parts: list[bytes | memoryview], frame_bytes: int) -> bool:
@@ -76,12 +89,12 @@ class RingWriter:
 
         Raises PeerLost when the reader's counter makes no sense.
         """
-        capacity = len(self._frames)
-        at = self._written % capacity
+        capacity, written, end = len(self._frames), self._end.written, self._end
+        at = written % capacity
         skip = capacity - at if frame_bytes > capacity - at else 0
-        if self._written + skip + frame_bytes - self._read > capacity:
+        if written + skip + frame_bytes - end.read > capacity:
             self._refresh()
-            if self._written + skip + frame_bytes - self._read > capacity:
+            if written + skip + frame_bytes - end.read > capacity:
                 return False
         if skip:
             frame.HEADER.pack_into(self._frames, at, FILLER, 0, 0, 0, 0)
@@ -89,23 +102,24 @@ class RingWriter:
         self._frames[at : at + len(start)] = start
         at += len(start)
         for part in parts:
-            end = at + len(part)
-            self._frames[at:end] = part
-            at = end
-        self._written += skip + frame_bytes
+            part_end = at + len(part)
+            self._frames[at:part_end] = part
+            at = part_end
+        end.written = written = written + skip + frame_bytes
+        end.count += 1
         where = self._address
-        if self._atomics.publish(where + WRITTEN, self._written, where + READER_ASLEEP):
+        if self._atomics.publish(where + WRITTEN, written, where + READER_ASLEEP):
             self._bell()
         return True
 
     def watched(self) -> tuple[int, int]:
         """Address and last known value of the word that changes when room appears."""
-        return self._address + READ, self._read
+        return self._address + READ, self._end.read
 
     def fall_asleep(self) -> bool:
         """Ask for a bell when room appears; True when some has."""
         where = self._address
-        return bool(self._atomics.fall_asleep(where + WRITER_ASLEEP, where + READ, self._read))
+        return bool(self._atomics.fall_asleep(where + WRITER_ASLEEP, where + READ, self._end.read))
 
     def wake_up(self) -> None:
         self._atomics.wake_up(self._address + WRITER_ASLEEP, 0)
@@ -115,78 +129,84 @@ class RingWriter:
 
     def _refresh(self) -> None:
         read = self._atomics.load(self._address + READ)
-        if not self._read <= read <= self._written:
+        end = self._end
+        if not end.read <= read <= end.written:
             raise PeerLost(
-                f"the ring says {read} bytes were read, after {self._read} of {self._written}"
+                f"the ring says {read} bytes were read, after {end.read} of {end.written}"
             )
-        self._read = read
+        end.read = read
 
 
 class RingReader:
     """The receiving end. ``bell`` wakes a writer that sleeps for want of room."""
 
     def __init__(
-        self, shared: memoryview, address: int, bell: Callable[[], None], *, max_body_bytes: int
+        self,
+        shared: memoryview,
+        address: int,
+        bell: Callable[[], None],
+        end: RingEnd,
+        *,
+        max_body_bytes: int,
     ) -> None:
         self._frames = shared[PAGE_BYTES:]
         self._address = address
         self._bell = bell
         self._max_body_bytes = max_body_bytes
-        self._written = 0
-        self._position = 0
-        self._read = 0
-        """behind ``_position`` while a body is handed out"""
+        self._end = end
+        """``read`` is behind ``position`` while a body is handed out"""
+        end.page, end.capacity = address, len(self._frames)
         self._body: memoryview | None = None
-        self._num_received = 0
         self._atomics = atomics()
 
     def ready(self) -> bool:
         """Whether more was written than handed out. Raises PeerLost on a senseless counter."""
-        if self._written != self._position:
+        end = self._end
+        if end.written != end.position:
             return True
         written = self._atomics.load(self._address + WRITTEN)
-        if not self._written <= written <= self._read + len(self._frames):
+        if not end.written <= written <= end.read + len(self._frames):
             raise PeerLost(
-                f"the ring says {written} bytes were written, after {self._written} with "
-                f"{self._read} read of {len(self._frames)}"
+                f"the ring says {written} bytes were written, after {end.written} with "
+                f"{end.read} read of {len(self._frames)}"
             )
-        self._written = written
-        return written != self._position
+        end.written = written
+        return bool(written != end.position)
 
     def next(self) -> tuple[bytes, memoryview] | None:
         """Give the last message's room back, then the next message in place, or None."""
-        if self._read != self._position:
-            self._give_back()
+        self.give_back()
         if not self.ready():
             return None
-        at = self._position % len(self._frames)
+        end = self._end
+        at = end.position % len(self._frames)
         num_skipped = 0
         if at and frame.HEADER.unpack_from(self._frames, at)[0] == FILLER:
             num_skipped, at = len(self._frames) - at, 0
-        arrived = self._written - self._position - num_skipped
+        arrived = end.written - end.position - num_skipped
         if arrived < frame.ALIGN_BYTES:
             raise PeerLost(f"{arrived} bytes in the ring where a frame was due")
         head_bytes, body_bytes = frame.parse(
-            self._frames, at, sequence=self._num_received, max_body_bytes=self._max_body_bytes
+            self._frames, at, sequence=end.count, max_body_bytes=self._max_body_bytes
         )
         body_start, frame_bytes = frame.extent(head_bytes, body_bytes)
         if frame_bytes > min(arrived, len(self._frames) - at):
             raise PeerLost(f"frame of {frame_bytes} bytes where {arrived} arrived")
-        self._num_received += 1
-        self._position += num_skipped + frame_bytes
+        end.count += 1
+        end.position += num_skipped + frame_bytes
         head_start, body_at = at + frame.HEAD_START, at + body_start
         self._body = self._frames[body_at : body_at + body_bytes]
         return bytes(self._frames[head_start : head_start + head_bytes]), self._body
 
     def watched(self) -> tuple[int, int]:
         """Address and last known value of the word that changes when something is written."""
-        return self._address + WRITTEN, self._written
+        return self._address + WRITTEN, self._end.written
 
     def fall_asleep(self) -> bool:
         """Ask for a bell when something is written; True when something was."""
         where = self._address
         asleep, written = where + READER_ASLEEP, where + WRITTEN
-        return bool(self._atomics.fall_asleep(asleep, written, self._written))
+        return bool(self._atomics.fall_asleep(asleep, written, self._end.written))
 
     def wake_up(self) -> None:
         self._atomics.wake_up(self._address + READER_ASLEEP, 0)
@@ -197,12 +217,16 @@ class RingReader:
             self._body.release()
         self._frames.release()
 
-    def _give_back(self) -> None:
+    def give_back(self) -> None:
+        """Whoever had the last body is done with it."""
+        end = self._end
+        if end.read == end.position:
+            return
         if self._body is not None:
             with contextlib.suppress(BufferError):
                 self._body.release()
             self._body = None
-        self._read = self._position
+        end.read = end.position
         where = self._address
-        if self._atomics.publish(where + READ, self._read, where + WRITER_ASLEEP):
+        if self._atomics.publish(where + READ, end.read, where + WRITER_ASLEEP):
             self._bell()

@@ -12,11 +12,17 @@ from time import monotonic
 
 from engine.comm import frame
 from engine.comm.base import Buffer, Channel
-from engine.comm.ring import RingReader, RingWriter
+from engine.comm.ring import RingEnd, RingReader, RingWriter
 from engine.errors import PeerLost
 
 SOCKET_EVERY_S = 1e-3
 """how often sockets are looked at while messages keep coming"""
+
+
+class NativeChannel(ctypes.Structure):
+    """The same fields as NativeChannel in native/ring.h."""
+
+    _fields_ = (("out", RingEnd), ("into", RingEnd), ("bell_fd", ctypes.c_int64))
 
 
 class ShmChannel(Channel):
@@ -35,13 +41,19 @@ class ShmChannel(Channel):
         address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         half = len(memory) // 2
         out, into = side * half, (1 - side) * half
-        self._writer = RingWriter(view[out : out + half], address + out, self._ring_bell)
+        self._native = NativeChannel(bell_fd=sock.fileno())
+        self._writer = RingWriter(
+            view[out : out + half], address + out, self._ring_bell, self._native.out
+        )
         self._reader = RingReader(
-            view[into : into + half], address + into, self._ring_bell, max_body_bytes=max_body_bytes
+            view[into : into + half],
+            address + into,
+            self._ring_bell,
+            self._native.into,
+            max_body_bytes=max_body_bytes,
         )
         self._outbox: deque[tuple[bytes, list[bytes | memoryview], int]] = deque()
         self._unsent_bytes = 0
-        self._num_sent = 0
         self._hung_up = ""
         self._fault = ""
         self.is_closed = False
@@ -55,9 +67,11 @@ class ShmChannel(Channel):
         if self._fault or self._hung_up:
             raise PeerLost(self._fault or self._hung_up)
         start, parts, body_bytes = frame.pack(
-            head, body, sequence=self._num_sent, max_body_bytes=self.max_body_bytes
+            head,
+            body,
+            sequence=self._native.out.count + len(self._outbox),
+            max_body_bytes=self.max_body_bytes,
         )
-        self._num_sent += 1
         frame_bytes = frame.align(len(start) + body_bytes)
         self._unsent_bytes += frame_bytes
         self._outbox.append((start, parts, frame_bytes))
@@ -82,6 +96,12 @@ class ShmChannel(Channel):
         if self._outbox:
             self.flush()
         return message
+
+    def native(self) -> int:
+        if self._fault or self._hung_up or self._outbox:
+            return 0
+        self._reader.give_back()
+        return ctypes.addressof(self._native)
 
     @property
     def unsent_bytes(self) -> int:

@@ -115,6 +115,9 @@ class NativeLlama(Llama):
         if attention is not None:
             call.attention, call.attended = ctypes.addressof(attention), attention.merge.out
         forward(address)
+        while attention is not None and call.layer < call.num_layers:
+            backend.catch_up(q_THD, call.layer)
+            forward(address)
         while call.layer < call.num_layers:
             backend.write(k_TKD, v_TKD, call.layer)
             attended_THD = backend.finish(backend.start(q_THD, call.layer)).out_THD

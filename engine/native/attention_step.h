@@ -2,8 +2,7 @@
 
 #pragma once
 
-#include <ctime>
-
+#include "asks.h"
 #include "attention.h"
 #include "store.h"
 
@@ -13,20 +12,19 @@ struct AttentionStep {  // the same fields as NativeStep in engine/attention/nat
     StoreCall store;
     AttendCall attend;
     MergeCall merge;
-    int64_t layer_bytes;
-    int64_t attend_ns;  // grows by the time the keys at hand took
+    SliceAsk* slices;
+    int64_t layer_bytes, patience_ns;
+    int64_t attend_ns, trip_ns;  // grow by what the keys at hand took, and ask to last answer
+    int32_t num_slices;
+    int32_t waits;  // the caller is to get a layer's missing answers
 };
 
-inline int64_t now_ns() {
-    timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000ll + t.tv_nsec;
-}
-
-// Attention to the keys at hand, of all rows; what it needs once a step is made once.
+// What it needs once a step is made once.
 class StepAttention {
 public:
-    explicit StepAttention(AttentionStep& step) : step_(step), attend_(step.attend) {}
+    explicit StepAttention(AttentionStep& step)
+        : step_(step), attend_(step.attend),
+          asks_(step.slices, step.num_slices, step.attend, step.patience_ns) {}
 
     // This member's share of the new keys and values: heads [first, last) of those of queries,
     // keys and values in a row.
@@ -41,18 +39,34 @@ public:
         part(step_.store.value_offset, v, heads + kv_heads);
     }
 
-    // All members call it; queries and keys must be there, and when it ends all is done.
-    void run(Team& team, int layer) {
+    // All members call it once queries and keys are there. False when the caller is to get the
+    // answers that have not come; ``merge`` then does the rest.
+    bool run(Team& team, int layer) {
         int64_t began = now_ns();
+        if (team.is_first()) asks_.send(layer);
+        int64_t asked = now_ns();
         attend_.run(team, layer * step_.layer_bytes);
-        if (team.is_first()) step_.attend_ns += now_ns() - began;
-        merge(team, step_.merge);
+        if (team.is_first()) {
+            step_.attend_ns += now_ns() - asked;
+            step_.waits = !asks_.collect(layer);
+            step_.trip_ns += now_ns() - began;
+        }
         team.barrier();
+        if (step_.waits) return false;
+        merge(team);
+        return true;
+    }
+
+    void merge(Team& team) {
+        lk::merge(team, step_.merge);
+        team.barrier();
+        if (team.is_first()) step_.waits = 0;
     }
 
 private:
     AttentionStep& step_;
     Attend attend_;
+    Asks asks_;
 };
 
 }  // namespace lk

@@ -31,15 +31,22 @@ public:
 
     // From behind one layer's attention to the next one that is the caller's, or to the end.
     void run() {
-        int last = attention_ ? c_.num_layers - 1 : c_.layer;
+        int last = attention_ ? c_.num_layers - 1 : c_.layer, stop = last + 1;
+        bool waited = attention_ && c_.attention->waits;
         Threads::together(c_.num_threads, [&](Team& team) {
-            for (int layer = c_.layer; layer <= last; layer++) run(team, layer);
+            if (waited) attention_->merge(team);
+            for (int layer = c_.layer; layer <= last; layer++) {
+                if (run(team, layer)) continue;
+                if (team.is_first()) stop = layer + 1;
+                return;
+            }
         });
-        c_.layer = last + 1;
+        c_.layer = stop;
     }
 
 private:
-    void run(Team& team, int layer) {
+    // False when the attention behind it is not complete.
+    bool run(Team& team, int layer) {
         bool is_last = layer + 1 == c_.num_layers;
         BetweenCall call{layer < 0 ? nullptr : c_.layers + layer,
                          is_last ? nullptr : c_.layers + layer + 1,
@@ -47,11 +54,11 @@ private:
                          c_.rows, c_.size, c_.heads, c_.kv_heads, c_.dim, c_.mlp, c_.eps};
         Between between(call, mixed_);
         between.run(team);
-        if (!attention_ || is_last) return;
+        if (!attention_ || is_last) return true;
         auto [first, last] = between.heads(team);
         attention_->store(layer + 1, first, last, c_.k, c_.v);
         team.barrier();
-        attention_->run(team, layer + 1);
+        return attention_->run(team, layer + 1);
     }
 
     ForwardCall& c_;

@@ -1,0 +1,164 @@
+"""What lending half a context costs: ``python -m bench.lending [--json]``.
+
+One sequence of 7,000 tokens decodes on instance 0, whose pool holds half of it (a quarter, with
+three lenders); the rest lies in other instances' pools. A thread and a core for each instance.
+Compared with one instance whose pool holds all of it, runs in turn (A B C A B C ...), each way of
+using lent memory forced. In a later part of each run the holder decodes a batch of 8 of its own:
+printed is also what the lending costs that batch.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import time
+
+from bench import fleet
+from engine.client import Client
+from engine.comm.control import ControlClient
+from engine.protocol import Failed, Report, Submit, Tokens
+
+PROMPT_TOKENS = 7000
+IDLE_TOKENS, BUSY_TOKENS, ALONE_TOKENS = 64, 64, 64
+"""measured: the sequence beside an idle holder, then beside a busy one; the holder's batch alone"""
+SETTLING = 8
+"""tokens that are not measured at the start of each part"""
+BATCH, BATCH_PROMPT = 8, 64
+LIMIT_S = 180.0
+SETTINGS = (
+    "threads=1",
+    "model.path=smollm2",
+    "model.dtype=bfloat16",
+    "pool.block_tokens=64",
+    "pool.lending.keep_blocks=0",
+    "pool.lending.lend_fraction=1.0",
+    "scheduler.max_step_tokens=512",
+    "scheduler.hand_over=false",
+    "placement.name=ledger",
+)
+HALF = ("instances=2", "pool.sizes=[57,160]")
+CASES: dict[str, tuple[str, ...]] = {
+    "all local": ("instances=1", "pool.num_blocks=160"),
+    "half, query, shm": (*HALF, "transport.name=shm", "attention.options.way=query"),
+    "half, mapped, shm": (*HALF, "transport.name=shm", "attention.options.way=mapped"),
+    "half, query, tcp": (*HALF, "transport.name=tcp", "attention.options.way=query"),
+    "three quarters, query, shm": (
+        *("instances=4", "pool.sizes=[30,40,40,40]"),
+        *("transport.name=shm", "attention.options.way=query"),
+    ),
+}
+LIMITS = {
+    # case: (at most so many times the sequence's time a token, and the busy holder's)
+    "half, query, shm": (0.95, 1.3),
+    "half, mapped, shm": (1.03, 1.1),
+    "half, query, tcp": (1.15, None),
+    "three quarters, query, shm": (1.25, None),
+}
+
+
+class Stream:
+    """One request and when each of its tokens came."""
+
+    def __init__(self, step: ControlClient, name: str, prompt_tokens: int, most: int) -> None:
+        numbers = random.Random(name)
+        prompt = [numbers.randrange(1000, 40000) for _ in range(prompt_tokens)]
+        self.name, self.times = name, [0.0] * 0
+        self.report: Report | None = None
+        step.send(Submit(name, prompt, most, 0.0, 1.0, 0, 0, True, stays=True))
+
+    def s_per_token(self, first: int, last: int) -> float:
+        return (self.times[last] - self.times[first]) / (last - first)
+
+
+class Streams:
+    """All requests of a run, over the control clients of the instances' steps."""
+
+    def __init__(self, steps: dict[int, ControlClient]) -> None:
+        self._steps = steps
+        self._all: dict[str, Stream] = {}
+
+    def submit(self, instance: int, name: str, prompt_tokens: int, most: int) -> Stream:
+        self._all[name] = stream = Stream(self._steps[instance], name, prompt_tokens, most)
+        return stream
+
+    def until(self, *streams: Stream, tokens: int) -> None:
+        """Listen until each of them has so many tokens."""
+        deadline = time.monotonic() + LIMIT_S
+        while any(len(stream.times) < tokens for stream in streams):
+            if time.monotonic() > deadline:
+                raise SystemExit(f"no {tokens} tokens of {streams[0].name} in {LIMIT_S} s")
+            for step in self._steps.values():
+                for message in step.receive(0.001):
+                    match message:
+                        case Tokens():
+                            stream = self._all[message.request_id]
+                            stream.times += [time.perf_counter()] * len(message.token_ids)
+                        case Failed():
+                            raise SystemExit(f"{message.request_id} failed: {message.reason}")
+                        case Report():
+                            self._all[message.request_id].report = message
+
+
+def drive(steps: dict[int, ControlClient], client: Client, arguments: fleet.Facts) -> fleet.Facts:
+    streams = Streams(steps)
+    most = 2 * SETTLING + IDLE_TOKENS + (BUSY_TOKENS if len(steps) > 1 else 0)
+    long = streams.submit(0, "long", PROMPT_TOKENS, most)
+    idle = SETTLING + IDLE_TOKENS
+    streams.until(long, tokens=idle)
+    facts: fleet.Facts = {"idle_s": long.s_per_token(SETTLING, idle - 1)}
+    if len(steps) > 1:
+        own = [streams.submit(1, f"own {i}", BATCH_PROMPT, 2000) for i in range(BATCH)]
+        streams.until(*own, tokens=SETTLING)
+        busy_from, own_from = len(long.times), len(own[0].times)
+        streams.until(long, tokens=most)
+        facts["busy_s"] = long.s_per_token(busy_from, most - 1)
+        own_to = len(own[0].times)
+        facts["holder_busy_s"] = own[0].s_per_token(own_from, own_to - 1)
+        streams.until(own[0], tokens=own_to + SETTLING + ALONE_TOKENS)
+        facts["holder_alone_s"] = own[0].s_per_token(own_to + SETTLING, -1 + len(own[0].times))
+        assert long.report is not None
+        lent = sum(holder != 0 for holder in long.report.holders)
+        facts["share_lent"] = lent / len(long.report.holders)
+    return facts
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cases", default=";".join(CASES), help="separated by semicolons")
+    args, overrides = parser.parse_known_args()
+    names = args.cases.split(";")
+    runs: dict[str, list[fleet.Facts]] = {name: [] for name in names}
+    for _ in range(args.rounds):
+        for name in names:
+            facts = fleet.run("bench.lending:drive", [*SETTINGS, *CASES[name], *overrides])
+            runs[name].append(facts)
+            print(f"{name:27} {json.dumps(facts)}", flush=True)
+    base = [run["idle_s"] for run in runs[names[0]]]
+    print(f"{names[0]:27} {1e3 * statistics.median(base):6.2f} ms a token")
+    ratios: dict[str, dict[str, float]] = {}
+    for name in names[1:]:
+        found = [run["idle_s"] / of for run, of in zip(runs[name], base, strict=True)]
+        busy = [run["busy_s"] / of for run, of in zip(runs[name], base, strict=True)]
+        holder = [run["holder_busy_s"] / run["holder_alone_s"] for run in runs[name]]
+        ratios[name] = {
+            "idle": statistics.median(found),
+            "busy": statistics.median(busy),
+            "holder": statistics.median(holder),
+        }
+        wanted, of_holder = LIMITS.get(name, (None, None))
+        print(
+            f"{name:27} {ratios[name]['idle']:.2f} x ({min(found):.2f} to {max(found):.2f}; wanted "
+            f"{wanted}), {ratios[name]['busy']:.2f} x beside a busy holder, whose own step is "
+            f"{ratios[name]['holder']:.2f} x ({min(holder):.2f} to {max(holder):.2f}; wanted "
+            f"{of_holder}); lent {100 * runs[name][0]['share_lent']:.0f} %"
+        )
+    if args.json:
+        print(json.dumps({"ratios": ratios, "runs": runs}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
