@@ -89,7 +89,7 @@ class Streams:
             if time.monotonic() > deadline:
                 raise SystemExit(f"no {tokens} tokens of {streams[0].name} in {LIMIT_S} s")
             for step in self._steps.values():
-                for message in step.receive(0.001):
+                for message in step.receive(0.005):
                     match message:
                         case Tokens():
                             stream = self._all[message.request_id]

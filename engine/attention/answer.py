@@ -10,15 +10,16 @@ import logging
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine import protocol as p
+from engine.attention.asked import Asked, Unit
 from engine.attention.base import Kernel
-from engine.attention.tree import Piece, Segment
+from engine.attention.kernel_native import NativeKernel
+from engine.attention.native_answers import Answering, Words
 from engine.attention.turns import Turns
 from engine.comm.base import Buffer, Channel, Transport
 from engine.core import ModelShape
@@ -34,29 +35,16 @@ log = logging.getLogger(__name__)
 
 _NO_BODY = memoryview(b"")
 
-DECODE_ROWS = 4
-"""a slice whose segments are all this short is a decode and goes first"""
-
-
-@dataclass(frozen=True, slots=True)
-class _Unit:
-    """What is computed without looking at messages: a prefill's segment, or a whole decode."""
-
-    piece: Piece
-    row_start: int
-    num_rows: int
+WHILE_S = 0.05
+"""for so long native answers may go on without asking the books again"""
 
 
 @dataclass(slots=True)
 class _Peer:
     channel: Channel
-    step: int = -1
+    asked: Asked
     declined: int = -1
     """a step that was answered Busy: it asks in vain"""
-    scale: float = 1.0
-    slices: list[list[p.AskSpan]] = field(default_factory=list)
-    units: dict[int, tuple[list[Any], list[_Unit]]] = field(default_factory=dict)
-    """slice -> (the resolved tables they were built from, what to compute)"""
 
 
 @dataclass(slots=True)
@@ -65,7 +53,6 @@ class _Job:
 
     ask: p.Ask
     q_THD: NDArray[Any]
-    spans: list[p.AskSpan]
     next_unit: int = 0
     parts: list[Buffer] = field(default_factory=list)
     lses: list[Buffer] = field(default_factory=list)
@@ -90,15 +77,15 @@ class PoolServer:
         self._kernel = kernel
         self._shape = shape
         self._clock = clock
-        self._query_dtype = np.dtype(
-            {"float32": "f4", "float16": "f2", "bfloat16": "u2"}[pool.layout.dtype]
-        )
         self._peers: dict[int, _Peer] = {}
         self._next_peer = 1
         self._decodes: Turns[_Job] = Turns()
         self._prefills: Turns[_Job] = Turns()
         self._strained_until = 0.0
-        self._last_leaf = pool.layout.blocks_for(shape.max_positions)
+        self._answering: Answering | None = None
+        if isinstance(kernel, NativeKernel):
+            self._answering = Answering()
+            transport.watch = self._watch
 
     def serve_once(self, timeout_s: float = 0.0, also: Sequence[int] = ()) -> bool:
         """Take what came, compute one unit; waits only when there is nothing to do."""
@@ -107,7 +94,10 @@ class PoolServer:
             [peer.channel for peer in self._peers.values()], 0.0 if busy else timeout_s, also
         )
         for channel in self._transport.accept():
-            self._peers[self._next_peer] = _Peer(channel)
+            asked = Asked(
+                self._next_peer, rmanager=self._rmanager, pool=self._pool, shape=self._shape
+            )
+            self._peers[self._next_peer] = _Peer(channel, asked)
             self._next_peer += 1
         for number, peer in list(self._peers.items()):
             if peer.channel in ready:
@@ -125,7 +115,11 @@ class PoolServer:
 
     def _drain(self, number: int, peer: _Peer) -> None:
         try:
-            while (got := peer.channel.receive()) is not None:
+            while True:
+                if self._answering and (call := self._native(peer)):
+                    self._answering.answer(call)
+                if (got := peer.channel.receive()) is None:
+                    return
                 self._take(number, peer, p.TO_POOL(got[0]), got[1])
                 if number not in self._peers:
                     return
@@ -135,12 +129,7 @@ class PoolServer:
     def _take(self, number: int, peer: _Peer, message: p.Message, body: memoryview) -> None:
         match message:
             case p.Begin():
-                for span in chain.from_iterable(message.slices):
-                    last = span.first_position + span.num_rows
-                    if last > self._shape.max_positions:
-                        raise PeerLost(f"position {last} of {self._shape.max_positions}")
-                peer.step, peer.scale = message.step, message.scale
-                peer.slices, peer.units = message.slices, {}
+                peer.asked.begin(message)
             case p.Ask():
                 self._enqueue(number, peer, message, body)
             case p.Strain():
@@ -169,9 +158,7 @@ class PoolServer:
         self._perform([out for out in outputs if not isinstance(out, CopyIn)])
 
     def _enqueue(self, number: int, peer: _Peer, ask: p.Ask, body: memoryview) -> None:
-        shape = self._shape
-        if ask.step != peer.step or ask.slice >= len(peer.slices) or ask.layer >= shape.num_layers:
-            raise PeerLost(f"asked for step {ask.step} slice {ask.slice}, which was not begun")
+        rows = peer.asked.check(ask, len(body))
         if ask.step == peer.declined:
             return
         left_s = self._strained_until - self._clock()
@@ -179,15 +166,10 @@ class PoolServer:
             peer.declined = ask.step
             self._send(number, p.Busy(ask.step, left_s))
             return
-        spans = peer.slices[ask.slice]
-        rows = sum(span.num_rows for span in spans)
-        expected = rows * shape.num_heads * shape.head_dim * self._query_dtype.itemsize
-        if len(body) != expected:
-            raise PeerLost(f"queries of {len(body)} bytes, {expected} wanted for {rows} rows")
-        q_THD = np.frombuffer(bytes(body), self._query_dtype)
-        job = _Job(ask, q_THD.reshape(rows, shape.num_heads, shape.head_dim), spans)
-        short = all(span.num_rows <= DECODE_ROWS for span in spans)
-        (self._decodes if short else self._prefills).append(number, job)
+        q_THD = np.frombuffer(bytes(body), peer.asked.query_dtype)
+        job = _Job(ask, q_THD.reshape(rows, self._shape.num_heads, self._shape.head_dim))
+        queue = self._decodes if peer.asked.is_decode(ask.slice) else self._prefills
+        queue.append(number, job)
 
     def _compute_unit(self) -> bool:
         """One unit of the next job; decodes first, prefills take turns."""
@@ -196,10 +178,10 @@ class PoolServer:
             return False
         number, job = queue.take()
         peer = self._peers.get(number)
-        if peer is None or job.ask.step != peer.step:
+        if peer is None or job.ask.step != peer.asked.step:
             return True  # lost, or given up by its debtor
         try:
-            units = self._units(number, job, peer, whole=queue is self._decodes)
+            units = peer.asked.units(job.ask.slice, self._clock())
         except LoanFenced as error:
             self._send(number, p.FencedOff(job.ask.step, list(error.loans), str(error)))
             return True
@@ -207,7 +189,7 @@ class PoolServer:
             log.warning("peer %d is cut off: %s", number, error)
             self._lose(number)
             return True
-        self._compute(job, units[job.next_unit], peer.scale)
+        self._compute(job, units[job.next_unit], peer.asked.scale)
         if job.next_unit < len(units):
             queue.put_back(number, job)
             return True
@@ -215,39 +197,24 @@ class PoolServer:
         self._send(number, answer, *job.parts, *job.lses)
         return True
 
-    def _units(self, number: int, job: _Job, peer: _Peer, *, whole: bool) -> list[_Unit]:
-        """The job's units, checked against the books now; raises LoanFenced, PeerLost."""
+    def _native(self, peer: _Peer) -> int:
+        """An AnswersCall for what this peer asks next, or 0."""
+        if not (channel := peer.channel.native()):
+            return 0
         now = self._clock()
-        tables = [
-            self._rmanager.resolve(number, span.sequence, span.version, now) for span in job.spans
-        ]
-        if any(table and table[-1][0] > self._last_leaf for table in tables):
-            raise PeerLost(f"a table names a leaf behind leaf {self._last_leaf}, the last possible")
-        known = peer.units.get(job.ask.slice)
-        if known is not None and known[0] == tables:
-            return known[1]
-        starts = list(accumulate((span.num_rows for span in job.spans), initial=0))
-        segments = [
-            Segment(
-                start if whole else 0,
-                span.num_rows,
-                span.first_position,
-                tuple(leaf for leaf, _ in table),
-                tuple(self._pool.block_address(block) for _, block in table),
-            )
-            for start, span, table in zip(starts, job.spans, tables, strict=False)
-        ]
-        if whole:
-            units = [_Unit(Piece.of(segments), 0, starts[-1])]
-        else:
-            units = [
-                _Unit(Piece.of([segment]), start, segment.num_rows)
-                for start, segment in zip(starts, segments, strict=False)
-            ]
-        peer.units[job.ask.slice] = (tables, units)
-        return units
+        if self._decodes or peer.declined == peer.asked.step or self._strained_until > now:
+            return 0
+        assert isinstance(self._kernel, NativeKernel)
+        native = peer.asked.native(self._kernel, now + WHILE_S)
+        return native.over(channel) if native else 0
 
-    def _compute(self, job: _Job, unit: _Unit, scale: float) -> None:
+    def _watch(self, words: Words, values: Words, spin_ns: int) -> int:
+        """Answers while the transport watches its rings; see ``Transport.watch``."""
+        assert self._answering is not None
+        calls = [call for peer in self._peers.values() if (call := self._native(peer))]
+        return self._answering.watch(calls, words, values, spin_ns, int(1e9 * WHILE_S))
+
+    def _compute(self, job: _Job, unit: Unit, scale: float) -> None:
         rows, heads, dim = unit.piece.num_node_rows, self._shape.num_heads, self._shape.head_dim
         out_RHD = np.empty((rows, heads, dim), np.float32)
         lse_RH = np.empty((rows, heads), np.float32)

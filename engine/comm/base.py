@@ -1,9 +1,11 @@
 """Transport: ordered message channels between two processes. Knows nothing of what they say."""
 
+import ctypes
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 Buffer = bytes | bytearray | memoryview
+Watch = Callable[[ctypes.Array[ctypes.c_uint64], ctypes.Array[ctypes.c_uint64], int], int]
 
 
 class Channel(ABC):
@@ -54,6 +56,10 @@ class Channel(ABC):
 
 class Transport(ABC):
     """Makes channels. One thread uses it; another one may be in ``connect`` meanwhile."""
+
+    watch: Watch | None = None
+    """set by who can do some work meanwhile, where ``wait`` watches shared words before it sleeps:
+    (addresses, values last seen, longest to watch in ns) -> which has changed, or -1"""
 
     @abstractmethod
     def listen(self) -> str:

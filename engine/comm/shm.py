@@ -21,6 +21,8 @@ from engine.errors import ConfigError, PeerLost
 
 log = logging.getLogger(__name__)
 
+Words = ctypes.Array[ctypes.c_uint64]
+
 MAX_STRANGERS = 64
 """peers that have connected and not said hello yet"""
 
@@ -156,9 +158,13 @@ class ShmTransport(Transport):
             self._spun_on, self._addresses, self._values = addresses, array(*addresses), array()
         self._values[:] = list(values)
         spin_ns = int(spin_s * 1e9)
-        changed = self._atomics.wait_change(self._addresses, self._values, len(words), spin_ns)
+        watch = self.watch or self._watch
+        changed = watch(self._addresses, self._values, spin_ns)
         self._spinning.end(came=changed >= 0)
         return changed >= 0
+
+    def _watch(self, addresses: Words, values: Words, spin_ns: int) -> int:
+        return self._atomics.wait_change(addresses, values, len(addresses), spin_ns)
 
     def _poll(self, channels: Sequence[ShmChannel], timeout_s: float, also: Sequence[int]) -> bool:
         """Sleep until a bell, an end, or something else; True for something else."""

@@ -21,16 +21,15 @@ from engine.model.config import LlamaConfig
 from engine.model.llama import Llama
 from engine.native.library import load, processor_flags
 
+_LAYER_WEIGHTS = (
+    *("attn_norm", "mlp_norm", "qkv", "out", "gate_up", "down", "qkv_bias", "qk_norm"),
+)
+
 
 class _LayerWeights(ctypes.Structure):
     """The same fields as LayerWeights in decoder.h."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_void_p)
-        for name in (
-            *("attn_norm", "mlp_norm", "qkv", "out", "gate_up", "down", "qkv_bias", "qk_norm"),
-        )
-    )
+    _fields_ = tuple((name, ctypes.c_void_p) for name in _LAYER_WEIGHTS)
 
 
 class _ForwardCall(ctypes.Structure):
@@ -77,8 +76,7 @@ class NativeLlama(Llama):
         for function in (self._library.lk_forward, self._library.lk_logits):
             function.argtypes, function.restype = [ctypes.c_void_p], None
         pointers = [
-            [_address(getattr(layer, name)) for name, _ in _LayerWeights._fields_]
-            for layer in self.layers
+            [_address(getattr(layer, name)) for name in _LAYER_WEIGHTS] for layer in self.layers
         ]
         self._layers = (_LayerWeights * len(pointers))(*(_LayerWeights(*p) for p in pointers))
 
@@ -131,7 +129,7 @@ class NativeLlama(Llama):
         """Memory for a layer's queries, keys and values, which the call is told of."""
         heads = (call.heads, call.kv_heads, call.kv_heads)
         memory = torch.empty(call.rows * sum(heads), call.dim, dtype=torch.bfloat16)
-        parts = memory.split([call.rows * count for count in heads])
+        parts = torch.split(memory, [call.rows * count for count in heads])
         call.q, call.k, call.v = (part.data_ptr() for part in parts)
         return tuple(part.view(call.rows, -1, call.dim) for part in parts)
 

@@ -1,5 +1,7 @@
 // A pool's answers to a step whose questions it knows beforehand, as long as nothing else comes.
 
+#include <ctime>
+
 #include "attention.h"
 #include "ring.h"
 
@@ -46,6 +48,12 @@ bool answer_one(AnswersCall& call) {
     return true;
 }
 
+int64_t clock_ns() {
+    timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000ll + t.tv_nsec;
+}
+
 }  // namespace lk
 
 extern "C" {
@@ -55,6 +63,31 @@ int32_t lk_answer(lk::AnswersCall* call) {
     int before = call->next;
     while (call->next < call->count && lk::answer_one(*call)) {}
     return call->next - before;
+}
+
+// As lk_wait_change, and answers meanwhile: a word that changes by what is answered has not changed.
+// ``most_ns`` limits the whole.
+int64_t lk_answer_while_watching(lk::AnswersCall* const* calls, int32_t num_calls,
+                                 const uint64_t* addresses, uint64_t* values, int64_t count,
+                                 int64_t spin_ns, int64_t most_ns) {
+    int64_t end = lk::clock_ns() + most_ns, quiet = end - most_ns + spin_ns;
+    for (uint32_t turn = 1;; turn++) {
+        for (int64_t i = 0; i < count; i++) {
+            auto* word = reinterpret_cast<uint64_t*>(addresses[i]);
+            if (__atomic_load_n(word, __ATOMIC_ACQUIRE) == values[i]) continue;
+            lk::AnswersCall* call = nullptr;
+            for (int32_t n = 0; n < num_calls; n++)
+                if (calls[n]->channel->in.page + lk::WRITTEN == reinterpret_cast<char*>(word))
+                    call = calls[n];
+            if (!call || !lk_answer(call)) return i;
+            const lk::RingEnd& in = call->channel->in;
+            if (in.written != in.position) return i;  // something else lies behind it
+            values[i] = in.written;
+            quiet = lk::clock_ns() + spin_ns;
+        }
+        if (turn % 16 == 0 && lk::clock_ns() >= std::min(quiet, end)) return -1;
+        lk::pause();
+    }
 }
 
 }  // extern "C"
