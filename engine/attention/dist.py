@@ -13,9 +13,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 from torch import Tensor
 
+from engine.attention.attached import Attached
 from engine.attention.base import AttentionBackend, Partial
 from engine.attention.block_reads import BlockReads
 from engine.attention.kernel_backend import as_numpy
@@ -28,10 +28,10 @@ from engine.attention.slices import HolderStep, holder_steps
 from engine.attention.staging import StagingCache
 from engine.attention.travel import Travel, count
 from engine.attention.tree import MergeProgram, Node, Piece
-from engine.attention.ways import Ways
+from engine.attention.ways import Ways, keys_of
 from engine.core import BlockRef, Plan
 from engine.errors import ConfigError
-from engine.protocol import Answer, Ask, Attach, Begin, Busy, Detach, FencedOff
+from engine.protocol import Answer, Ask, Begin, Busy, FencedOff
 
 
 class DistAttention(AttentionBackend):
@@ -76,7 +76,7 @@ class DistAttention(AttentionBackend):
         self._asked_at = 0.0
         self.missed: Counter[int] = Counter()
         """steps in a row in which a holder missed its deadline"""
-        self._attached: dict[tuple[int, int], tuple[int, list[tuple[int, int, int]]]] = {}
+        self._attached = Attached(lenders)
         self._plan = Plan(0, (), ())
         self._piece = Piece.of([])
         self._program = MergeProgram.of([], [])
@@ -112,14 +112,10 @@ class DistAttention(AttentionBackend):
         # 3) Tell each holder the tables that changed, and this step's slices.
         per_leaf = self.local.layout.tokens * self.local.shape.num_layers
         for instance, step in self._steps.items():
-            self._attach(instance, remote[instance])
-            spans = step.ask_spans(
-                {
-                    sequence: version
-                    for (at, sequence), (version, _) in self._attached.items()
-                    if at == instance
-                }
-            )
+            for index, leaves in remote[instance].items():
+                table = [(leaf, ref.loan, ref.slot) for leaf, ref in leaves.items()]
+                self._attached.tell(instance, plan.spans[index].sequence, table)
+            spans = step.ask_spans(self._attached.versions(instance))
             self._budget_s[instance] = (
                 self._config.wait_s + self._config.wait_per_key_s * step.num_row_keys * per_leaf
             )
@@ -147,11 +143,11 @@ class DistAttention(AttentionBackend):
         if self._steps and not self._failed:
             self._ways.learn_trip(time.perf_counter() - self._asked_at, self._lent_keys)
         partial = self.local.merge(self._program, self._rows, q_THD.shape[0])
-        for span in self._plan.spans:
-            if self._failed and span.sequence in self._poisoned():
+        poisoned = self._poisoned()
+        for span in self._plan.spans if poisoned else ():
+            if span.sequence in poisoned:
                 rows = slice(span.row_start, span.row_start + span.num_rows)
-                partial.out_THD[rows] = 0.0
-                partial.lse_TH[rows] = -float("inf")
+                partial.out_THD[rows], partial.lse_TH[rows] = 0.0, -float("inf")
         return partial
 
     def native_step(self, q_THD: Tensor) -> NativeStep | None:
@@ -177,8 +173,7 @@ class DistAttention(AttentionBackend):
         self._collect()
         for instance in self._failed & self._steps.keys():
             for number in range(len(self._steps[instance].slices)):
-                rows = self._answer_rows(instance, number)
-                rows.out_RHD[:], rows.lse_RH[:] = 0.0, -float("inf")
+                self._answer_rows(instance, number).clear()
         self._asks.open(self._lenders, left_out=self._failed)
 
     def end(self) -> frozenset[int]:
@@ -197,9 +192,8 @@ class DistAttention(AttentionBackend):
             shape=self.local.shape,
             layout=self.local.layout,
         )
-        for instance in self._steps:
-            if instance not in self._failed:
-                self.missed.pop(instance, None)
+        for instance in self._steps.keys() - self._failed:
+            self.missed.pop(instance, None)
         return poisoned
 
     @property
@@ -209,15 +203,11 @@ class DistAttention(AttentionBackend):
 
     def forget_sequence(self, sequence: int) -> None:
         """The sequence is done or starts over: drop its tables at the holders."""
-        for instance, known in list(self._attached):
-            if known == sequence:
-                del self._attached[instance, known]
-                self._lenders.send(instance, Detach(sequence))
+        self._attached.forget_sequence(sequence)
 
     def forget_tables(self, instance: int) -> None:
         """The holder has no table of ours any more: attach anew before it is asked again."""
-        for key in [key for key in self._attached if key[0] == instance]:
-            del self._attached[key]
+        self._attached.forget_instance(instance)
         self.missed.pop(instance, None)
 
     def _sort_leaves(
@@ -250,16 +240,12 @@ class DistAttention(AttentionBackend):
 
     def _choose(self, plan: Plan) -> str:
         """This step's way; where memory cannot be mapped, queries travel anyhow."""
-        tokens, own_keys, lent_keys = self.local.layout.tokens, 0, 0
-        for span in plan.spans:
-            lent = span.num_rows * sum(1 for ref in span.table if ref.loan) * tokens
-            own_keys += span.num_rows * len(span.table) * tokens - lent
-            lent_keys += lent
+        own_keys, lent_keys = keys_of(plan, self.local.layout.tokens)
         way: str = self._config.way
         if way == "cheapest":
             way = "query" if self._ways.prefers_query(own_keys, lent_keys) else "mapped"
-        self._own_keys = own_keys + (lent_keys if way != "query" else 0)
         self._lent_keys = lent_keys if way == "query" else 0
+        self._own_keys = own_keys + lent_keys - self._lent_keys
         return way
 
     def _answer_rows(self, instance: int, number: int) -> NodeRows:
@@ -272,15 +258,6 @@ class DistAttention(AttentionBackend):
         body = queries.data.cast("B")
         if not self._lenders.send(instance, Ask(self._plan.step, layer, number), body):
             self._failed.add(instance)
-
-    def _attach(self, instance: int, spans: dict[int, dict[int, BlockRef]]) -> None:
-        for index, leaves in spans.items():
-            key = (instance, self._plan.spans[index].sequence)
-            table = [(leaf, ref.loan, ref.slot) for leaf, ref in leaves.items()]
-            version, known = self._attached.get(key, (0, []))
-            if table != known:
-                self._attached[key] = (version + 1, table)
-                self._lenders.send(instance, Attach(key[1], version + 1, table))
 
     def _collect(self) -> None:
         """Wait for the layer's answers, within each holder's budget for the step."""
@@ -306,15 +283,10 @@ class DistAttention(AttentionBackend):
         if message.step != self._plan.step or key not in self._asking:
             return  # late, from a step that was given up
         rows = self._asking.pop(key)
-        num_out = rows.out_RHD.numel()
-        wanted_bytes = 4 * (num_out + rows.lse_RH.numel())
-        if len(body) != wanted_bytes:
+        if not rows.fill(body):
             self._failed.add(instance)
-            self._lenders.drop(instance, f"an answer of {len(body)} bytes, not {wanted_bytes}")
-            return
-        got = np.frombuffer(body, np.float32)
-        rows.out_RHD.numpy().reshape(-1)[:] = got[:num_out]
-        rows.lse_RH.numpy().reshape(-1)[:] = got[num_out:]
+            lengths = f"{len(body)} bytes, not {rows.num_bytes}"
+            self._lenders.drop(instance, f"an answer of {lengths}")
 
     def _on_declined(self, instance: int, message: FencedOff | Busy) -> None:
         if message.step == self._plan.step:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,6 +61,23 @@ class NodeRows:
             torch.empty(num_rows, shape.num_heads, shape.head_dim),
             torch.empty(num_rows, shape.num_heads),
         )
+
+    @property
+    def num_bytes(self) -> int:
+        return 4 * (self.out_RHD.numel() + self.lse_RH.numel())
+
+    def fill(self, body: memoryview) -> bool:
+        """Take an Answer's body; False when its length is another."""
+        if len(body) != self.num_bytes:
+            return False
+        got, num_out = np.frombuffer(body, np.float32), self.out_RHD.numel()
+        self.out_RHD.numpy().reshape(-1)[:] = got[:num_out]
+        self.lse_RH.numpy().reshape(-1)[:] = got[num_out:]
+        return True
+
+    def clear(self) -> None:
+        """No key was seen."""
+        self.out_RHD[:], self.lse_RH[:] = 0.0, -float("inf")
 
     def slice(self, start: int, num_rows: int) -> NodeRows:
         return NodeRows(

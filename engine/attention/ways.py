@@ -7,6 +7,8 @@ enough to hide the trip. Both costs are learned from the steps that were run.
 
 from dataclasses import dataclass
 
+from engine.core import Plan
+
 LEARNING = 0.1
 """share of the newest step in what is believed"""
 
@@ -15,6 +17,16 @@ TRYING = 0.999
 
 PATIENCE, LEAST_PATIENCE_S, MOST_PATIENCE_S = 3.0, 50e-6, 1e-3
 """how many times a trip's usual time is waited for its end before the core is given away"""
+
+
+def keys_of(plan: Plan, tokens: int) -> tuple[int, int]:
+    """Keys of own blocks and of lent ones, for each query row, in blocks of so many tokens."""
+    own = lent = 0
+    for span in plan.spans:
+        num_lent = sum(1 for ref in span.table if ref.loan)
+        lent += span.num_rows * num_lent * tokens
+        own += span.num_rows * (len(span.table) - num_lent) * tokens
+    return own, lent
 
 
 @dataclass(slots=True)
