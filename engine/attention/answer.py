@@ -19,7 +19,7 @@ from engine import protocol as p
 from engine.attention.asked import Asked, Unit
 from engine.attention.base import Kernel
 from engine.attention.kernel_native import NativeKernel
-from engine.attention.native_answers import Answering, Words
+from engine.attention.native_answers import Answering, NativeAnswers, Words
 from engine.attention.turns import Turns
 from engine.comm.base import Buffer, Channel, Transport
 from engine.core import ModelShape
@@ -116,10 +116,12 @@ class PoolServer:
     def _drain(self, number: int, peer: _Peer) -> None:
         try:
             while True:
-                if self._answering and (call := self._native(peer)):
+                if self._answering and (call := self._native_call(peer)):
                     self._answering.answer(call)
                 if (got := peer.channel.receive()) is None:
                     return
+                if self._answer_known(peer, *got):
+                    continue
                 self._take(number, peer, p.TO_POOL(got[0]), got[1])
                 if number not in self._peers:
                     return
@@ -161,11 +163,13 @@ class PoolServer:
         rows = peer.asked.check(ask, len(body))
         if ask.step == peer.declined:
             return
-        left_s = self._strained_until - self._clock()
-        if left_s > 0:
+        now = self._clock()
+        if now < self._strained_until:
             peer.declined = ask.step
-            self._send(number, p.Busy(ask.step, left_s))
+            self._send(number, p.Busy(ask.step, self._strained_until - now))
             return
+        if isinstance(self._kernel, NativeKernel):
+            peer.asked.native(self._kernel, now + WHILE_S)  # for what this step asks next
         q_THD = np.frombuffer(bytes(body), peer.asked.query_dtype)
         job = _Job(ask, q_THD.reshape(rows, self._shape.num_heads, self._shape.head_dim))
         queue = self._decodes if peer.asked.is_decode(ask.slice) else self._prefills
@@ -197,21 +201,35 @@ class PoolServer:
         self._send(number, answer, *job.parts, *job.lses)
         return True
 
-    def _native(self, peer: _Peer) -> int:
+    def _answer_known(self, peer: _Peer, head: bytes, body: memoryview) -> bool:
+        """Answer at once where this is the ask that was due; raises PeerLost."""
+        if not peer.asked.is_next(head):
+            return False
+        native = self._native(peer)
+        answer = native.answer_next(body) if native else None
+        if answer is None:
+            return False
+        peer.channel.send(*answer)
+        return True
+
+    def _native_call(self, peer: _Peer) -> int:
         """An AnswersCall for what this peer asks next, or 0."""
-        if not (channel := peer.channel.native()):
-            return 0
+        channel = peer.channel.native()
+        native = self._native(peer) if channel else None
+        return native.over(channel) if native else 0
+
+    def _native(self, peer: _Peer) -> NativeAnswers | None:
+        """What may be answered to this peer for a while without looking at the books again."""
         now = self._clock()
         if self._decodes or peer.declined == peer.asked.step or self._strained_until > now:
-            return 0
+            return None
         assert isinstance(self._kernel, NativeKernel)
-        native = peer.asked.native(self._kernel, now + WHILE_S)
-        return native.over(channel) if native else 0
+        return peer.asked.native(self._kernel, now + WHILE_S)
 
     def _watch(self, words: Words, values: Words, spin_ns: int) -> int:
         """Answers while the transport watches its rings; see ``Transport.watch``."""
         assert self._answering is not None
-        calls = [call for peer in self._peers.values() if (call := self._native(peer))]
+        calls = [call for peer in self._peers.values() if (call := self._native_call(peer))]
         return self._answering.watch(calls, words, values, spin_ns, int(1e9 * WHILE_S))
 
     def _compute(self, job: _Job, unit: Unit, scale: float) -> None:

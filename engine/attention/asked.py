@@ -114,6 +114,10 @@ class Asked:
         self._units[part] = (tables, units)
         return units
 
+    def is_next(self, head: bytes) -> bool:
+        """Whether this is what the prepared native answers are to be asked next."""
+        return self._native is not None and self._native.is_next(head)
+
     def native(self, kernel: NativeKernel, until: float) -> NativeAnswers | None:
         """What the native library may answer by itself until then: the books allow it.
 

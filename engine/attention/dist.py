@@ -178,10 +178,9 @@ class DistAttention(AttentionBackend):
 
     def end(self) -> frozenset[int]:
         if self._native is not None:
-            per_layer = 1e-9 / self.local.shape.num_layers
-            self._ways.learn_work(self._native.attend_ns * per_layer, self._own_keys)
-            if self._steps and not self._failed:
-                self._ways.learn_trip(self._native.trip_ns * per_layer, self._lent_keys)
+            lent_keys = 0 if self._failed else self._lent_keys
+            layers = self.local.shape.num_layers
+            self._ways.learn_step(self._native, layers, self._own_keys, lent_keys)
         poisoned = self._poisoned() | self._mapped.changed(self._plan.step)
         count(
             self.travel,

@@ -39,14 +39,15 @@ class NativeAnswers:
         turns = [(layer, part) for layer in range(shape.num_layers) for part in range(len(pieces))]
         self._asks = Heads(Ask(step, layer, part) for layer, part in turns)
         self._answers = Heads(Answer(step, layer, part) for layer, part in turns)
-        self._kept: list[NDArray[Any]] = []
+        self._rows: list[tuple[NDArray[Any], ...]] = []
+        """for each slice the memory of queries, outputs and lse"""
         self._slices = (SliceAnswer * len(pieces))()
         for told, (piece, num_queries) in zip(self._slices, pieces, strict=True):
             rows, heads = piece.num_node_rows, shape.num_heads
             q_THD = np.zeros((num_queries, heads, shape.head_dim), query_dtype)
             out_RHD = np.empty((rows, heads, shape.head_dim), np.float32)
             lse_RH = np.empty((rows, heads), np.float32)
-            self._kept += [q_THD, out_RHD, lse_RH]
+            self._rows.append((q_THD, out_RHD, lse_RH))
             told.attend = kernel.attend_call(piece, q_THD, layout, 0, scale, out_RHD, lse_RH)
             told.num_queries, told.num_node_rows = num_queries, rows
         self._call = AnswersCall(
@@ -57,6 +58,7 @@ class NativeAnswers:
             num_slices=len(pieces),
             count=len(turns),
         )
+        self._attend = load().lk_attend
 
     @property
     def is_done(self) -> bool:
@@ -69,6 +71,22 @@ class NativeAnswers:
     def skip(self, layer: int, part: int) -> None:
         """This one is answered elsewhere."""
         self._call.next = layer * self._num_slices + part + 1
+
+    def is_next(self, head: bytes) -> bool:
+        return not self.is_done and head == self._asks.encoded[self._call.next]
+
+    def answer_next(self, body: memoryview) -> tuple[bytes, bytes, bytes] | None:
+        """The answer's head and body to the next ask with these queries, where a channel is not
+        the library's; None when the queries are too few or too many."""
+        turn = self._call.next
+        layer, part = divmod(turn, self._num_slices)
+        q_THD, out_RHD, lse_RH = self._rows[part]
+        if len(body) != q_THD.nbytes:
+            return None
+        q_THD.reshape(-1).view(np.uint8)[:] = body
+        self._attend(ctypes.addressof(self._slices[part]), layer * self._call.layer_bytes)
+        self._call.next = turn + 1
+        return self._answers.encoded[turn], out_RHD.tobytes(), lse_RH.tobytes()
 
     def over(self, channel: int) -> int:
         """Address of an AnswersCall over this NativeChannel."""

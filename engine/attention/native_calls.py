@@ -82,7 +82,7 @@ class NativeStep(ctypes.Structure):
         ("slices", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("layer_bytes", "patience_ns")),
         *((name, ctypes.c_int64) for name in ("attend_ns", "trip_ns")),
-        *((name, ctypes.c_int32) for name in ("num_slices", "waits")),
+        *((name, ctypes.c_int32) for name in ("num_slices", "waits", "num_late")),
     )
 
 
@@ -90,10 +90,10 @@ class Heads:
     """Encoded messages, as a table of (address, length) at ``address``."""
 
     def __init__(self, messages: Iterable[Message]) -> None:
-        encoded = [encode(message) for message in messages]
-        self._text = np.frombuffer(b"".join(encoded), np.uint8)
-        self._table_N2 = np.empty((len(encoded), 2), np.int64)
-        self._table_N2[:, 1] = [len(text) for text in encoded]
+        self.encoded = [encode(message) for message in messages]
+        self._text = np.frombuffer(b"".join(self.encoded), np.uint8)
+        self._table_N2 = np.empty((len(self.encoded), 2), np.int64)
+        self._table_N2[:, 1] = [len(text) for text in self.encoded]
         ends = np.cumsum(self._table_N2[:, 1])
         self._table_N2[:, 0] = self._text.ctypes.data + ends - self._table_N2[:, 1]
         self.address: int = self._table_N2.ctypes.data

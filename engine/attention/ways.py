@@ -7,6 +7,7 @@ enough to hide the trip. Both costs are learned from the steps that were run.
 
 from dataclasses import dataclass
 
+from engine.attention.native_calls import NativeStep
 from engine.core import Plan
 
 LEARNING = 0.1
@@ -17,6 +18,9 @@ TRYING = 0.999
 
 PATIENCE, LEAST_PATIENCE_S, MOST_PATIENCE_S = 3.0, 50e-6, 1e-3
 """how many times a trip's usual time is waited for its end before the core is given away"""
+
+LOST_PATIENCE, REGAINED = 0.5, 1.1
+"""how patience changes with a step in which most layers had to be waited for, and with others"""
 
 
 def keys_of(plan: Plan, tokens: int) -> tuple[int, int]:
@@ -38,9 +42,13 @@ class Ways:
     trip_s: float = 250e-6
     """one layer's question and answer, the holder's work apart"""
 
+    patience: float = 1.0
+    """share of the usual; where cores are short, whoever waits for an answer delays it"""
+
     @property
     def patience_s(self) -> float:
-        return min(max(PATIENCE * self.trip_s, LEAST_PATIENCE_S), MOST_PATIENCE_S)
+        usual_s = min(max(PATIENCE * self.trip_s, LEAST_PATIENCE_S), MOST_PATIENCE_S)
+        return self.patience * usual_s
 
     def prefers_query(self, own_keys: int, lent_keys: int) -> bool:
         work_s = lent_keys * self.key_s
@@ -54,6 +62,14 @@ class Ways:
         """A layer's work here took so long."""
         if keys:
             self.key_s += LEARNING * (seconds / keys - self.key_s)
+
+    def learn_step(self, step: NativeStep, layers: int, own_keys: int, lent_keys: int) -> None:
+        """All layers of a step were run by the native library."""
+        self.learn_work(step.attend_ns * 1e-9 / layers, own_keys)
+        if lent_keys:
+            self.learn_trip(step.trip_ns * 1e-9 / layers, lent_keys)
+            in_vain = 2 * step.num_late > layers
+            self.patience = min(1.0, self.patience * (LOST_PATIENCE if in_vain else REGAINED))
 
     def learn_trip(self, seconds: float, lent_keys: int) -> None:
         """A layer's questions left, and its last answer was there so much later."""

@@ -16,7 +16,8 @@ struct AttentionStep {  // the same fields as NativeStep in engine/attention/nat
     int64_t layer_bytes, patience_ns;
     int64_t attend_ns, trip_ns;  // grow by what the keys at hand took, and ask to last answer
     int32_t num_slices;
-    int32_t waits;  // the caller is to get a layer's missing answers
+    int32_t waits;     // the caller is to get a layer's missing answers
+    int32_t num_late;  // grows with each layer in which it was so
 };
 
 // What it needs once a step is made once.
@@ -49,6 +50,7 @@ public:
         if (team.is_first()) {
             step_.attend_ns += now_ns() - asked;
             step_.waits = !asks_.collect(layer);
+            step_.num_late += step_.waits;
             step_.trip_ns += now_ns() - began;
         }
         team.barrier();

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.attention.native_calls import NativeStep
 from engine.attention.ways import Ways
 
 COUNTS = st.integers(0, 1 << 20)
@@ -39,3 +40,15 @@ def test_after_one_bad_trip_queries_are_tried_again():
     ways.learn_trip(1.0, 0)
     tries = next(n for n in range(10_000) if ways.prefers_query(20_000, 20_000))
     assert 100 < tries < 10_000
+
+
+def test_patience_goes_where_it_is_in_vain_and_comes_back():
+    ways, layers = Ways(), 10
+    usual = ways.patience_s
+    for _ in range(10):
+        ways.learn_step(NativeStep(num_late=6), layers, 1, 1)
+    assert ways.patience < 0.01
+    for _ in range(100):
+        ways.learn_step(NativeStep(num_late=4), layers, 1, 1)
+    assert ways.patience == 1.0
+    assert ways.patience_s <= usual

@@ -263,7 +263,7 @@ def test_a_loan_that_has_ended_is_never_answered(step, truth):
     holder = step.holders[1]
     (loan,) = holder.rmanager._lending.loans
     looks = iter(range(100))
-    native = holder.server._native
+    native = holder.server._native_call
 
     def look(peer):
         if next(looks) == 4:  # in the middle of a step
@@ -271,7 +271,7 @@ def test_a_loan_that_has_ended_is_never_answered(step, truth):
             holder.server._perform(lending.release(loan, loan.standing_slots)[1])
         return native(peer)
 
-    holder.server._native = look
+    holder.server._native_call = look
     assert step.run(decodes(1))[1] == {0}
     assert next(looks) > 4
     assert loan.number in step.lenders.inbox.pop()[1].loans
