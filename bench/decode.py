@@ -1,8 +1,8 @@
 """Tokens per second of one instance, beside what memory and arithmetic allow:
 ``python -m bench.decode [--threads 2] [--model smollm2] [--json]``.
 
-Decode of 1, 8 and 32 sequences and of one at a context of 7,000 tokens, and prefill of 512 and of
-7,000 tokens, each the median of several. The bound of a decode step is one reading of weights and
+Decode of 1, 8 and 32 sequences and of one at a context of 512 and of 7,000 tokens, and prefill of
+so many, each the median of several. The bound of a decode step is one reading of weights and
 keys at the streaming rate of the same run, or its products at the matrix rate; a prefill's is its
 products.
 """
@@ -17,19 +17,11 @@ from typing import Any
 
 import torch
 
+from bench.cases import CASES, NUM_STEPS
 from bench.rates import matrix_gflops, stream_gb_s
 from engine.config import load
 from engine.core import Plan, SamplingParams
 from engine.llm import LLM
-
-CASES = (
-    # name, sequences, prompt tokens
-    ("decode 1", 1, 64),
-    ("decode 8", 8, 64),
-    ("decode 32", 32, 64),
-    ("decode 1 at 7k", 1, 7000),
-)
-NUM_STEPS = 64
 
 
 class Timed:
@@ -71,19 +63,18 @@ def main() -> int:
     rates: dict[str, list[float]] = {}
     bounds: dict[str, float] = {}
     for _ in range(args.rounds):
-        for name, batch, length in CASES:
+        for name, batch, length, prefill in CASES:
             timed.seconds.clear()
             prompts = [[rng.randrange(1000, 40000) for _ in range(length)] for _ in range(batch)]
             llm.generate(prompts, SamplingParams(max_tokens=NUM_STEPS, ignore_eos=True))
             steps = [s for rows, s in timed.seconds if rows == batch]
-            rates.setdefault(name, []).append(batch / statistics.median(steps))
+            rates.setdefault(name, []).append(batch * len(steps) / sum(steps))
             read_s = (2 * (num_matrix + num_head) + batch * length * key_bytes) / stream / 1e9
             compute_s = 2 * batch * (num_matrix + num_head) / matrix / 1e9
             bounds[name] = batch / max(read_s, compute_s)
-            if length == 7000 or batch == 8:
+            if prefill:
                 filled = [(rows, s) for rows, s in timed.seconds if rows > batch]
                 tokens, seconds = sum(rows for rows, _ in filled), sum(s for _, s in filled)
-                prefill = "prefill 7k" if length == 7000 else "prefill 512"
                 rates.setdefault(prefill, []).append(tokens / seconds)
                 bounds[prefill] = matrix * 1e9 / 2 / num_matrix
     for name, found in rates.items():

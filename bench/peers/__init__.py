@@ -1,0 +1,1 @@
+"""LendKV and other engines on the same weights and prompts, in turn."""
