@@ -1,4 +1,6 @@
-"""NativeLlama: the Llama forward pass with everything but attention in C++, for bfloat16 weights.
+"""NativeLlama: the Llama forward pass with everything but attention in C++, in bfloat16.
+
+The matrices that rows are multiplied with may be 8-bit integers (``int8.py``).
 
 For few rows torch spends most of a step between its operators. Here what comes behind one layer's
 attention and before the next one's is one call (``engine/native/decoder.cpp``): 4 to 5 times as
@@ -20,6 +22,9 @@ from engine.model.config import LlamaConfig
 from engine.model.llama import Llama
 from engine.native.library import load, processor_flags
 
+PROCESSOR = {"avx512_bf16", "avx512_vnni"}
+"""instruction sets it needs"""
+
 
 class _BetweenCall(ctypes.Structure):
     """The same fields as BetweenCall in decoder.cpp."""
@@ -29,7 +34,7 @@ class _BetweenCall(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("mlp_norm", "attn_norm", "qkv", "qkv_bias")),
         *((name, ctypes.c_void_p) for name in ("qk_norm", "cos", "sin", "q", "k", "v")),
         *((name, ctypes.c_int32) for name in ("rows", "size", "heads", "kv_heads")),
-        *((name, ctypes.c_int32) for name in ("dim", "mlp", "num_threads")),
+        *((name, ctypes.c_int32) for name in ("dim", "mlp", "num_threads", "int8")),
         ("eps", ctypes.c_float),
     )
 
@@ -39,17 +44,14 @@ class _LogitsCall(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("hidden", "norm", "head", "logits")),
-        *((name, ctypes.c_int32) for name in ("rows", "size", "vocab", "num_threads")),
+        *((name, ctypes.c_int32) for name in ("rows", "size", "vocab", "num_threads", "int8")),
         ("eps", ctypes.c_float),
     )
 
 
-def is_possible(weights: Mapping[str, Tensor]) -> bool:
-    """Whether these weights and this machine's processor and compiler allow it."""
-    embed = weights["embed"]
-    if embed.dtype != torch.bfloat16 or embed.device.type != "cpu":
-        return False
-    if "avx512_bf16" not in processor_flags():
+def is_possible(dtype: torch.dtype) -> bool:
+    """Whether it can run in this dtype, with this machine's processor and compiler."""
+    if dtype != torch.bfloat16 or not processor_flags() >= PROCESSOR:
         return False
     try:
         return bool(load().lk_has_decoder())
@@ -63,6 +65,7 @@ class NativeLlama(Llama):
     def __init__(self, config: LlamaConfig, weights: Mapping[str, Tensor]) -> None:
         super().__init__(config, weights)
         self._library = load()
+        self._int8 = int(self.head.dtype == torch.uint8)
         for function in (self._library.lk_between, self._library.lk_logits):
             function.argtypes, function.restype = [ctypes.c_void_p], None
 
@@ -88,6 +91,7 @@ class NativeLlama(Llama):
             dim=config.head_dim,
             mlp=config.mlp_size,
             num_threads=torch.get_num_threads(),
+            int8=self._int8,
             eps=config.norm_eps,
         )
         address, between = ctypes.addressof(call), self._library.lk_between
@@ -113,7 +117,7 @@ class NativeLlama(Llama):
         return self._native_logits(hidden_TE[logit_rows], call.num_threads)
 
     def _native_logits(self, hidden_NE: Tensor, num_threads: int) -> Tensor:
-        rows, vocab = len(hidden_NE), len(self.head)
+        rows, vocab = len(hidden_NE), self.config.vocab_size
         logits_NV = torch.empty(rows, vocab)
         if rows:
             call = _LogitsCall(
@@ -125,6 +129,7 @@ class NativeLlama(Llama):
                 size=self.config.hidden_size,
                 vocab=vocab,
                 num_threads=num_threads,
+                int8=self._int8,
                 eps=self.config.norm_eps,
             )
             self._library.lk_logits(ctypes.addressof(call))

@@ -1,10 +1,10 @@
-// A decoder layer but for its attention, for bfloat16 weights: what comes behind one layer's
-// attention and before the next one's is one call.
+// A decoder layer but for its attention: what comes behind one layer's attention and before the next
+// one's is one call. Weights are bfloat16 or 8-bit integers (matrix.h).
 //
 // The hidden state is float32, products take bfloat16 and give float32. A row's bits depend on
 // nothing beside it.
 
-#include "dots.h"
+#include "matrix.h"
 #include "partial.h"
 #include "threads.h"
 
@@ -13,26 +13,27 @@ namespace lk {
 struct BetweenCall {  // the same fields as _BetweenCall in engine/model/native_llama.py
     float* hidden;          // [rows, size]
     const float* attended;  // [rows, heads * dim]; null: this is the first layer
-    const Bf16 *out, *gate_up, *down;
+    const void *out, *gate_up, *down;  // each a Matrix, as qkv and head are
     const float *mlp_norm, *attn_norm;
-    const Bf16 *qkv, *qkv_bias;  // qkv null: that was the last layer
+    const void* qkv;             // null: that was the last layer
+    const Bf16* qkv_bias;        // or null
     const float* qk_norm;        // [heads + kv_heads, dim] or null
     const float *cos, *sin;      // [rows, dim]; sin with its sign
     Bf16 *q, *k, *v;             // [rows, heads or kv_heads, dim]
-    int32_t rows, size, heads, kv_heads, dim, mlp, num_threads;
+    int32_t rows, size, heads, kv_heads, dim, mlp, num_threads, int8;
     float eps;
 };
 
 struct LogitsCall {  // the same fields as _LogitsCall
     const float* hidden;  // [rows, size]
     const float* norm;
-    const Bf16* head;  // [vocab, size]
+    const void* head;  // [vocab, size]
     float* logits;     // [rows, vocab]
-    int32_t rows, size, vocab, num_threads;
+    int32_t rows, size, vocab, num_threads, int8;
     float eps;
 };
 
-#if defined(__AVX512BF16__)
+#if defined(LK_HAS_DECODER)
 
 LK_INLINE void store_bf16(Bf16* to, Vec x) {
     __m256bh narrow = _mm512_cvtneps_pbh((__m512)x);
@@ -113,12 +114,14 @@ private:
         return to;
     }
 
+    Matrix matrix(const void* data) const { return {data, c_.int8 != 0}; }
+
     // hidden += x w^T, each member its outputs
-    void add(Team& team, const Bf16* w, const Bf16* x, int depth) {
+    void add(Team& team, const void* w, const Bf16* x, int depth) {
         auto [from, to] = team.share(c_.size, LANES);
         int64_t width = to - from;
         float* y = scratch().wide.floats(c_.rows * width + 1);
-        dots(w, from, to, x, c_.rows, depth, depth, y - from, width);
+        dots(matrix(w), from, to, x, c_.rows, depth, depth, y - from, width);
         for (int t = 0; t < c_.rows; t++) {
             float* hidden = c_.hidden + int64_t(t) * c_.size + from;
             for (int64_t o = 0; o < width; o++) hidden[o] += y[t * width + o];
@@ -139,9 +142,9 @@ private:
         int64_t width = to - from;
         float* both = scratch().wide.floats(2 * c_.rows * width + 1);
         float* up = both + c_.rows * width;
-        dots(c_.gate_up, from, to, y, c_.rows, c_.size, c_.size, both - from, width);
-        dots(c_.gate_up + int64_t(c_.mlp) * c_.size, from, to, y, c_.rows, c_.size, c_.size,
-             up - from, width);
+        dots(matrix(c_.gate_up), from, to, y, c_.rows, c_.size, c_.size, both - from, width);
+        dots(matrix(c_.gate_up), c_.mlp + from, c_.mlp + to, y, c_.rows, c_.size, c_.size,
+             up - c_.mlp - from, width);
         for (int t = 0; t < c_.rows; t++)
             gated(both + t * width, up + t * width, int(width),
                   mixed_ + int64_t(t) * c_.mlp + from);
@@ -157,7 +160,7 @@ private:
         int64_t width = to - from;
         float* y = scratch().wide.floats(c_.rows * width + dim + 1);
         float* turned = y + c_.rows * width;
-        dots(c_.qkv, from, to, x, c_.rows, c_.size, c_.size, y - from, width);
+        dots(matrix(c_.qkv), from, to, x, c_.rows, c_.size, c_.size, y - from, width);
         for (int t = 0; t < c_.rows; t++)
             for (int head = first; head < last; head++) {
                 float* values = y + t * width + (head - first) * dim;
@@ -203,7 +206,8 @@ void logits(const LogitsCall& call) {
                  x + int64_t(t) * call.size);
     Threads::together(call.num_threads, [&](Team& team) {
         auto [from, to] = team.share(call.vocab, LANES);
-        dots(call.head, from, to, x, call.rows, call.size, call.size, call.logits, call.vocab);
+        dots(Matrix{call.head, call.int8 != 0}, from, to, x, call.rows, call.size, call.size,
+             call.logits, call.vocab);
     });
 }
 
@@ -213,16 +217,16 @@ void logits(const LogitsCall& call) {
 
 extern "C" {
 
-// Whether this library was compiled for a processor that multiplies bfloat16.
+// Whether this library was compiled for a processor that multiplies bfloat16 and bytes.
 int32_t lk_has_decoder() {
-#if defined(__AVX512BF16__)
+#if defined(LK_HAS_DECODER)
     return 1;
 #else
     return 0;
 #endif
 }
 
-#if defined(__AVX512BF16__)
+#if defined(LK_HAS_DECODER)
 void lk_between(const lk::BetweenCall* call) { lk::Between(*call).run(); }
 void lk_logits(const lk::LogitsCall* call) { lk::logits(*call); }
 #endif
