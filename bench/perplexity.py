@@ -74,6 +74,7 @@ def main() -> int:
     parser.add_argument("--windows", type=int, default=4, help="of each book")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     args, overrides = parser.parse_known_args()
+    books = texts()
     torch.set_num_threads(args.threads)
     settings = [f"threads={args.threads}", *overrides]
     readers = [
@@ -84,7 +85,7 @@ def main() -> int:
     assert tokenizer is not None
     num_tokens = 0
     losses, divergences, same = ([0.0 for _ in readers] for _ in range(3))
-    for text in texts():
+    for text in books:
         ids = tokenizer.encode(text[: args.window * args.windows * CHARACTERS])
         for start in range(0, args.window * args.windows, args.window):
             window = ids[start : start + args.window]

@@ -3,6 +3,10 @@
 // GROUP values along the depth share a scale: those of an output's weights, and those of a row,
 // which become integers here. A group's sum is exact, and the groups are added in order: so a
 // result's bits depend on its row and output only.
+//
+// Tried on SmolLM2-135M over 20,460 tokens, beside +0.42 % perplexity: groups of 32 give +0.34 %
+// and some 5 % less speed; rows of 16 bits, as two products of bytes, +0.05 %, but for many rows
+// only the speed of bfloat16.
 
 #pragma once
 

@@ -36,15 +36,12 @@ def threads_as_before():
 
 
 def unpacked(packed, outputs, depth):
-    """Integers and scales ``[outputs, depth]`` in float64, by the layout's words, one by one."""
-    raw = packed.numpy()
-    integers, scales = np.empty((outputs, depth)), np.empty((outputs, depth))
-    for o in range(outputs):
-        for k in range(depth):
-            group = raw[o // 16, k // 64]
-            scales[o, k] = group[:64].view(np.float32)[o % 16]
-            integers[o, k] = int(group[64 + (k % 64 // 4 * 16 + o % 16) * 4 + k % 4]) - 128
-    return torch.from_numpy(integers), torch.from_numpy(scales)
+    """Integers and scales ``[outputs, depth]`` in float64, by the words of the layout."""
+    raw, (o, k) = packed.numpy(), np.mgrid[:outputs, :depth]
+    scales = np.ascontiguousarray(raw[..., :64]).view(np.float32)[o // 16, k // 64, o % 16]
+    quads = raw[..., 64:].reshape(*raw.shape[:2], 16, 16, 4)
+    integers = quads[o // 16, k // 64, k % 64 // 4, o % 16, k % 4].astype(np.float64) - 128
+    return torch.from_numpy(integers), torch.from_numpy(scales.astype(np.float64))
 
 
 @given(
