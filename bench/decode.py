@@ -1,14 +1,16 @@
 """Tokens per second of one instance, beside what memory and arithmetic allow:
-``python -m bench.decode [--threads 2] [--model smollm2] [--json]``.
+``python -m bench.decode [--threads 2] [--model smollm2] [--json] [key=value ...]``.
 
 Decode of 1, 8 and 32 sequences and of one at a context of 512 and of 7,000 tokens, and prefill of
 so many, each the median of several. The bound of a decode step is one reading of weights and
 keys at the streaming rate of the same run, or its products at the matrix rate; a prefill's is its
-products.
+products. The matrix rate is always that of bfloat16, which products of 8-bit integers
+(``model.quantization=int8``) may exceed.
 """
 
 import argparse
 import json
+import math
 import random
 import statistics
 import sys
@@ -22,6 +24,8 @@ from bench.rates import matrix_gflops, stream_gb_s
 from engine.config import load
 from engine.core import Plan, SamplingParams
 from engine.llm import LLM
+from engine.model.checkpoint import Checkpoint
+from engine.model.layout import fused_weights
 
 
 class Timed:
@@ -40,6 +44,15 @@ class Timed:
         return result
 
 
+def sizes(checkpoint: Checkpoint) -> tuple[int, int, int]:
+    """Weights of the layers' matrices, of the head, and the bytes of both."""
+    products = [w for w in fused_weights(checkpoint.config, own_head=True) if w.multiplies]
+    stored, tied = checkpoint.weights, checkpoint.weights["embed"]
+    num_bytes = sum(stored.get(weight.name, tied).nbytes for weight in products)
+    *layers, head = (math.prod(weight.shape) for weight in products)
+    return sum(layers), head, num_bytes
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
@@ -53,9 +66,7 @@ def main() -> int:
     settings += ["scheduler.max_num_seqs=64", "scheduler.max_step_tokens=512"]
     llm = LLM(load(None, [*settings, *overrides]))
     timed, rng = Timed(llm), random.Random(0)
-    weights = llm.checkpoint.weights  # type: ignore[union-attr]
-    num_matrix = sum(w.numel() for name, w in weights.items() if w.ndim > 1 and name != "embed")
-    num_head = weights.get("head", weights["embed"]).numel()
+    num_matrix, num_head, weight_bytes = sizes(llm.checkpoint)  # type: ignore[arg-type]
     key_bytes = llm.pools[0].layout.block_bytes / llm.pools[0].layout.tokens
     stream, matrix = stream_gb_s(args.threads), matrix_gflops(args.threads)
     print(f"streaming read {stream:.1f} GB/s, bfloat16 matrix product {matrix:.0f} GFLOP/s")
@@ -69,7 +80,7 @@ def main() -> int:
             llm.generate(prompts, SamplingParams(max_tokens=NUM_STEPS, ignore_eos=True))
             steps = [s for rows, s in timed.seconds if rows == batch]
             rates.setdefault(name, []).append(batch * len(steps) / sum(steps))
-            read_s = (2 * (num_matrix + num_head) + batch * length * key_bytes) / stream / 1e9
+            read_s = (weight_bytes + batch * length * key_bytes) / stream / 1e9
             compute_s = 2 * batch * (num_matrix + num_head) / matrix / 1e9
             bounds[name] = batch / max(read_s, compute_s)
             if prefill:

@@ -40,6 +40,8 @@ class ModelConfig:
     """what runs it; transformers: any causal decoder with full attention, but slower"""
     bits: Literal["any", "schedule"] = "any"
     """schedule: a sequence's bits do not depend on batch, chunks or recompute; slower"""
+    quantization: Literal["none", "int8"] = "none"
+    """int8: matrices become 8-bit integers with a scale for each 64; faster, bfloat16 only"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,6 +209,13 @@ def check(config: Config) -> list[str]:
     problems += _check_cluster(config)
     if config.model.bits == "schedule" and config.model.library != "lendkv":
         problems.append("model.bits=schedule is for model.library=lendkv only")
+    if config.model.quantization != "none":
+        for name, needed in (("library", "lendkv"), ("dtype", "bfloat16")):
+            if getattr(config.model, name) != needed:
+                problems.append(
+                    f"model.quantization={config.model.quantization} is for "
+                    f"model.{name}={needed} only"
+                )
     if config.pool.block_tokens > 256:
         problems.append(f"pool.block_tokens is {config.pool.block_tokens}; at most 256 is possible")
     if config.generate.prompt and config.generate.prompt_file:

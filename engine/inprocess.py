@@ -82,7 +82,11 @@ class Engine:
             config = replace(config, placement=Component(name=placement))
         wanted = config.model
         self.checkpoint = checkpoint or checkpoints.load(
-            wanted.path, wanted.dtype, library=wanted.library, bits=wanted.bits
+            wanted.path,
+            wanted.dtype,
+            library=wanted.library,
+            bits=wanted.bits,
+            quantization=wanted.quantization,
         )
         self._clock = clock
         self._planner = build_gmanager(config)

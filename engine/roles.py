@@ -160,6 +160,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
         config.model.dtype,
         library=config.model.library,
         bits=config.model.bits,
+        quantization=config.model.quantization,
     )
     loop = build_loop(
         config,

@@ -81,7 +81,11 @@ class Teacher:
         """``longest``: tokens of the longest context with its answer."""
         wanted = config.model
         checkpoint = checkpoints.load(
-            wanted.path, wanted.dtype, library=wanted.library, bits=wanted.bits
+            wanted.path,
+            wanted.dtype,
+            library=wanted.library,
+            bits=wanted.bits,
+            quantization=wanted.quantization,
         )
         self._tolerance = TOLERANCE[wanted.dtype]
         shape = checkpoint.config.shape

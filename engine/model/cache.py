@@ -1,7 +1,7 @@
 """Fused weights in one safetensors file that every process of the machine maps.
 
-A source is converted once for each dtype; many processes may ask at the same time. Knows nothing
-of formats: a source gives parts (``layout.Part``) as tensors.
+A source is converted once for each dtype and quantization; many processes may ask at the same
+time. Knows nothing of formats: a source gives parts (``layout.Part``) as tensors.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from engine.core import ITEM_BYTES
 from engine.errors import CheckpointError
+from engine.model import int8
 from engine.model.config import LlamaConfig
 from engine.model.layout import Fused, Part, fused_weights
 from engine.native.library import cache_folder
 
 FORMAT_VERSION = 1
-_CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+_CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8"}
 
 Progress = Callable[[int, int], None]
 """called with the bytes written so far and in all"""
@@ -41,15 +41,47 @@ class Source(Protocol):
     def read(self, part: Part) -> Tensor: ...
 
 
+class Stored(NamedTuple):
+    """A weight as it lies in the file."""
+
+    weight: Fused
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, weight: Fused, dtype: str, quantization: str) -> Stored:
+        if quantization == "int8" and weight.multiplies:
+            return cls(weight, torch.uint8, int8.packed_shape(*weight.shape))
+        return cls(weight, getattr(torch, weight.dtype or dtype), weight.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def tensor(self, source: Source) -> Tensor:
+        joined = _joined(source, self.weight)
+        return int8.pack(joined) if self.dtype == torch.uint8 else joined.to(self.dtype)
+
+
 def fused(
-    source: Source, config: LlamaConfig, dtype: str, on_progress: Progress | None
+    source: Source,
+    config: LlamaConfig,
+    dtype: str,
+    on_progress: Progress | None,
+    quantization: str = "none",
 ) -> dict[str, Tensor]:
     """The weights of ``Llama``, mapped from the cache and shared; never write to them.
 
-    Converts first if this machine has not yet, or if the file is damaged.
+    Converts first if this machine has not yet, or if the file is damaged. With a quantization
+    there is a head of its own even where the embedding, which stays as it is, is tied to it.
     """
-    weights = [(weight, weight.dtype or dtype) for weight in fused_weights(config)]
-    target = cache_folder() / "models" / f"{_hash(source.files, dtype)}.safetensors"
+    plain = quantization == "none"
+    weights = [
+        Stored.of(weight, dtype, quantization)
+        for weight in fused_weights(config, own_head=not plain)
+    ]
+    kind = dtype if plain else f"{dtype} {quantization}"
+    target = cache_folder() / "models" / f"{_hash(source.files, kind)}.safetensors"
     mapped = _map(target, weights)
     if mapped is not None:
         return mapped
@@ -67,7 +99,7 @@ def fused(
                     partial.unlink(missing_ok=True)
                 mapped = _map(target, weights)
     except OSError as error:
-        total = sum(map(_num_bytes, weights))
+        total = sum(stored.num_bytes for stored in weights)
         raise CheckpointError(
             f"cannot write {total} bytes of converted weights to {target.parent} "
             f"({error.strerror}); set XDG_CACHE_HOME to a folder with room"
@@ -77,20 +109,20 @@ def fused(
     return mapped
 
 
-def _map(path: Path, weights: list[tuple[Fused, str]]) -> dict[str, Tensor] | None:
+def _map(path: Path, weights: list[Stored]) -> dict[str, Tensor] | None:
     """The file's tensors, or None when it is absent or not what is wanted."""
     try:
         with safe_open(path, framework="pt") as file:
             names = set(file.keys())
-            if names != {weight.name for weight, _ in weights}:
+            if names != {stored.weight.name for stored in weights}:
                 return None
             mapped = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError):
         return None
     right = all(
-        mapped[weight.name].shape == weight.shape
-        and mapped[weight.name].dtype == getattr(torch, dtype)
-        for weight, dtype in weights
+        mapped[stored.weight.name].shape == stored.shape
+        and mapped[stored.weight.name].dtype == stored.dtype
+        for stored in weights
     )
     return mapped if right else None
 
@@ -98,16 +130,16 @@ def _map(path: Path, weights: list[tuple[Fused, str]]) -> dict[str, Tensor] | No
 def _write(
     path: Path,
     source: Source,
-    weights: list[tuple[Fused, str]],
+    weights: list[Stored],
     on_progress: Progress | None,
 ) -> None:
     """Tensor by tensor, so that a conversion needs the memory of one."""
-    total, done, header = sum(map(_num_bytes, weights)), 0, {}
-    for weight, dtype in weights:
-        end = done + _num_bytes((weight, dtype))
-        header[weight.name] = {
-            "dtype": _CODES[dtype],
-            "shape": weight.shape,
+    total, done, header = sum(stored.num_bytes for stored in weights), 0, {}
+    for stored in weights:
+        end = done + stored.num_bytes
+        header[stored.weight.name] = {
+            "dtype": _CODES[stored.dtype],
+            "shape": stored.shape,
             "data_offsets": (done, end),
         }
         done = end
@@ -116,8 +148,8 @@ def _write(
     done = 0
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for weight, dtype in weights:
-            tensor = _joined(source, weight).to(getattr(torch, dtype)).contiguous()
+        for stored in weights:
+            tensor = stored.tensor(source).contiguous()
             done += file.write(tensor.view(-1).view(torch.uint8).numpy().data)
             if on_progress is not None:
                 on_progress(done, total)
@@ -132,12 +164,8 @@ def _joined(source: Source, weight: Fused) -> Tensor:
     return torch.cat(tensors)
 
 
-def _num_bytes(weight: tuple[Fused, str]) -> int:
-    return math.prod(weight[0].shape) * ITEM_BYTES[weight[1]]
-
-
-def _hash(files: list[Path], dtype: str) -> str:
-    digest = hashlib.blake2b(f"{FORMAT_VERSION} {dtype}".encode(), digest_size=16)
+def _hash(files: list[Path], kind: str) -> str:
+    digest = hashlib.blake2b(f"{FORMAT_VERSION} {kind}".encode(), digest_size=16)
     for path in files:
         stat = path.stat()
         digest.update(f"\0{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())

@@ -48,7 +48,7 @@ class Checkpoint:
         from engine.model.llama import Llama
         from engine.model.native_llama import NativeLlama, is_possible
 
-        if is_possible(self.weights):  # its rows are steady anyhow
+        if is_possible(self.weights["embed"].dtype):  # its rows are steady anyhow
             return NativeLlama(self.config, self.weights)
         return Llama(self.config, self.weights, steady=self.steady)
 
@@ -60,12 +60,15 @@ def load(
     *,
     library: str = "lendkv",
     bits: str = "any",
+    quantization: str = "none",
 ) -> Checkpoint | TransformersCheckpoint:
     """Load a Hugging Face folder, a .gguf file or ``smollm2`` in float32, bfloat16 or float16.
 
     The first load on a machine converts and calls ``on_progress(done_bytes, total_bytes)``.
     ``library="transformers"`` has that library load and run a folder instead.
-    Raises CheckpointError when files are missing, damaged or of an unsupported model.
+    ``quantization="int8"`` makes 8-bit integers of the matrices, for the C++ decoder only.
+    Raises CheckpointError when files are missing, damaged or of an unsupported model, or when
+    there can be no C++ decoder.
     """
     if library == "transformers":
         return TransformersCheckpoint.load(path_or_name, dtype)
@@ -73,11 +76,13 @@ def load(
 
     if dtype not in ITEM_BYTES:
         raise CheckpointError(f"dtype {dtype!r} is not one of {', '.join(ITEM_BYTES)}")
+    if quantization != "none":
+        _check_quantization(quantization, dtype)
     source = _source(path_or_name)
     config = source.config
     return Checkpoint(
         config=config,
-        weights=cache.fused(source, config, dtype, on_progress),
+        weights=cache.fused(source, config, dtype, on_progress, quantization),
         tokenizer=_tokenizer(source),
         eos_ids=source.eos_ids,
         steady=bits == "schedule",
@@ -96,6 +101,18 @@ def load_tokenizer(path_or_name: str, *, library: str = "lendkv") -> Tokenizer |
     if library == "transformers":
         return transformers_checkpoint.load_tokenizer(path_or_name)
     return _tokenizer(_source(path_or_name))
+
+
+def _check_quantization(quantization: str, dtype: str) -> None:
+    import torch
+
+    from engine.model.native_llama import PROCESSOR, is_possible
+
+    if not is_possible(getattr(torch, dtype)):
+        raise CheckpointError(
+            f"model.quantization={quantization} needs model.dtype=bfloat16 (it is {dtype}), a "
+            f"processor with {' and '.join(sorted(PROCESSOR))}, and a C++ compiler"
+        )
 
 
 def _source(path_or_name: str) -> HuggingFaceFolder | GgufFile:

@@ -31,16 +31,27 @@ class Fused(NamedTuple):
         """float32 for norms, else whatever the model runs in."""
         return "float32" if self.name.endswith("norm") else None
 
+    @property
+    def multiplies(self) -> bool:
+        """Whether rows are multiplied by it."""
+        return self.name.rpartition(".")[2] in ("qkv", "out", "gate_up", "down", "head")
 
-def fused_weights(config: LlamaConfig) -> Iterator[Fused]:
-    """All weights in the order in which the forward pass reads them."""
+
+def fused_weights(config: LlamaConfig, *, own_head: bool = False) -> Iterator[Fused]:
+    """All weights in the order in which the forward pass reads them.
+
+    ``own_head``: a head even where it is the same matrix as the embedding.
+    """
     hidden, vocab = config.hidden_size, config.vocab_size
-    yield _fused("embed", Part("model.embed_tokens.weight", "token_embd.weight", (vocab, hidden)))
+    embed = Part("model.embed_tokens.weight", "token_embd.weight", (vocab, hidden))
+    yield _fused("embed", embed)
     for layer in range(config.num_layers):
         yield from _layer(config, layer)
     yield _fused("norm", Part("model.norm.weight", "output_norm.weight", (hidden,)))
     if not config.tied:
         yield _fused("head", Part("lm_head.weight", "output.weight", (vocab, hidden)))
+    elif own_head:
+        yield _fused("head", embed)
 
 
 def _layer(config: LlamaConfig, layer: int) -> Iterator[Fused]:

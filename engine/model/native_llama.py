@@ -1,4 +1,6 @@
-"""NativeLlama: the Llama forward pass in C++, for bfloat16 weights.
+"""NativeLlama: the Llama forward pass in C++, in bfloat16.
+
+The matrices that rows are multiplied with may be 8-bit integers (``int8.py``).
 
 For few rows torch spends most of a step between its operators. Here all layers are one call
 (``engine/native/forward.cpp``) where the attention backend is native and all keys are at hand;
@@ -24,6 +26,8 @@ from engine.native.library import load, processor_flags
 _LAYER_WEIGHTS = (
     *("attn_norm", "mlp_norm", "qkv", "out", "gate_up", "down", "qkv_bias", "qk_norm"),
 )
+PROCESSOR = {"avx512_bf16", "avx512_vnni"}
+"""instruction sets it needs"""
 
 
 class _LayerWeights(ctypes.Structure):
@@ -39,7 +43,7 @@ class _ForwardCall(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("layers", "attention", "hidden", "cos", "sin")),
         *((name, ctypes.c_void_p) for name in ("attended", "q", "k", "v")),
         *((name, ctypes.c_int32) for name in ("num_layers", "rows", "size", "heads", "kv_heads")),
-        *((name, ctypes.c_int32) for name in ("dim", "mlp", "num_threads", "layer")),
+        *((name, ctypes.c_int32) for name in ("dim", "mlp", "num_threads", "int8", "layer")),
         ("eps", ctypes.c_float),
     )
 
@@ -49,17 +53,14 @@ class _LogitsCall(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("hidden", "norm", "head", "logits")),
-        *((name, ctypes.c_int32) for name in ("rows", "size", "vocab", "num_threads")),
+        *((name, ctypes.c_int32) for name in ("rows", "size", "vocab", "num_threads", "int8")),
         ("eps", ctypes.c_float),
     )
 
 
-def is_possible(weights: Mapping[str, Tensor]) -> bool:
-    """Whether these weights and this machine's processor and compiler allow it."""
-    embed = weights["embed"]
-    if embed.dtype != torch.bfloat16 or embed.device.type != "cpu":
-        return False
-    if "avx512_bf16" not in processor_flags():
+def is_possible(dtype: torch.dtype) -> bool:
+    """Whether it can run in this dtype, with this machine's processor and compiler."""
+    if dtype != torch.bfloat16 or not processor_flags() >= PROCESSOR:
         return False
     try:
         return bool(load().lk_has_forward())
@@ -73,6 +74,7 @@ class NativeLlama(Llama):
     def __init__(self, config: LlamaConfig, weights: Mapping[str, Tensor]) -> None:
         super().__init__(config, weights)
         self._library = load()
+        self._int8 = int(self.head.dtype == torch.uint8)
         for function in (self._library.lk_forward, self._library.lk_logits):
             function.argtypes, function.restype = [ctypes.c_void_p], None
         pointers = [
@@ -104,6 +106,7 @@ class NativeLlama(Llama):
             dim=config.head_dim,
             mlp=config.mlp_size,
             num_threads=torch.get_num_threads(),
+            int8=self._int8,
             layer=-1,
             eps=config.norm_eps,
         )
@@ -134,7 +137,7 @@ class NativeLlama(Llama):
         return tuple(part.view(call.rows, -1, call.dim) for part in parts)
 
     def _native_logits(self, hidden_NE: Tensor, num_threads: int) -> Tensor:
-        rows, vocab = len(hidden_NE), len(self.head)
+        rows, vocab = len(hidden_NE), self.config.vocab_size
         logits_NV = torch.empty(rows, vocab)
         if rows:
             call = _LogitsCall(
@@ -146,6 +149,7 @@ class NativeLlama(Llama):
                 size=self.config.hidden_size,
                 vocab=vocab,
                 num_threads=num_threads,
+                int8=self._int8,
                 eps=self.config.norm_eps,
             )
             self._library.lk_logits(ctypes.addressof(call))

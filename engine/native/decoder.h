@@ -1,12 +1,12 @@
-// A decoder layer but for its attention, for bfloat16 weights: what comes behind one layer's
-// attention and before the next one's.
+// A decoder layer but for its attention: what comes behind one layer's attention and before the next
+// one's. Weights are bfloat16 or 8-bit integers (matrix.h).
 //
 // The hidden state is float32, products take bfloat16 and give float32. A row's bits depend on
 // nothing beside it.
 
 #pragma once
 
-#include "dots.h"
+#include "matrix.h"
 #include "partial.h"
 #include "threads.h"
 
@@ -14,9 +14,9 @@ namespace lk {
 
 struct LayerWeights {  // the same fields as _LayerWeights in engine/model/native_llama.py
     const float *attn_norm, *mlp_norm;
-    const Bf16 *qkv, *out, *gate_up, *down;
-    const Bf16* qkv_bias;  // or null
-    const float* qk_norm;  // [heads + kv_heads, dim] or null
+    const void *qkv, *out, *gate_up, *down;  // each a Matrix, as the head is
+    const Bf16* qkv_bias;                    // or null
+    const float* qk_norm;                    // [heads + kv_heads, dim] or null
 };
 
 struct BetweenCall {
@@ -26,20 +26,20 @@ struct BetweenCall {
     const float* attended;     // [rows, heads * dim], of ``done``
     const float *cos, *sin;    // [rows, dim]; sin with its sign
     Bf16 *q, *k, *v;           // [rows, heads or kv_heads, dim], of ``next``
-    int32_t rows, size, heads, kv_heads, dim, mlp;
+    int32_t rows, size, heads, kv_heads, dim, mlp, int8;
     float eps;
 };
 
 struct LogitsCall {  // the same fields as _LogitsCall
     const float* hidden;  // [rows, size]
     const float* norm;
-    const Bf16* head;  // [vocab, size]
+    const void* head;  // [vocab, size]
     float* logits;     // [rows, vocab]
-    int32_t rows, size, vocab, num_threads;
+    int32_t rows, size, vocab, num_threads, int8;
     float eps;
 };
 
-#if defined(__AVX512BF16__)
+#if defined(LK_HAS_DECODER)
 
 LK_INLINE void store_bf16(Bf16* to, Vec x) {
     __m256bh narrow = _mm512_cvtneps_pbh((__m512)x);
@@ -121,12 +121,14 @@ private:
         return to;
     }
 
+    Matrix matrix(const void* data) const { return {data, c_.int8 != 0}; }
+
     // hidden += x w^T, each member its outputs
-    void add(Team& team, const Bf16* w, const Bf16* x, int depth) {
+    void add(Team& team, const void* w, const Bf16* x, int depth) {
         auto [from, to] = team.share(c_.size, LANES);
         int64_t width = to - from;
         float* y = scratch().wide.floats(c_.rows * width + 1);
-        dots(w, from, to, x, c_.rows, depth, depth, y - from, width);
+        dots(matrix(w), from, to, x, c_.rows, depth, depth, y - from, width);
         for (int t = 0; t < c_.rows; t++) {
             float* hidden = c_.hidden + int64_t(t) * c_.size + from;
             for (int64_t o = 0; o < width; o++) hidden[o] += y[t * width + o];
@@ -147,9 +149,9 @@ private:
         int64_t width = to - from;
         float* both = scratch().wide.floats(2 * c_.rows * width + 1);
         float* up = both + c_.rows * width;
-        dots(c_.done->gate_up, from, to, y, c_.rows, c_.size, c_.size, both - from, width);
-        dots(c_.done->gate_up + int64_t(c_.mlp) * c_.size, from, to, y, c_.rows, c_.size, c_.size,
-             up - from, width);
+        dots(matrix(c_.done->gate_up), from, to, y, c_.rows, c_.size, c_.size, both - from, width);
+        dots(matrix(c_.done->gate_up), c_.mlp + from, c_.mlp + to, y, c_.rows, c_.size, c_.size,
+             up - c_.mlp - from, width);
         for (int t = 0; t < c_.rows; t++)
             gated(both + t * width, up + t * width, int(width),
                   mixed_ + int64_t(t) * c_.mlp + from);
@@ -165,7 +167,7 @@ private:
         int64_t width = to - from;
         float* y = scratch().wide.floats(c_.rows * width + dim + 1);
         float* turned = y + c_.rows * width;
-        dots(c_.next->qkv, from, to, x, c_.rows, c_.size, c_.size, y - from, width);
+        dots(matrix(c_.next->qkv), from, to, x, c_.rows, c_.size, c_.size, y - from, width);
         for (int t = 0; t < c_.rows; t++)
             for (int head = first; head < last; head++) {
                 float* values = y + t * width + (head - first) * dim;
@@ -211,7 +213,8 @@ void logits(const LogitsCall& call) {
                  x + int64_t(t) * call.size);
     Threads::together(call.num_threads, [&](Team& team) {
         auto [from, to] = team.share(call.vocab, LANES);
-        dots(call.head, from, to, x, call.rows, call.size, call.size, call.logits, call.vocab);
+        dots(Matrix{call.head, call.int8 != 0}, from, to, x, call.rows, call.size, call.size,
+             call.logits, call.vocab);
     });
 }
 

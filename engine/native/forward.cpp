@@ -14,12 +14,12 @@ struct ForwardCall {  // the same fields as _ForwardCall in engine/model/native_
     const float *cos, *sin;    // [rows, dim]; sin with its sign
     float* attended;           // [rows, heads * dim]
     Bf16 *q, *k, *v;           // [rows, heads or kv_heads, dim]
-    int32_t num_layers, rows, size, heads, kv_heads, dim, mlp, num_threads;
+    int32_t num_layers, rows, size, heads, kv_heads, dim, mlp, num_threads, int8;
     int32_t layer;  // whose attention the caller is to do, or has done; -1 at first
     float eps;
 };
 
-#if defined(__AVX512BF16__)
+#if defined(LK_HAS_DECODER)
 
 class Forward {
 public:
@@ -51,7 +51,7 @@ private:
         BetweenCall call{layer < 0 ? nullptr : c_.layers + layer,
                          is_last ? nullptr : c_.layers + layer + 1,
                          c_.hidden, c_.attended, c_.cos, c_.sin, c_.q, c_.k, c_.v,
-                         c_.rows, c_.size, c_.heads, c_.kv_heads, c_.dim, c_.mlp, c_.eps};
+                         c_.rows, c_.size, c_.heads, c_.kv_heads, c_.dim, c_.mlp, c_.int8, c_.eps};
         Between between(call, mixed_);
         between.run(team);
         if (!attention_ || is_last) return true;
@@ -72,16 +72,16 @@ private:
 
 extern "C" {
 
-// Whether this library was compiled for a processor that multiplies bfloat16.
+// Whether this library was compiled for a processor that multiplies bfloat16 and bytes.
 int32_t lk_has_forward() {
-#if defined(__AVX512BF16__)
+#if defined(LK_HAS_DECODER)
     return 1;
 #else
     return 0;
 #endif
 }
 
-#if defined(__AVX512BF16__)
+#if defined(LK_HAS_DECODER)
 void lk_forward(lk::ForwardCall* call) { lk::Forward(*call).run(); }
 void lk_logits(const lk::LogitsCall* call) { lk::logits(*call); }
 #endif
