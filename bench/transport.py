@@ -1,4 +1,4 @@
-"""Round trips and bulk rates of the transports: ``python -m bench.transports``.
+"""Round trips and bulk rates of the transports: ``python -m bench.transport``.
 
 One layer's ask and answer (1.2 KB out, 2.4 KB back) between two processes, against a bare Unix
 socket in the same run, because times on a shared machine only compare within one run.
