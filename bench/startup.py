@@ -110,7 +110,7 @@ def weights_mb() -> float:
     """What all weights hold, of the model that the instances map."""
     from engine.model.checkpoint import load
 
-    weights = load("smollm2", "bfloat16").weights
+    weights = load("smollm2", "bfloat16").weights  # type: ignore[union-attr]
     return sum(one.nbytes for one in weights.values()) / MB
 
 
