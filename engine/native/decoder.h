@@ -41,6 +41,8 @@ struct LogitsCall {  // the same fields as _LogitsCall
 
 #if defined(LK_HAS_DECODER)
 
+constexpr int UNIT_OUTPUTS = 2 * LANES;  // a member's share: whole panels
+
 LK_INLINE void store_bf16(Bf16* to, Vec x) {
     __m256bh narrow = _mm512_cvtneps_pbh((__m512)x);
     std::memcpy(to, &narrow, sizeof narrow);
@@ -125,7 +127,7 @@ private:
 
     // hidden += x w^T, each member its outputs
     void add(Team& team, const void* w, const Bf16* x, int depth) {
-        auto [from, to] = team.share(c_.size, LANES);
+        auto [from, to] = team.share(c_.size, UNIT_OUTPUTS);
         int64_t width = to - from;
         float* y = scratch().wide.floats(c_.rows * width + 1);
         dots(matrix(w), from, to, x, c_.rows, depth, depth, y - from, width);
@@ -145,7 +147,7 @@ private:
         team.barrier();
 
         const Bf16* y = normed(c_.done->mlp_norm);
-        auto [from, to] = team.share(c_.mlp, LANES);
+        auto [from, to] = team.share(c_.mlp, UNIT_OUTPUTS);
         int64_t width = to - from;
         float* both = scratch().wide.floats(2 * c_.rows * width + 1);
         float* up = both + c_.rows * width;
@@ -212,7 +214,7 @@ void logits(const LogitsCall& call) {
         rms_norm(call.hidden + int64_t(t) * call.size, call.norm, call.size, call.eps,
                  x + int64_t(t) * call.size);
     Threads::together(call.num_threads, [&](Team& team) {
-        auto [from, to] = team.share(call.vocab, LANES);
+        auto [from, to] = team.share(call.vocab, UNIT_OUTPUTS);
         dots(Matrix{call.head, call.int8 != 0}, from, to, x, call.rows, call.size, call.size,
              call.logits, call.vocab);
     });

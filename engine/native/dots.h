@@ -1,6 +1,8 @@
-// Products of few rows with a bfloat16 matrix as it lies in memory: y[t, o] = sum over k of x[t, k] w[o, k].
+// Products of rows with a bfloat16 matrix in panels: y[t, o] = sum over k of x[t, k] w[o, k].
 //
-// A sum's order depends on its row and output only: not on the other rows, outputs or threads.
+// A panel is 32 outputs, two registers; for each two values along the depth it has those of all its
+// outputs (engine/model/panels.py). So a result is one lane's sum in the order of the depth: its
+// bits depend on its row and output only.
 
 #pragma once
 
@@ -12,110 +14,83 @@
 
 namespace lk {
 
-constexpr int STEP = 32;           // bfloat16 values in a register
-constexpr int ROWS_AT_ONCE = 64;   // rows whose x stays in the L2 while the matrix passes by
+constexpr int BF16_PANEL = 2 * LANES;     // outputs
+constexpr int MOST_TILE_ROWS = 12;        // with two registers each they fill the register file
+constexpr int BF16_ROWS_AT_ONCE = 192;    // rows that stay in the L2 while the matrix passes by
+constexpr int STREAM_AHEAD = 4096;        // bytes to ask memory for, where a panel is read once
 
-LK_INLINE __m512bh load_values(const Bf16* from, int count) {
-    if (count >= STEP) return load_as<__m512bh>(from);
-    __mmask32 mask = (1u << count) - 1;
-    return (__m512bh)_mm512_maskz_loadu_epi16(mask, from);
-}
-
-// Lane i of the result is the sum of the lanes of a[i], all in the same order.
-LK_INLINE __m512 sums_of(__m512* a) {
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) {
-        __m512 x = a[2 * i], y = a[2 * i + 1];
-        a[i] = _mm512_add_ps(_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y));
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        __m512d x = _mm512_castps_pd(a[2 * i]), y = _mm512_castps_pd(a[2 * i + 1]);
-        a[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)),
-                             _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
-    }
-    // Lane 4 j + i of a[n] belongs to sum 4 n + i; j runs over the four quarters.
-    __m512 low = _mm512_add_ps(_mm512_shuffle_f32x4(a[0], a[1], 0x88),
-                               _mm512_shuffle_f32x4(a[0], a[1], 0xdd));
-    __m512 high = _mm512_add_ps(_mm512_shuffle_f32x4(a[2], a[3], 0x88),
-                                _mm512_shuffle_f32x4(a[2], a[3], 0xdd));
-    return _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88),
-                         _mm512_shuffle_f32x4(low, high, 0xdd));
-}
-
-// Which of the next NO rows of the matrix a tile fetches into the cache meanwhile.
+// What a tile asks memory for at each of its steps: registers [from, to) of those ``bytes`` on.
 struct Ahead {
     int from, to;
+    int64_t bytes;
 };
 
-// NO outputs of NT rows.
-template <int NO, int NT>
-LK_INLINE void dot_tile(const Bf16* w, const Bf16* x, int depth, int64_t stride_x, float* y,
-                        int64_t stride_y, Ahead ahead) {
-    __m512 sum[16];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) sum[i] = _mm512_setzero_ps();
-    auto add = [&](int k, int count) __attribute__((always_inline)) {
-        __m512bh row[NT];
-#pragma GCC unroll 4
-        for (int t = 0; t < NT; t++) row[t] = load_values(x + t * stride_x + k, count);
-#pragma GCC unroll 16
-        for (int o = 0; o < NO; o++) {
-            __m512bh weight = load_values(w + int64_t(o) * depth + k, count);
-            // Beyond the matrix nothing is read: a prefetch does not fault.
-            if (o >= ahead.from && o < ahead.to)
-                _mm_prefetch(w + int64_t(NO + o) * depth + k, _MM_HINT_T0);
-#pragma GCC unroll 4
-            for (int t = 0; t < NT; t++)
-                sum[o * NT + t] = _mm512_dpbf16_ps(sum[o * NT + t], weight, row[t]);
+// All outputs of a panel for NT rows; ``low`` and ``high`` are its registers' outputs to be stored.
+template <int NT>
+LK_INLINE void panel_tile(const Bf16* w, const Bf16* x, int depth, int64_t stride_x, float* y,
+                          int64_t stride_y, __mmask16 low, __mmask16 high, Ahead ahead) {
+    __m512 sum[2][NT];
+#pragma GCC unroll 24
+    for (int i = 0; i < 2 * NT; i++) sum[i / NT][i % NT] = _mm512_setzero_ps();
+    auto add = [&](int k, int (*pair)(const Bf16*)) __attribute__((always_inline)) {
+        const Bf16* at = w + int64_t(k) * BF16_PANEL;
+        __m512bh weights[2] = {load_as<__m512bh>(at), load_as<__m512bh>(at + 2 * LANES)};
+#pragma GCC unroll 2
+        for (int r = 0; r < 2; r++)  // beyond the matrix nothing is read: a prefetch does not fault
+            if (r >= ahead.from && r < ahead.to)
+                _mm_prefetch((const char*)(at + r * 2 * LANES) + ahead.bytes, _MM_HINT_T0);
+#pragma GCC unroll 12
+        for (int t = 0; t < NT; t++) {
+            __m512bh values = (__m512bh)_mm512_set1_epi32(pair(x + t * stride_x + k));
+            sum[0][t] = _mm512_dpbf16_ps(sum[0][t], weights[0], values);
+            sum[1][t] = _mm512_dpbf16_ps(sum[1][t], weights[1], values);
         }
     };
     int k = 0;
-    for (; k + STEP <= depth; k += STEP) add(k, STEP);
-    if (k < depth) add(k, depth - k);
-    alignas(64) float found[16];
-    _mm512_store_ps(found, sums_of(sum));
-    for (int o = 0; o < NO; o++)
-        for (int t = 0; t < NT; t++) y[t * stride_y + o] = found[o * NT + t];
+    for (; k + 2 <= depth; k += 2) add(k, [](const Bf16* at) { return load_as<int>(at); });
+    if (k < depth) add(k, [](const Bf16* at) { return int(load_as<uint16_t>(at)); });
+#pragma GCC unroll 12
+    for (int t = 0; t < NT; t++) {
+        _mm512_mask_storeu_ps(y + t * stride_y, low, sum[0][t]);
+        _mm512_mask_storeu_ps(y + t * stride_y + LANES, high, sum[1][t]);
+    }
 }
 
-template <int NO, int NT>
-LK_INLINE int dot_outputs(const Bf16* w, int from, int to, const Bf16* x, int depth,
-                          int64_t stride_x, float* y, int64_t stride_y, Ahead ahead) {
-    int o = from;
-    for (; o + NO <= to; o += NO)
-        dot_tile<NO, NT>(w + int64_t(o) * depth, x, depth, stride_x, y + o, stride_y, ahead);
-    return o;
-}
-
-// Outputs [from, to) of NT rows.
-template <int NO, int NT>
-LK_INLINE void dot_rows(const Bf16* w, int from, int to, const Bf16* x, int depth,
-                        int64_t stride_x, float* y, int64_t stride_y, Ahead ahead = {0, NO}) {
-    int o = dot_outputs<NO, NT>(w, from, to, x, depth, stride_x, y, stride_y, ahead);
-    dot_outputs<1, NT>(w, o, to, x, depth, stride_x, y, stride_y, {0, 0});
+template <int NT, class... Arguments>
+LK_INLINE void panel_tile_of(int rows, Arguments... arguments) {
+    if constexpr (NT == 1)
+        panel_tile<1>(arguments...);
+    else if (rows == NT)
+        panel_tile<NT>(arguments...);
+    else
+        panel_tile_of<NT - 1>(rows, arguments...);
 }
 
 // ``y`` holds output o of row t at y[t * stride_y + o].
 inline void dots(const Bf16* w, int from, int to, const Bf16* x, int rows, int depth,
                  int64_t stride_x, float* y, int64_t stride_y) {
-    switch (rows) {
-        case 0: return;
-        case 1: return dot_rows<16, 1>(w, from, to, x, depth, stride_x, y, stride_y);
-        case 2: return dot_rows<8, 2>(w, from, to, x, depth, stride_x, y, stride_y);
-        case 3: return dot_rows<5, 3>(w, from, to, x, depth, stride_x, y, stride_y);
-    }
-    for (int start = 0; start < rows; start += ROWS_AT_ONCE) {
-        int end = std::min(rows, start + ROWS_AT_ONCE), tiles = (end - start + 3) / 4;
-        // Four outputs for all rows, then the next: the matrix is read once.
-        for (int o = from; o < to; o += 4)
+    int64_t panel_items = int64_t(depth + depth % 2) * BF16_PANEL;
+    for (int start = 0; start < rows; start += BF16_ROWS_AT_ONCE) {
+        int count = std::min(rows - start, BF16_ROWS_AT_ONCE);
+        int tiles = (count + MOST_TILE_ROWS - 1) / MOST_TILE_ROWS;
+        // One panel for all rows, then the next: the matrix is read once.
+        for (int panel = from / BF16_PANEL; panel * BF16_PANEL < to; panel++) {
+            int first = panel * BF16_PANEL;
+            uint64_t outputs = (1ull << std::min(to - first, BF16_PANEL)) - 1;
+            outputs &= ~((1ull << std::max(from - first, 0)) - 1);
             for (int tile = 0; tile < tiles; tile++) {
-                // Four rows at any rate: some of the last ones twice, to the same bits.
-                int t = std::min(start + 4 * tile, rows - 4);
-                dot_rows<4, 4>(w, o, std::min(o + 4, to), x + t * stride_x, depth, stride_x,
-                               y + t * stride_y, stride_y,
-                               {4 * tile / tiles, 4 * (tile + 1) / tiles});
+                int t = start + count * tile / tiles, end = start + count * (tile + 1) / tiles;
+                // Read once, a panel is a stream; otherwise each tile asks for its share of the next.
+                Ahead ahead{0, 2, STREAM_AHEAD};
+                if (tiles > 1)
+                    ahead = {2 * tile / tiles, 2 * (tile + 1) / tiles,
+                             panel_items * int64_t(sizeof(Bf16))};
+                panel_tile_of<MOST_TILE_ROWS>(
+                    end - t, w + panel * panel_items, x + t * stride_x, depth, stride_x,
+                    y + t * stride_y + first, stride_y, __mmask16(outputs),
+                    __mmask16(outputs >> LANES), ahead);
             }
+        }
     }
 }
 

@@ -12,7 +12,7 @@ namespace lk {
 
 struct Matrix {
     const void* data;
-    bool int8;  // WeightGroup, else Bf16
+    bool int8;  // WeightGroup, else Bf16 in panels
 };
 
 // ``y`` holds output o of row t at y[t * stride_y + o].

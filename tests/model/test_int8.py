@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from model.dense_backend import DenseBackend
+from model.plain import load_plain
 from tiny_models import FAMILIES, make_tiny, reference_logits
 
 from engine.config import load as load_config
@@ -165,10 +166,12 @@ def test_what_is_no_number_stays_visible(tmp_path, wrong):
 
 
 @needs_native
-def test_both_ways_have_a_cache_file_of_their_own(tmp_path, cache):
+def test_each_form_has_a_cache_file_of_its_own(tmp_path, cache):
     path = make_tiny(tmp_path / "model", tie_word_embeddings=True)
-    plain, packed = load(str(path), "bfloat16").weights, quantized(path).weights
-    assert len(list(cache.glob("*.safetensors"))) == 2
+    plain, packed = load_plain(str(path), "bfloat16").weights, quantized(path).weights
+    panels = load(str(path), "bfloat16").weights
+    assert len(list(cache.glob("*.safetensors"))) == 3
+    assert panels.keys() == packed.keys()
     assert packed.keys() == plain.keys() | {"head"}
     assert torch.equal(packed["embed"], plain["embed"])
     assert {name for name, weight in packed.items() if weight.dtype == torch.uint8} == {

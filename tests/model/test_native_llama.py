@@ -3,6 +3,7 @@
 import pytest
 import torch
 from model.dense_backend import DenseBackend
+from model.plain import load_plain
 from tiny_models import FAMILIES, make_tiny, reference_logits
 
 from engine.attention.kernel_backend import NativeBackend
@@ -46,8 +47,9 @@ def run(model, token_ids, first=0, backend=None):
         {"head_dim": 32},
         {"hidden_size": 72, "intermediate_size": 50, "num_attention_heads": 4, "head_dim": 18},
         {"tie_word_embeddings": True},
+        {"intermediate_size": 51, "vocab": 130},
     ],
-    ids=["plain", "wide heads", "odd sizes", "tied"],
+    ids=["plain", "wide heads", "odd sizes", "tied", "odd depth"],
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_is_no_further_from_the_truth_than_torch_is(tmp_path, family, settings):
@@ -56,7 +58,9 @@ def test_it_is_no_further_from_the_truth_than_torch_is(tmp_path, family, setting
     assert type(checkpoint.model) is NativeLlama
     truth = reference_logits(path, PROMPT)
     ours = (run(checkpoint.model, PROMPT) - truth).abs().mean()
-    theirs = (run(Llama(checkpoint.config, checkpoint.weights), PROMPT) - truth).abs().mean()
+    plain = load_plain(str(path), "bfloat16")
+    assert type(plain.model) is Llama
+    theirs = (run(plain.model, PROMPT) - truth).abs().mean()
     assert ours <= 1.2 * theirs + 1e-3 * truth.std()
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from model.dense_backend import DenseBackend
+from model.plain import load_plain
 from safetensors.torch import save_file
 from tiny_models import LOGITS, make_tiny, reference_logits, reference_tokens
 
@@ -16,7 +17,7 @@ from engine.attention.reference import ReferenceBackend
 from engine.core import BlockLayout, BlockRef, Plan, Span
 from engine.errors import CheckpointError
 from engine.memory.paged import PagedPool
-from engine.model.checkpoint import Checkpoint, load
+from engine.model.checkpoint import Checkpoint
 from engine.model.huggingface import SINGLE
 from engine.model.llama import Llama
 from engine.model.runner import ModelRunner
@@ -192,7 +193,7 @@ def test_two_models_in_two_threads_do_not_mix(tmp_path: Path) -> None:
 def smollm2() -> Checkpoint:
     """Module scope comes before the temporary cache: the user's own cache holds the model."""
     try:
-        return load("smollm2", "bfloat16")
+        return load_plain("smollm2", "bfloat16")
     except CheckpointError as error:
         pytest.skip(str(error))
 
