@@ -37,9 +37,9 @@ SETTINGS = (
     "scheduler.hand_over=false",
     "placement.name=ledger",
 )
-HALF = ("instances=2", "pool.sizes=[57,160]")
+HALF = ("instances=2", "pool.sizes=[63,160]")
 CASES: dict[str, tuple[str, ...]] = {
-    "all local": ("instances=1", "pool.num_blocks=160"),
+    "all local": ("instances=2", "pool.num_blocks=160"),
     "half, query, shm": (*HALF, "transport.name=shm", "attention.options.way=query"),
     "half, mapped, shm": (*HALF, "transport.name=shm", "attention.options.way=mapped"),
     "half, query, tcp": (*HALF, "transport.name=tcp", "attention.options.way=query"),

@@ -20,18 +20,20 @@ from engine.attention.base import AttentionBackend, Partial
 from engine.attention.block_reads import BlockReads
 from engine.attention.kernel_backend import as_numpy
 from engine.attention.lenders import Lenders
-from engine.attention.local import LocalBackend, NodeRows, rows_of_nodes
+from engine.attention.local import LocalBackend, NodeRows
 from engine.attention.mapped import Mapped
 from engine.attention.native_asks import NativeAsks
 from engine.attention.native_calls import NativeStep
-from engine.attention.slices import HolderStep, holder_steps
+from engine.attention.reading import Reading
+from engine.attention.slices import HolderStep
 from engine.attention.staging import StagingCache
 from engine.attention.travel import Travel, count
-from engine.attention.tree import MergeProgram, Node, Piece
 from engine.attention.ways import Ways, keys_of
-from engine.core import BlockRef, Plan
+from engine.core import BlockRef, Plan, Span
 from engine.errors import ConfigError
 from engine.protocol import Answer, Ask, Begin, Busy, FencedOff
+
+_NO_PLAN = Plan(0, (), ())
 
 
 class DistAttention(AttentionBackend):
@@ -77,42 +79,34 @@ class DistAttention(AttentionBackend):
         self.missed: Counter[int] = Counter()
         """steps in a row in which a holder missed its deadline"""
         self._attached = Attached(lenders)
-        self._plan = Plan(0, (), ())
-        self._piece = Piece.of([])
-        self._program = MergeProgram.of([], [])
-        self._rows = NodeRows.empty(0, local.shape)
-        self._steps: dict[int, HolderStep] = {}
+        self._plan = _NO_PLAN
+        self._mapped = Mapped(lenders, local.layout.block_bytes)
+        self._reading = self._read(_NO_PLAN, "query")
         self._native: NativeStep | None = None
         self._asks: NativeAsks | None = None
         self._budget_s: dict[int, float] = {}
         self._asking: dict[tuple[int, int, int], NodeRows] = {}
         self._failed: set[int] = set()
-        self._mapped = Mapped(lenders, local.layout.block_bytes)
 
     def begin(self, plan: Plan) -> None:
         self._plan = plan
         self._failed = set()
         self._asking = {}
-        self._mapped.begin()
         self._native = self._asks = None
         self.local.place_writes(plan)
         # 1) Which leaves are read here, and which are asked for where they lie.
-        at_hand, remote = self._sort_leaves(plan)
-        self._steps, cuts = holder_steps(
-            plan, remote, self.local.shape, self._lenders.max_body_bytes
-        )
-        self._piece = self.local.piece(cuts, at_hand)
-        # 2) One buffer for all node rows, and the program that merges them.
-        base = self._piece.num_node_rows
-        held: list[dict[Node, int]] = rows_of_nodes(self._piece, 0)
-        for step in self._steps.values():
-            base = step.lay(base, held)
-        self._rows = NodeRows.empty(base, self.local.shape)
-        self._program = MergeProgram.of([(c.row_start, c.num_rows) for c in cuts], held)
-        # 3) Tell each holder the tables that changed, and this step's slices.
+        way = self._choose(plan)
+        key = Reading.key_of(plan, way)
+        if key is not None and self._reading.key == key:
+            self._reading.go_on(plan)
+        else:
+            self._reading = self._read(plan, way, key)
+        for sequence, taken in self._reading.ways:
+            self.travel.setdefault(sequence, Travel()).steps_by_way[taken] += 1
+        # 2) Tell each holder the tables that changed, and this step's slices.
         per_leaf = self.local.layout.tokens * self.local.shape.num_layers
         for instance, step in self._steps.items():
-            for index, leaves in remote[instance].items():
+            for index, leaves in self._reading.remote[instance].items():
                 table = [(leaf, ref.loan, ref.slot) for leaf, ref in leaves.items()]
                 self._attached.tell(instance, plan.spans[index].sequence, table)
             spans = step.ask_spans(self._attached.versions(instance))
@@ -136,13 +130,13 @@ class DistAttention(AttentionBackend):
     def finish(self, pending: tuple[Tensor, int]) -> Partial:
         q_THD, layer = pending
         began = time.perf_counter()
-        self.local.attend(self._piece, q_THD, layer, self._rows)
+        self.local.attend(self._reading.piece, q_THD, layer, self._reading.rows)
         self._ways.learn_work(time.perf_counter() - began, self._own_keys)
         if self._asking:
             self._collect()
         if self._steps and not self._failed:
             self._ways.learn_trip(time.perf_counter() - self._asked_at, self._lent_keys)
-        partial = self.local.merge(self._program, self._rows, q_THD.shape[0])
+        partial = self.local.merge(self._reading.program, self._reading.rows, len(q_THD))
         poisoned = self._poisoned()
         for span in self._plan.spans if poisoned else ():
             if span.sequence in poisoned:
@@ -151,7 +145,8 @@ class DistAttention(AttentionBackend):
         return partial
 
     def native_step(self, q_THD: Tensor) -> NativeStep | None:
-        step = self.local.native_step_of(self._piece, self._program, self._rows, q_THD)
+        reading = self._reading
+        step = self.local.native_step_of(reading.piece, reading.program, reading.rows, q_THD)
         if step is None or self._failed:
             return None
         if self._steps:
@@ -203,39 +198,33 @@ class DistAttention(AttentionBackend):
     def forget_sequence(self, sequence: int) -> None:
         """The sequence is done or starts over: drop its tables at the holders."""
         self._attached.forget_sequence(sequence)
+        self._reading = self._read(_NO_PLAN, "query")
 
     def forget_tables(self, instance: int) -> None:
         """The holder has no table of ours any more: attach anew before it is asked again."""
         self._attached.forget_instance(instance)
+        self._reading = self._read(_NO_PLAN, "query")
         self.missed.pop(instance, None)
 
-    def _sort_leaves(
-        self, plan: Plan
-    ) -> tuple[list[dict[int, int]], dict[int, dict[int, dict[int, BlockRef]]]]:
-        """Addresses by leaf for each span, and by holder: span -> leaf -> where it is lent."""
-        pool, way = self.local.pool, self._choose(plan)
+    @property
+    def _steps(self) -> dict[int, HolderStep]:
+        return self._reading.steps
+
+    def _read(self, plan: Plan, way: str, key: Any = None) -> Reading:
+        self._mapped.begin()
+        own, block_bytes = self.local.pool.block_address(0), self.local.layout.block_bytes
         lent = [ref for span in plan.spans for ref in span.table if ref.loan]
         copies = self.staging.fetch(lent, self._config.wait_s) if way == "copy" and lent else {}
-        at_hand: list[dict[int, int]] = []
-        remote: dict[int, dict[int, dict[int, BlockRef]]] = {}
-        for index, span in enumerate(plan.spans):
-            here: dict[int, int] = {}
-            for leaf, ref in enumerate(span.table):
-                if not ref.loan:
-                    here[leaf] = pool.block_address(ref.block)
-                elif ref in copies:
-                    here[leaf] = pool.block_address(copies[ref])
-                elif way == "mapped" and (at := self._mapped.address(span.sequence, ref)):
-                    here[leaf] = at
-                else:
-                    remote.setdefault(ref.instance, {}).setdefault(index, {})[leaf] = ref
-            at_hand.append(here)
-            ways = self.travel.setdefault(span.sequence, Travel()).steps_by_way
-            if any(index in spans for spans in remote.values()):
-                ways["query"] += 1
-            ways["mapped"] += span.sequence in self._mapped.refs
-            ways["copy"] += any(ref in copies for ref in span.table)
-        return at_hand, remote
+
+        def where(span: Span, ref: BlockRef) -> int:
+            if not ref.loan:
+                return own + ref.block * block_bytes
+            if ref in copies:
+                return own + copies[ref] * block_bytes
+            return self._mapped.address(span.sequence, ref) if way == "mapped" else 0
+
+        most = self._lenders.max_body_bytes if lent else 1 << 20
+        return Reading.of(plan, way, where, key=key, local=self.local, max_body_bytes=most)
 
     def _choose(self, plan: Plan) -> str:
         """This step's way; where memory cannot be mapped, queries travel anyhow."""
@@ -249,7 +238,7 @@ class DistAttention(AttentionBackend):
 
     def _answer_rows(self, instance: int, number: int) -> NodeRows:
         part = self._steps[instance].slices[number]
-        return self._rows.slice(part.base, part.num_rows)
+        return self._reading.rows.slice(part.base, part.num_rows)
 
     def _ask(self, instance: int, number: int, q_THD: Tensor, layer: int) -> None:
         self._asking[instance, layer, number] = self._answer_rows(instance, number)

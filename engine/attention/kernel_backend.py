@@ -55,6 +55,10 @@ class KernelBackend(LocalBackend):
         return torch.empty(num_queries, heads, self.shape.head_dim), torch.empty(num_queries, heads)
 
 
+_Made = tuple[Piece, MergeProgram, NodeRows, NativeStep, tuple[Tensor, Tensor]]
+"""a native step, what it is of, and the memory of its finished rows"""
+
+
 class NumpyBackend(KernelBackend):
     """Needs no compiler; slow."""
 
@@ -83,8 +87,7 @@ class NativeBackend(KernelBackend):
         self._row_bytes = self.layout.head_dim * ITEM_BYTES[self.layout.dtype]
         self._key_at_T = torch.empty(0, dtype=torch.int64)
         self._store = StoreCall()
-        self._kept: tuple[Tensor, ...] = ()
-        """memory the native step points to"""
+        self._made: _Made | None = None
 
     def place_writes(self, plan: Plan) -> None:
         super().place_writes(plan)
@@ -118,13 +121,22 @@ class NativeBackend(KernelBackend):
     ) -> NativeStep | None:
         assert len(q_THD) == len(self._key_at_T)
         assert DTYPES[self.layout.dtype] == q_THD.dtype
-        q, node_rows = as_numpy(q_THD), (rows.out_RHD.numpy(), rows.lse_RH.numpy())
-        out_THD, lse_TH = self._finished_rows(len(q_THD))
-        self._kept = (q_THD, rows.out_RHD, rows.lse_RH, out_THD, lse_TH)
-        finished = (out_THD.numpy(), lse_TH.numpy())
-        return NativeStep(
-            store=self._store,
-            attend=self._native.attend_call(piece, q, self.layout, 0, self.scale, *node_rows),
-            merge=self._native.merge_call(program, *node_rows, *finished),
+        assert q_THD.is_contiguous()
+        made = self._made
+        if made is None or made[0] is not piece or made[1] is not program or made[2] is not rows:
+            made = self._made = self._make(piece, program, rows, q_THD)
+        step = NativeStep.from_buffer_copy(made[3])
+        step.store, step.attend.q = self._store, q_THD.data_ptr()
+        return step
+
+    def _make(self, piece: Piece, program: MergeProgram, rows: NodeRows, q_THD: Tensor) -> _Made:
+        node_rows = (rows.out_RHD.numpy(), rows.lse_RH.numpy())
+        finished = self._finished_rows(len(q_THD))
+        step = NativeStep(
+            attend=self._native.attend_call(
+                piece, as_numpy(q_THD), self.layout, 0, self.scale, *node_rows
+            ),
+            merge=self._native.merge_call(program, *node_rows, *(row.numpy() for row in finished)),
             layer_bytes=self.layout.layer_bytes,
         )
+        return piece, program, rows, step, finished

@@ -114,7 +114,7 @@ class Answering:
     def watch(
         self, calls: Sequence[int], words: Words, values: Words, spin_ns: int, most_ns: int
     ) -> int:
-        """Which word has changed, by more than what was answered; -1 when none has in time."""
+        """As ``Transport.watch``: a word that changes by what is answered has not changed."""
         pointers = (ctypes.c_void_p * len(calls))(*calls)
         changed: int = self._watch(
             pointers, len(calls), words, values, len(words), spin_ns, most_ns

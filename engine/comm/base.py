@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 Buffer = bytes | bytearray | memoryview
+NOTHING, WORKED = -1, -2
 Watch = Callable[[ctypes.Array[ctypes.c_uint64], ctypes.Array[ctypes.c_uint64], int], int]
 
 
@@ -59,7 +60,8 @@ class Transport(ABC):
 
     watch: Watch | None = None
     """set by who can do some work meanwhile, where ``wait`` watches shared words before it sleeps:
-    (addresses, values last seen, longest to watch in ns) -> which has changed, or -1"""
+    (addresses, values last seen, longest to watch in ns) -> which has changed, NOTHING, or
+    WORKED: nothing else, but there was something to do"""
 
     @abstractmethod
     def listen(self) -> str:

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import cast
 
 from engine.comm import handshake
-from engine.comm.base import Channel, Transport
+from engine.comm.base import NOTHING, Channel, Transport
 from engine.comm.polling import READ, Poller
 from engine.comm.ring import atomics, shared_bytes
 from engine.comm.shm_channel import SOCKET_EVERY_S, ShmChannel
@@ -160,7 +160,7 @@ class ShmTransport(Transport):
         spin_ns = int(spin_s * 1e9)
         watch = self.watch or self._watch
         changed = watch(self._addresses, self._values, spin_ns)
-        self._spinning.end(came=changed >= 0)
+        self._spinning.end(came=changed != NOTHING)
         return changed >= 0
 
     def _watch(self, addresses: Words, values: Words, spin_ns: int) -> int:

@@ -34,12 +34,16 @@ class ModelRunner:
         """Logits of the sampled spans' last rows, and the poisoned sequences."""
         token_ids_T = torch.tensor(plan.token_ids, dtype=torch.int64)
         positions = [
-            torch.arange(span.first_position, span.first_position + span.num_rows)
+            position
             for span in plan.spans
+            for position in range(span.first_position, span.first_position + span.num_rows)
         ]
         last = [plan.spans[i].row_start + plan.spans[i].num_rows - 1 for i in plan.sampled]
         self._backend.begin(plan)
         logits_NV = self._model.forward(
-            token_ids_T, torch.cat(positions), torch.tensor(last, dtype=torch.int64), self._backend
+            token_ids_T,
+            torch.tensor(positions),
+            torch.tensor(last, dtype=torch.int64),
+            self._backend,
         )
         return logits_NV, self._backend.end()

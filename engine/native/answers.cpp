@@ -66,11 +66,11 @@ int32_t lk_answer(lk::AnswersCall* call) {
 }
 
 // As lk_wait_change, and answers meanwhile: a word that changes by what is answered has not changed.
-// ``most_ns`` limits the whole.
+// ``most_ns`` limits the whole. Returns -2 instead of -1 when something was answered.
 int64_t lk_answer_while_watching(lk::AnswersCall* const* calls, int32_t num_calls,
                                  const uint64_t* addresses, uint64_t* values, int64_t count,
                                  int64_t spin_ns, int64_t most_ns) {
-    int64_t end = lk::clock_ns() + most_ns, quiet = end - most_ns + spin_ns;
+    int64_t end = lk::clock_ns() + most_ns, quiet = end - most_ns + spin_ns, nothing = -1;
     for (uint32_t turn = 1;; turn++) {
         for (int64_t i = 0; i < count; i++) {
             auto* word = reinterpret_cast<uint64_t*>(addresses[i]);
@@ -84,8 +84,9 @@ int64_t lk_answer_while_watching(lk::AnswersCall* const* calls, int32_t num_call
             if (in.written != in.position) return i;  // something else lies behind it
             values[i] = in.written;
             quiet = lk::clock_ns() + spin_ns;
+            nothing = -2;
         }
-        if (turn % 16 == 0 && lk::clock_ns() >= std::min(quiet, end)) return -1;
+        if (turn % 16 == 0 && lk::clock_ns() >= std::min(quiet, end)) return nothing;
         lk::pause();
     }
 }

@@ -1,0 +1,80 @@
+"""Reading: where a step's leaves are read, and how their partials come together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from engine.attention.local import Cut, LocalBackend, NodeRows, cut, rows_of_nodes
+from engine.attention.slices import HolderStep, holder_steps
+from engine.attention.tree import MergeProgram, Node, Piece
+from engine.core import BlockRef, Plan, Span
+
+Remote = dict[int, dict[int, dict[int, BlockRef]]]
+"""holder -> span index -> leaf -> where it is lent"""
+
+
+@dataclass(slots=True)
+class Reading:
+    """Made for one step; decodes go on with it as long as their tables stay as they are."""
+
+    key: Any
+    remote: Remote
+    ways: list[tuple[int, str]]
+    """(sequence, way) of all that are taken"""
+    steps: dict[int, HolderStep]
+    piece: Piece
+    rows: NodeRows
+    """one buffer for the node rows of all"""
+    program: MergeProgram
+
+    @staticmethod
+    def of(
+        plan: Plan,
+        way: str,
+        where: Callable[[Span, BlockRef], int],
+        *,
+        key: Any,
+        local: LocalBackend,
+        max_body_bytes: int,
+    ) -> Reading:
+        """``where`` gives an rBlock's address, 0 where its holder is to be asked; ``way`` is the
+        one by which lent ones have an address."""
+        at_hand: list[dict[int, int]] = []
+        remote: Remote = {}
+        ways: list[tuple[int, str]] = []
+        for index, span in enumerate(plan.spans):
+            here = {leaf: where(span, ref) for leaf, ref in enumerate(span.table)}
+            at_hand.append({leaf: address for leaf, address in here.items() if address})
+            taken = set()
+            for leaf, ref in enumerate(span.table):
+                if not here[leaf]:
+                    remote.setdefault(ref.instance, {}).setdefault(index, {})[leaf] = ref
+                    taken.add("query")
+                elif ref.loan:
+                    taken.add(way)
+            ways += [(span.sequence, name) for name in taken]
+        steps, cuts = holder_steps(plan, remote, local.shape, max_body_bytes)
+        piece = local.piece(cuts, at_hand)
+        base = piece.num_node_rows
+        held: list[dict[Node, int]] = rows_of_nodes(piece, 0)
+        for step in steps.values():
+            base = step.lay(base, held)
+        rows = NodeRows.empty(base, local.shape)
+        program = MergeProgram.of([(c.row_start, c.num_rows) for c in cuts], held)
+        return Reading(key, remote, ways, steps, piece, rows, program)
+
+    @staticmethod
+    def key_of(plan: Plan, way: str) -> Any:
+        """What a reading depends on, positions apart; None when there is none that lasts."""
+        if way == "copy" or any(span.num_rows != 1 for span in plan.spans):
+            return None
+        return way, [(span.sequence, span.table) for span in plan.spans]
+
+    def go_on(self, plan: Plan) -> None:
+        """The same tables, later positions."""
+        cuts: list[Cut] = cut(plan)
+        self.piece.segments_S6[:, 2] = [c.first_position for c in cuts]
+        for step in self.steps.values():
+            step.plan, step.cuts = plan, cuts
