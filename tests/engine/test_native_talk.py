@@ -198,6 +198,18 @@ def test_the_bits_are_those_of_one_instance(step, truth):
     assert torch.equal(logits, truth[4])
 
 
+def test_going_on_with_the_same_tables_is_like_reading_them_anew(step, checkpoint):
+    anew = Step(checkpoint, wait_s=10.0)
+    anew.prefill()
+    for number in range(6):
+        if number == 3:  # other tables of the same length
+            step.lend()
+            anew.lend()
+        anew.backend.forget_sequence(99)
+        assert torch.equal(step.run(decodes(number))[0], anew.run(decodes(number))[0])
+    anew.close()
+
+
 def test_other_messages_may_come_between(step, truth):
     step.lend()
     for number in range(4):
