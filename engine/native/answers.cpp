@@ -1,8 +1,7 @@
 // A pool's answers to a step whose questions it knows beforehand, as long as nothing else comes.
 
-#include <ctime>
-
 #include "attention.h"
+#include "clock.h"
 #include "ring.h"
 
 namespace lk {
@@ -48,12 +47,6 @@ bool answer_one(AnswersCall& call) {
     return true;
 }
 
-int64_t clock_ns() {
-    timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000ll + t.tv_nsec;
-}
-
 }  // namespace lk
 
 extern "C" {
@@ -70,7 +63,7 @@ int32_t lk_answer(lk::AnswersCall* call) {
 int64_t lk_answer_while_watching(lk::AnswersCall* const* calls, int32_t num_calls,
                                  const uint64_t* addresses, uint64_t* values, int64_t count,
                                  int64_t spin_ns, int64_t most_ns) {
-    int64_t end = lk::clock_ns() + most_ns, quiet = end - most_ns + spin_ns, nothing = -1;
+    int64_t end = lk::now_ns() + most_ns, quiet = end - most_ns + spin_ns, nothing = -1;
     for (uint32_t turn = 1;; turn++) {
         for (int64_t i = 0; i < count; i++) {
             auto* word = reinterpret_cast<uint64_t*>(addresses[i]);
@@ -83,10 +76,10 @@ int64_t lk_answer_while_watching(lk::AnswersCall* const* calls, int32_t num_call
             const lk::RingEnd& in = call->channel->in;
             if (in.written != in.position) return i;  // something else lies behind it
             values[i] = in.written;
-            quiet = lk::clock_ns() + spin_ns;
+            quiet = lk::now_ns() + spin_ns;
             nothing = -2;
         }
-        if (turn % 16 == 0 && lk::clock_ns() >= std::min(quiet, end)) return nothing;
+        if (turn % 16 == 0 && lk::now_ns() >= std::min(quiet, end)) return nothing;
         lk::pause();
     }
 }

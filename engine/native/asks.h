@@ -2,18 +2,11 @@
 
 #pragma once
 
-#include <ctime>
-
 #include "attention.h"
+#include "clock.h"
 #include "ring.h"
 
 namespace lk {
-
-inline int64_t now_ns() {
-    timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000ll + t.tv_nsec;
-}
 
 enum AskState : int32_t { LEFT_OUT = -1, UNSENT = 0, ASKED = 1, ANSWERED = 2 };
 

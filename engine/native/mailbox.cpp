@@ -3,7 +3,8 @@
 // another process may change at any time.
 #include <atomic>
 #include <cstdint>
-#include <ctime>
+
+#include "clock.h"
 
 using Word = std::atomic_ref<uint64_t>;
 
@@ -13,12 +14,6 @@ static inline void relax() {
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
-}
-
-static inline int64_t now_ns() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec * 1000000000ll + t.tv_nsec;
 }
 
 extern "C" {
@@ -44,13 +39,13 @@ int32_t lk_fall_asleep_u64(uint64_t* asleep, uint64_t* counter, uint64_t seen) {
 // It does not yield: on a crowded machine that gave the core away for milliseconds.
 int64_t lk_wait_change(const uint64_t* addresses, const uint64_t* values, int64_t count,
                        int64_t spin_ns) {
-  const int64_t end = now_ns() + spin_ns;
+  const int64_t end = lk::now_ns() + spin_ns;
   for (uint32_t turn = 1;; turn++) {
     for (int64_t i = 0; i < count; i++) {
       uint64_t* at = reinterpret_cast<uint64_t*>(addresses[i]);
       if (Word(*at).load(std::memory_order_acquire) != values[i]) return i;
     }
-    if (turn % 16 == 0 && now_ns() >= end) return -1;
+    if (turn % 16 == 0 && lk::now_ns() >= end) return -1;
     relax();
   }
 }
