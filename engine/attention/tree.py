@@ -11,6 +11,7 @@ A holder sends the *cover* of its leaves: the fewest nodes whose leaves it all h
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -33,14 +34,17 @@ class Node:
 
 def cover(leaves: Sequence[int]) -> list[Node]:
     """The fewest nodes that hold exactly these leaves, ascending; ``leaves`` must ascend."""
-    stack: list[Node] = []
-    for leaf in leaves:
-        node = Node(0, leaf)
-        while node.index & 1 and stack and stack[-1] == node.sibling:
-            stack.pop()
-            node = node.parent
-        stack.append(node)
-    return stack
+    nodes: list[Node] = []
+    for _, run in groupby(enumerate(leaves), lambda item: item[1] - item[0]):
+        numbers = [leaf for _, leaf in run]
+        leaf, end = numbers[0], numbers[-1] + 1
+        while leaf < end:  # the largest node that begins here and does not reach beyond
+            level = (end - leaf).bit_length() - 1
+            if leaf:
+                level = min(level, (leaf & -leaf).bit_length() - 1)
+            nodes.append(Node(level, leaf >> level))
+            leaf += 1 << level
+    return nodes
 
 
 class Segment(NamedTuple):
