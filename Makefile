@@ -41,12 +41,13 @@ nightly: install mutations ## longer property tests, and every mutation must be 
 mutations: install ## break the code in known ways and see the named tests fail
 	$(BIN)/python tests/mutations/run.py
 
-bench: install ## kernels and transports against a bound or a peer of the same run
+bench: install ## everything in bench but the peers: half an hour, an idle machine
 	$(BIN)/python -m bench.attention
 	$(BIN)/python -m bench.transport
 	$(BIN)/python -m bench.startup
 	$(BIN)/python -m bench.context
 	$(BIN)/python -m bench.decode
+	$(BIN)/python -m bench.lending
 	$(BIN)/python -m bench.cluster
 
 peers: ## llama.cpp (built: 10 minutes and more) and vLLM into .peers, for python -m bench.peers

@@ -1,5 +1,7 @@
 // A pool's answers to a step whose questions it knows beforehand, as long as nothing else comes.
 
+#include <sys/resource.h>
+
 #include "attention.h"
 #include "clock.h"
 #include "ring.h"
@@ -47,6 +49,13 @@ bool answer_one(AnswersCall& call) {
     return true;
 }
 
+// How often this thread was made to give its core away.
+int64_t times_preempted() {
+    rusage usage;
+    getrusage(RUSAGE_THREAD, &usage);
+    return usage.ru_nivcsw;
+}
+
 }  // namespace lk
 
 extern "C" {
@@ -59,11 +68,13 @@ int32_t lk_answer(lk::AnswersCall* call) {
 }
 
 // As lk_wait_change, and answers meanwhile: a word that changes by what is answered has not changed.
-// ``most_ns`` limits the whole. Returns -2 instead of -1 when something was answered.
+// ``most_ns`` limits the whole, and so does being preempted: somebody else wants this core, maybe
+// the step that waits for an answer. Returns -2 instead of -1 when something was answered.
 int64_t lk_answer_while_watching(lk::AnswersCall* const* calls, int32_t num_calls,
                                  const uint64_t* addresses, uint64_t* values, int64_t count,
                                  int64_t spin_ns, int64_t most_ns) {
     int64_t end = lk::now_ns() + most_ns, quiet = end - most_ns + spin_ns, nothing = -1;
+    int64_t preempted = lk::times_preempted();
     for (uint32_t turn = 1;; turn++) {
         for (int64_t i = 0; i < count; i++) {
             auto* word = reinterpret_cast<uint64_t*>(addresses[i]);
@@ -80,6 +91,7 @@ int64_t lk_answer_while_watching(lk::AnswersCall* const* calls, int32_t num_call
             nothing = -2;
         }
         if (turn % 16 == 0 && lk::now_ns() >= std::min(quiet, end)) return nothing;
+        if (turn % 64 == 0 && lk::times_preempted() != preempted) return nothing;
         lk::pause();
     }
 }
