@@ -48,6 +48,7 @@ def layout_of(config: Config, shape: ModelShape) -> BlockLayout:
         head_dim=shape.head_dim,
         tokens=config.pool.block_tokens,
         dtype=config.model.dtype,
+        quantization=config.model.quantization,
     )
 
 

@@ -37,6 +37,8 @@ class BlockLayout:
     tokens: int
     dtype: str
     """float32, bfloat16 or float16"""
+    quantization: str = "none"
+    """of the weights that the keys come from"""
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
@@ -53,7 +55,7 @@ class BlockLayout:
     @property
     def fingerprint(self) -> str:
         """Loans are possible only between pools of the same fingerprint."""
-        text = f"rows/{self.shape}/{self.dtype}"
+        text = f"rows/{self.shape}/{self.dtype}/{self.quantization}"
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def blocks_for(self, num_tokens: int) -> int:

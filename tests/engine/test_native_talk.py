@@ -241,7 +241,7 @@ def test_most_layers_never_leave_the_library(step):
 
 
 def test_a_holder_that_sleeps_poisons_who_needed_it_and_nobody_else(checkpoint, truth):
-    step = Step(checkpoint, wait_s=0.3, wait_per_key_s=0.0)
+    step = Step(checkpoint, wait_s=2.0, wait_per_key_s=0.0)
     step.prefill()
     step.lend(({0: 1, 3: 1}, {1: 2}))
     step.holders[1].rest()

@@ -12,8 +12,9 @@ from model.dense_backend import DenseBackend
 from model.plain import load_plain
 from tiny_models import FAMILIES, make_tiny, reference_logits
 
+from engine.build import layout_of
 from engine.config import load as load_config
-from engine.core import SamplingParams
+from engine.core import ModelShape, SamplingParams
 from engine.errors import CheckpointError, ConfigError
 from engine.llm import LLM
 from engine.model import int8, native_llama
@@ -209,3 +210,14 @@ def test_the_embedded_model_answers_sensibly():
         [{"role": "user", "content": "What is the capital of France?"}], SamplingParams()
     )
     assert "Paris" in answer.text
+
+
+def test_keys_of_other_weights_are_not_exchanged():
+    shape = ModelShape(
+        num_layers=1, num_heads=1, num_kv_heads=1, head_dim=2, vocab_size=1, max_positions=1
+    )
+    layouts = [
+        layout_of(load_config(None, ["model.dtype=bfloat16", *more]), shape)
+        for more in ([], ["model.quantization=int8"])
+    ]
+    assert layouts[0].fingerprint != layouts[1].fingerprint
