@@ -2,9 +2,10 @@
 
 One sequence of 7,000 tokens decodes on instance 0, whose pool holds half of it (a quarter, with
 three lenders); the rest lies in other instances' pools. A thread and a core for each instance.
-Compared with one instance whose pool holds all of it, runs in turn (A B C A B C ...), each way of
-using lent memory forced. In a later part of each run the holder decodes a batch of 8 of its own:
-printed is also what the lending costs that batch.
+Compared with an instance whose pool holds all of it, beside one that it owes nothing; runs in turn
+(A B C A B C ...), each way of using lent memory forced. In a later part of each run the holder
+decodes a batch of 8 of its own: printed is also how that batch slows down, which the two cores'
+common memory alone makes it do.
 """
 
 import argparse
@@ -63,7 +64,7 @@ class Stream:
     def __init__(self, step: ControlClient, name: str, prompt_tokens: int, most: int) -> None:
         numbers = random.Random(name)
         prompt = [numbers.randrange(1000, 40000) for _ in range(prompt_tokens)]
-        self.name, self.times = name, [0.0] * 0
+        self.name, self.times = name, list[float]()
         self.report: Report | None = None
         step.send(Submit(name, prompt, most, 0.0, 1.0, 0, 0, True, stays=True))
 

@@ -160,7 +160,7 @@ class PoolServer:
         self._perform([out for out in outputs if not isinstance(out, CopyIn)])
 
     def _enqueue(self, number: int, peer: _Peer, ask: p.Ask, body: memoryview) -> None:
-        rows = peer.asked.check(ask, len(body))
+        rows = peer.asked.take(ask, len(body))
         if ask.step == peer.declined:
             return
         now = self._clock()

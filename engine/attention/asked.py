@@ -65,8 +65,9 @@ class Asked:
         self._units = {}
         self._native = None
 
-    def check(self, ask: p.Ask, num_bytes: int) -> int:
-        """The ask's query rows; raises PeerLost when it was not begun or its body does not fit."""
+    def take(self, ask: p.Ask, num_bytes: int) -> int:
+        """Note that this was asked; its query rows. Raises PeerLost when it was not begun or its
+        body does not fit."""
         shape = self._shape
         if ask.step != self.step or ask.slice >= len(self.slices) or ask.layer >= shape.num_layers:
             raise PeerLost(f"asked for step {ask.step} slice {ask.slice}, which was not begun")

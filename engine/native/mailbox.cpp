@@ -1,12 +1,10 @@
 // Publishing, sleeping and spinning on words shared by two processes, for the rings of engine/comm.
 // Loads and stores alone are in atomics.cpp. Every address is a naturally aligned 64-bit word that
 // another process may change at any time.
-#include <atomic>
-#include <cstdint>
-
 #include "clock.h"
+#include "words.h"
 
-using Word = std::atomic_ref<uint64_t>;
+using lk::Word;
 
 static inline void relax() {
 #if defined(__x86_64__)
@@ -18,14 +16,9 @@ static inline void relax() {
 
 extern "C" {
 
-// Publishes a counter. Returns 1 when the other side sleeps and this call is to ring its bell.
-// Pairs with lk_fall_asleep_u64: each side stores, fences, then loads what the other stored, so
-// either the sleeper sees the counter or this call sees the flag.
+// Returns 1 when the other side sleeps and this call is to ring its bell; see words.h.
 int32_t lk_publish_u64(uint64_t* counter, uint64_t value, uint64_t* asleep) {
-  Word(*counter).store(value, std::memory_order_release);
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  if (Word(*asleep).load(std::memory_order_relaxed) == 0) return 0;
-  return Word(*asleep).exchange(0, std::memory_order_seq_cst) != 0;
+  return lk::publish(Word(*counter), value, Word(*asleep));
 }
 
 // Declares this side asleep. Returns 1 when the counter has left `seen` already: do not sleep.

@@ -7,9 +7,10 @@
 
 #include <sys/socket.h>
 
-#include <atomic>
 #include <cstdint>
 #include <cstring>
+
+#include "words.h"
 
 namespace lk {
 
@@ -54,15 +55,12 @@ public:
         : end_(end), frames_(end.page + RING_PAGE), bell_fd_(int(channel.bell_fd)) {}
 
 protected:
-    std::atomic_ref<uint64_t> word(int64_t offset) const {
-        return std::atomic_ref<uint64_t>(*reinterpret_cast<uint64_t*>(end_.page + offset));
+    Word word(int64_t offset) const {
+        return Word(*reinterpret_cast<uint64_t*>(end_.page + offset));
     }
-    // As lk_publish_u64, with the bell.
-    void publish(int64_t counter, uint64_t value, int64_t asleep) const {
-        word(counter).store(value, std::memory_order_release);
-        std::atomic_thread_fence(std::memory_order_seq_cst);
-        if (word(asleep).load(std::memory_order_relaxed) == 0) return;
-        if (word(asleep).exchange(0, std::memory_order_seq_cst) != 0)
+    // Publishes a counter, and rings the bell where the other side sleeps.
+    void tell(int64_t counter, uint64_t value, int64_t asleep) const {
+        if (publish(word(counter), value, word(asleep)))
             ::send(bell_fd_, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
     }
     RingEnd& end_;
@@ -103,7 +101,7 @@ public:
         fill(frame + body_start);
         end_.count++;
         end_.written += skip + length;
-        publish(WRITTEN, end_.written, READER_ASLEEP);
+        tell(WRITTEN, end_.written, READER_ASLEEP);
         return true;
     }
 
@@ -158,7 +156,7 @@ public:
         end_.count++;
         end_.position += skip_ + length_;
         end_.read = end_.position;
-        publish(READ, end_.read, WRITER_ASLEEP);
+        tell(READ, end_.read, WRITER_ASLEEP);
     }
 
 private:

@@ -16,11 +16,11 @@ from engine.attention.kernel_backend import NativeBackend
 from engine.attention.lenders import Lenders
 from engine.config import load
 from engine.core import BlockRef, Plan, Span
-from engine.model.native_llama import NativeLlama, processor_flags
+from engine.model.native_llama import PROCESSOR, NativeLlama, processor_flags
 from engine.protocol import VERSION, Ack, Begin, Granted, Hello, Renew, Reserve, Write
 
 pytestmark = pytest.mark.skipif(
-    "avx512_bf16" not in processor_flags(), reason="needs AVX-512 with bfloat16"
+    not processor_flags() >= PROCESSOR, reason="needs AVX-512 with bfloat16 and 8-bit products"
 )
 TOKENS = 16
 LENGTHS = (130, 70)

@@ -143,20 +143,6 @@ def test_logits_are_near_those_of_the_given_weights(tmp_path, family, settings):
 
 
 @needs_native
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_the_bits_of_a_row_depend_on_neither_rows_nor_threads(tmp_path, threads):
-    model = quantized(make_tiny(tmp_path / "model", intermediate_size=100)).model
-    torch.set_num_threads(1)
-    whole = run(model, PROMPT)
-    torch.set_num_threads(threads)
-    backend, first = DenseBackend(model.config.num_layers), 0
-    for size in (1, 2, 3, 4, 5, 8, 7, 70, 40):
-        part = run(model, PROMPT[first : first + size], first, backend)
-        assert torch.equal(part, whole[first : first + size])
-        first += size
-
-
-@needs_native
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_what_is_no_number_stays_visible(tmp_path, wrong):
     model, _, hidden = head_alone(tmp_path, 64, 128)

@@ -17,7 +17,8 @@ from engine.model.native_llama import NativeLlama
 PROMPT = torch.randint(0, 128, (140,), generator=torch.Generator().manual_seed(1)).tolist()
 
 needs_bf16 = pytest.mark.skipif(
-    "avx512_bf16" not in native_llama.processor_flags(), reason="needs AVX-512 with bfloat16"
+    not native_llama.processor_flags() >= native_llama.PROCESSOR,
+    reason="needs AVX-512 with bfloat16 and 8-bit products",
 )
 
 
@@ -66,8 +67,10 @@ def test_it_is_no_further_from_the_truth_than_torch_is(tmp_path, family, setting
 
 @needs_bf16
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_the_bits_of_a_row_depend_on_neither_rows_nor_threads(tmp_path, threads):
-    model = load(make_tiny(tmp_path / "model", intermediate_size=100)).model
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_the_bits_of_a_row_depend_on_neither_rows_nor_threads(tmp_path, threads, quantization):
+    path = make_tiny(tmp_path / "model", intermediate_size=100)
+    model = load(path, quantization=quantization).model
     torch.set_num_threads(1)
     whole = run(model, PROMPT)
     torch.set_num_threads(threads)
