@@ -2,6 +2,7 @@
 
 import contextlib
 import mmap
+import os
 import socket
 from collections import deque
 from collections.abc import Sequence
@@ -15,7 +16,6 @@ from engine.comm.auth import Session
 from engine.comm.base import Buffer, Channel, Transport
 from engine.comm.polling import READ, WRITE, Poller
 from engine.comm.sockets import address_of, dial_member, listener_at
-from engine.comm.spin import Spin
 from engine.comm.strangers import Strangers
 from engine.errors import PeerLost
 
@@ -194,8 +194,8 @@ class TcpTransport(Transport):
         port: int = 0
         """0 takes a free one"""
         max_body_bytes: int = 1 << 20
-        spin_s: float = 500e-6
-        """longest to look again and again before sleeping; adapts, rests where cores are short"""
+        spin_s: float = 20e-6
+        """how long to ask again and again before sleeping; 0 where processes outnumber cores"""
 
     def __init__(
         self,
@@ -210,7 +210,7 @@ class TcpTransport(Transport):
         self.config = config
         self._key = key
         self._strangers = Strangers("tcp", key)
-        self._spinning = Spin(config.spin_s)
+        self._spin_s = config.spin_s if len(os.sched_getaffinity(0)) > 1 else 0.0
         self._listener: socket.socket | None = None
         self._channels: list[TcpChannel] = []
         self._poller = Poller()
@@ -233,9 +233,7 @@ class TcpTransport(Transport):
     ) -> list[Channel]:
         mine = cast(Sequence[TcpChannel], channels)
         now = monotonic()
-        deadline = now + timeout_s
-        spin_until = now + min(self._spinning.begin(now), timeout_s)
-        spins = spin_until > now
+        spin_until, deadline = now + min(self._spin_s, timeout_s), now + timeout_s
         while True:
             ready: list[Channel] = []
             asked: dict[int, TcpChannel] = {}
@@ -250,10 +248,6 @@ class TcpTransport(Transport):
                     asked[channel.fileno()] = channel
                     watched[channel.fileno()] = READ | WRITE if channel.unsent_bytes else READ
             left = 0.0 if ready or now < spin_until else max(0.0, deadline - now)
-            if spins and (ready or left):  # nothing to watch for, or in vain
-                if left:
-                    self._spinning.end(came=False)
-                spins = False
             interrupted = False
             for fd, events in self._poller.wait(watched, left):
                 if fd not in asked:
@@ -266,8 +260,6 @@ class TcpTransport(Transport):
             ready += [channel for channel in asked.values() if channel.ready()]
             now = monotonic()
             if ready or interrupted or now >= deadline:
-                if spins:
-                    self._spinning.end(came=bool(ready))
                 return ready
 
     def close(self) -> None:
