@@ -2,7 +2,8 @@
 
 Errors of a softmax grow with the scores, so bounds are relative to ``1 + max |score|`` (lse, and
 the weights of out) and to the largest value. Inputs of all dtypes are exact in float64 and products
-of 16-bit inputs are exact in float32, so only the sums round.
+of 16-bit inputs are exact in float32, so only the sums round; and, where bfloat16 pairs are
+multiplied as they are, the weights of out.
 """
 
 TOLERANCE = {
@@ -10,3 +11,12 @@ TOLERANCE = {
     "float16": 2e-6,
     "bfloat16": 2e-6,
 }
+
+ROUNDED_WEIGHTS = 2.0**-8
+"""a bfloat16 weight is within 2^-9 of itself, and a value within twice the largest of the mean"""
+
+
+def out_tolerance(dtype: str, fingerprint: str, largest_score: float) -> float:
+    """Relative to the largest value, for a kernel or backend of this fingerprint."""
+    rounds = dtype == "bfloat16" and "avx512_bf16" in fingerprint
+    return TOLERANCE[dtype] * (1 + largest_score) + rounds * ROUNDED_WEIGHTS

@@ -33,16 +33,20 @@ struct HeadTask {
 };
 
 // Scores become their weights exp2(s * scale - top), 0 beyond a row's own keys. ``columns`` is
-// whole vectors, keys[r] how many a row sees.
-template <int NR, class A>
+// whole vectors, keys[r] how many a row sees. ``sums`` are of the weights as computed, ``shares``
+// one over those of the weights as stored: rounded ones, too, share a row out completely.
+template <int NR, class Weight, class A>
 LK_INLINE void weigh(float* scores, int64_t stride, int columns, const int* keys, float scale,
-                     float* tops, float* sums, A ahead, int64_t to_ask) {
+                     float* tops, float* sums, float* shares, A ahead, int64_t to_ask) {
+    constexpr bool ROUNDS = !std::is_same_v<Weight, float>;
+    using Stored = std::conditional_t<ROUNDS, Bf16, float>;
     const VecI lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    Vec highest[NR], total[NR];
+    Vec highest[NR], total[NR], stored[NR];
+    float minus_top[NR];
 #pragma GCC unroll 8
     for (int r = 0; r < NR; r++) {
         highest[r] = set1(EMPTY);
-        total[r] = Vec{};
+        total[r] = stored[r] = Vec{};
     }
     for (int i = 0; i < columns; i += LANES)
 #pragma GCC unroll 8
@@ -55,19 +59,26 @@ LK_INLINE void weigh(float* scores, int64_t stride, int columns, const int* keys
             highest[r] = max(highest[r], score);
         }
 #pragma GCC unroll 8
-    for (int r = 0; r < NR; r++) tops[r] = keys[r] ? max_lane(highest[r]) * scale : EMPTY;
+    for (int r = 0; r < NR; r++) {
+        tops[r] = keys[r] ? max_lane(highest[r]) * scale : EMPTY;
+        minus_top[r] = -tops[r];
+    }
     int64_t share = columns ? to_ask * LANES / (columns * NR) : 0;
     for (int i = 0; i < columns; i += LANES)
 #pragma GCC unroll 8
         for (int r = 0; r < NR; r++) {  // a row that sees nothing: NaN, so 0
-            Vec score = fma(load(scores + r * stride + i), set1(scale), set1(-tops[r]));
+            Vec score = fma(load(scores + r * stride + i), set1(scale), set1(minus_top[r]));
             Vec weight = exp2_of_negative(score);
-            store(scores + r * stride + i, weight);
             total[r] += weight;
+            // In place: nothing is written before it was read.
+            stored[r] += store_weight(reinterpret_cast<Stored*>(scores + r * stride) + i, weight);
             ahead.ask_bytes((i / LANES * NR + r) * share, share);
         }
 #pragma GCC unroll 8
-    for (int r = 0; r < NR; r++) sums[r] = keys[r] ? sum_lanes(total[r]) : 1.0f;
+    for (int r = 0; r < NR; r++) {
+        sums[r] = keys[r] ? sum_lanes(total[r]) : 1.0f;
+        shares[r] = 1.0f / (keys[r] ? sum_lanes(ROUNDS ? stored[r] : total[r]) : 1.0f);
+    }
 }
 
 template <int NR, class K, class V, class A>
@@ -76,18 +87,19 @@ void attend_tile(const HeadTask& task, int row, const K& k, const V& v, A ahead)
     int steps = task.all.dim / K::DEPTH, q_items = steps * K::LEFTS;
     int depth = task.seen_by(row + NR - 1), columns = int(round_up(depth, LANES));
     int keys[NR];
-    Vec inverse[NR];
+    float shares[NR];
     for (int r = 0; r < NR; r++) keys[r] = task.seen_by(row + r);
     const auto* q = static_cast<const typename K::Left*>(task.q) + int64_t(row) * q_items;
     product<NR>(steps, columns, q, q_items, k, task.scores, width, ahead,
                 [](int, Vec sum) __attribute__((always_inline)) { return sum; });
-    weigh<NR>(task.scores, width, columns, keys, task.all.scale * LOG2_E, task.tops + row,
-              task.sums + row, ahead.behind(task.phase_bytes), task.phase_bytes);
-    for (int r = 0; r < NR; r++) inverse[r] = set1(1.0f / task.sums[row + r]);
-    product<NR>(depth, int(stride), task.scores, width, v, task.out + row * stride, stride,
-                ahead.behind(2 * task.phase_bytes),
+    using Weight = typename V::Left;
+    weigh<NR, Weight>(task.scores, width, columns, keys, task.all.scale * LOG2_E, task.tops + row,
+                      task.sums + row, shares, ahead.behind(task.phase_bytes), task.phase_bytes);
+    product<NR>((depth + V::DEPTH - 1) / V::DEPTH, int(stride),
+                reinterpret_cast<const Weight*>(task.scores), width, v, task.out + row * stride,
+                stride, ahead.behind(2 * task.phase_bytes),
                 [&](int r, Vec sum) __attribute__((always_inline)) {
-                    return sum * inverse[r] + 0.0f;  // a zero is never negative
+                    return sum * set1(shares[r]) + 0.0f;  // a zero is never negative
                 });
 }
 
@@ -126,6 +138,21 @@ Rows<float> widen_values(const T* values, int seen, int dim, float* v) {
     return {v, stride};
 }
 
+#if defined(__AVX512BF16__)
+// Values as pairs of rows, [rows / 2][dim]; of an odd number the last is paired with zeros.
+inline DotPairs pair_values(const Bf16* values, int seen, int dim, uint32_t* pairs) {
+    for (int key = 0; key < seen; key += 2)
+        for (int d = 0; d < dim; d += LANES) {
+            const Bf16* from = values + int64_t(key) * dim + d;
+            VecU low = load_words(from), high = {};
+            if (key + 1 < seen) high = (VecU)load(from + dim);
+            low |= high;
+            std::memcpy(pairs + key / 2 * dim + d, &low, sizeof low);
+        }
+    return {pairs, dim, LANES};
+}
+#endif
+
 inline bool takes_pairs(int dim, int tokens) {
 #if defined(__AVX512BF16__)
     return dim % 32 == 0 && tokens % LANES == 0;
@@ -149,16 +176,17 @@ void attend_head(HeadTask& task, const T* keys) {
                 transpose_key_pairs(keys, tokens, dim, pairs, here);
             else
                 transpose_key_pairs(keys, tokens, dim, pairs, NothingAhead{});
-            auto with_keys = [&](const auto& k) {
-                if (few)
-                    attend_rows(task, k, NarrowRows{values, dim}, ahead);
-                else
-                    attend_rows(task, k, widen_values(values, seen, dim, task.v), NothingAhead{});
-            };
 #if defined(__AVX512BF16__)
-            if (task.all.pairs) return with_keys(DotPairs{pairs, dim / 2 * LANES});
+            if (task.all.pairs) {
+                DotPairs k{pairs, LANES, dim / 2 * LANES};
+                if (few) return attend_rows(task, k, RowPairs{values, dim, seen}, ahead);
+                auto* v = reinterpret_cast<uint32_t*>(task.v);
+                return attend_rows(task, k, pair_values(values, seen, dim, v), NothingAhead{});
+            }
 #endif
-            return with_keys(DepthPairs{pairs, dim / 2 * LANES});
+            DepthPairs k{pairs, dim / 2 * LANES};
+            if (few) return attend_rows(task, k, NarrowRows{values, dim}, ahead);
+            return attend_rows(task, k, widen_values(values, seen, dim, task.v), NothingAhead{});
         }
     }
     here.ask_bytes(0, task.phase_bytes);

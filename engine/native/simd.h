@@ -1,8 +1,8 @@
 // Sixteen floats at a time, the same bits on every instruction set.
 //
 // Every operation rounds each lane once (fma is always fused), so the bits do not depend on the
-// register width the compiler finds. GCC's vector extensions do most; a few need help. The one
-// exception is dot_pairs, which only AVX-512 bf16 has.
+// register width the compiler finds. GCC's vector extensions do most; a few need help. The
+// exceptions are for AVX-512 bf16 alone: dot_pairs, and weights rounded for it.
 
 #pragma once
 
@@ -39,6 +39,8 @@ LK_INLINE T load_as(const void* from) {
 }
 
 LK_INLINE void store(float* to, Vec x) { std::memcpy(to, &x, sizeof x); }
+// Returns what was stored.
+LK_INLINE Vec store_weight(float* to, Vec x) { store(to, x); return x; }
 
 LK_INLINE Vec fma(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)
@@ -64,6 +66,13 @@ LK_INLINE Vec fma(Vec a, Vec b, Vec c) {
 // denormals count as zero are the processor's, and the same wherever this is used.
 LK_INLINE Vec dot_pairs(Vec c, VecU a, VecU b) {
     return (Vec)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
+}
+
+// The same with x rounded.
+LK_INLINE Vec store_weight(Bf16* to, Vec x) {
+    __m256bh narrow = _mm512_cvtneps_pbh((__m512)x);
+    std::memcpy(to, &narrow, sizeof narrow);
+    return (Vec)_mm512_cvtpbh_ps(narrow);
 }
 #endif
 
@@ -97,9 +106,14 @@ LK_INLINE float sum_lanes(Vec x) {
 
 // Widening, see widen.h.
 LK_INLINE Vec load(const float* from) { return load_as<Vec>(from); }
-LK_INLINE Vec load(const Bf16* from) {
-    return (Vec)(__builtin_convertvector(load_as<VecH>(from), VecU) << 16);
+LK_INLINE VecU load_words(const Bf16* from) {
+#if defined(__AVX512F__)
+    return (VecU)_mm512_cvtepu16_epi32(load_as<__m256i>(from));  // GCC makes two halves of it
+#else
+    return __builtin_convertvector(load_as<VecH>(from), VecU);
+#endif
 }
+LK_INLINE Vec load(const Bf16* from) { return (Vec)(load_words(from) << 16); }
 LK_INLINE Vec load(const Half* from) {
 #if defined(__AVX512F__)
     return (Vec)_mm512_maskz_cvtph_ps(0xffff, load_as<__m256i>(from));

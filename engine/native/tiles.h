@@ -82,28 +82,59 @@ struct DepthPairs {
 };
 
 #if defined(__AVX512BF16__)
-// The same with bfloat16 queries.
+template <int NR, int NV>
+LK_INLINE void add_pairs(Vec (&sum)[NR][NV], const VecU (&right)[NV], const uint32_t* a,
+                         int64_t stride_a, int step) {
+#pragma GCC unroll 8
+    for (int r = 0; r < NR; r++) {
+        VecU left = a[r * stride_a + step] - VecU{};
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; v++) sum[r][v] = dot_pairs(sum[r][v], right[v], left);
+    }
+}
+
+// Pairs of depths with bfloat16 on both sides.
 struct DotPairs {
     using Left = uint32_t;
     static constexpr int DEPTH = 2, LEFTS = 1, ITEM_BYTES = 2;
     static constexpr bool INTERLEAVED = false;
     const uint32_t* at;
-    int64_t stride;  // items from 16 columns to the next
+    int64_t step_stride, column_stride;  // items from a pair of depths, from 16 columns to the next
     template <int NR, int NV>
     LK_INLINE void add(Vec (&sum)[NR][NV], const uint32_t* a, int64_t stride_a, int step,
                        int column) const {
         VecU right[NV];
 #pragma GCC unroll 4
         for (int v = 0; v < NV; v++) {
-            right[v] = load_as<VecU>(at + (column / LANES + v) * stride + step * LANES);
+            right[v] = load_as<VecU>(at + (column / LANES + v) * column_stride + step * step_stride);
             asm("" : "+v"(right[v]));  // or GCC loads it again for each row
         }
-#pragma GCC unroll 8
-        for (int r = 0; r < NR; r++) {
-            VecU left = a[r * stride_a + step] - VecU{};
-#pragma GCC unroll 4
-            for (int v = 0; v < NV; v++) sum[r][v] = dot_pairs(sum[r][v], right[v], left);
+        add_pairs(sum, right, a, stride_a, step);
+    }
+};
+
+// Plain rows of bfloat16 paired while they are read; vectors in the order of ColumnPairs. Of an odd
+// number of rows the last is its own partner: the weight beside it is zero.
+struct RowPairs {
+    using Left = uint32_t;
+    static constexpr int DEPTH = 2, LEFTS = 1, ITEM_BYTES = 2;
+    static constexpr bool INTERLEAVED = true;
+    const Bf16* at;
+    int64_t stride;
+    int rows;
+    template <int NR, int NV>
+    LK_INLINE void add(Vec (&sum)[NR][NV], const uint32_t* a, int64_t stride_a, int step,
+                       int column) const {
+        const Bf16* first = at + 2 * step * stride + column;
+        const Bf16* second = 2 * step + 1 < rows ? first + stride : first;
+        VecU right[NV];
+#pragma GCC unroll 2
+        for (int v = 0; v < NV; v += 2) {
+            VecU low = load_as<VecU>(first + v * LANES), high = load_as<VecU>(second + v * LANES);
+            right[v] = (low & 0xffffu) | (high << 16);
+            right[v + 1] = (low >> 16) | (high & 0xffff0000u);
         }
+        add_pairs(sum, right, a, stride_a, step);
     }
 };
 #endif
