@@ -83,7 +83,7 @@ class Admission:
             self._draw(sequence, now)
 
     def on_drawn(self, drawn: Drawn, now: float) -> Sequence | None:
-        """Blocks came; returns a running sequence for which there are none anywhere."""
+        """Blocks came; returns a running sequence for which there are none, nor will be soon."""
         sequence, self._draw_for = self._draw_for, None
         if sequence is None:
             return None
@@ -96,11 +96,11 @@ class Admission:
                     return None
             self._redraw = None
             self._place(sequence, now)
-        elif sequence.state is State.RUNNING and not drawn.blocks:
+        elif sequence.state is State.RUNNING and not (drawn.blocks or drawn.num_recalled):
             if sequence.on_host:
                 sequence.on_host = False
                 return sequence
-            self._borrow_more(sequence, now)
+            self._borrow_more(sequence, self._grow_blocks, now)
         sequence.on_host = False
         return None
 
@@ -118,9 +118,7 @@ class Admission:
         num_blocks = min(num_blocks, len(self._holdings.own_sealed(sequence)))
         if not num_blocks or sequence.number in self._growing:
             return
-        self._growing[sequence.number] = sequence
-        need = self._need(num_blocks + 1, 1, 0)  # all but the tail is to be lent
-        self._negotiator.borrow(sequence.number, need, now, arrived=sequence.arrived, to=to)
+        self._borrow_more(sequence, num_blocks, now, to)
 
     def on_placed(self, placed: Placed) -> Sequence | None:
         """Memory was found; returns the sequence if it starts to run with it."""
@@ -286,10 +284,13 @@ class Admission:
         self.lend_out(sequence, 1, now)
         return True
 
-    def _borrow_more(self, sequence: Sequence, now: float) -> None:
+    def _borrow_more(
+        self, sequence: Sequence, num_blocks: int, now: float, to: Creditor | None = None
+    ) -> None:
         self._growing[sequence.number] = sequence
-        need = self._need(self._grow_blocks + 1, 1, 0)
-        self._negotiator.borrow(sequence.number, need, now, arrived=sequence.arrived)
+        need = self._need(num_blocks + 1, 1, 0)  # all but the tail is to be lent
+        arrived = sequence.arrived
+        self._negotiator.borrow(sequence.number, need, now, arrived=arrived, to=to, part=True)
 
     def _adopt_more(self, sequence: Sequence, placed: Placed) -> None:
         """The oldest own sealed leaves move to the new slots and leave their blocks behind."""

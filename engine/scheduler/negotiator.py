@@ -1,5 +1,6 @@
 """Negotiator, the debtor's side of borrowing: all the blocks a sequence needs, or none. No I/O.
 
+One that runs can use some of what it asked for, and takes what there is.
 Asks the planner who could lend, lets the placement choose, reserves at each creditor. The planner
 is stale by design: a creditor may refuse, and then the choice is made again with what it said.
 (PAPER section 2.1: the creditors are tried in turn; their own tables decide.)
@@ -53,6 +54,7 @@ class _Deal:
     started: float
     query: int
     arrived: float
+    part: bool
     num_lend_cap: int = 0
     creditors: list[Creditor] = field(default_factory=list)
     holders: tuple[int, ...] = ()
@@ -104,13 +106,16 @@ class Negotiator:
         *,
         arrived: float | None = None,
         to: Creditor | None = None,
+        part: bool = False,
     ) -> None:
         """Start a deal; its outcome will be in ``outcomes``. With ``to`` nobody else is asked.
 
-        ``arrived``: when the request came, so that creditors can prefer the older ones.
+        ``arrived``: when the request came, so that creditors can prefer the older ones. ``part``:
+        where there is less than it needs, it takes that.
         """
         query = self._take_id()
-        deal = _Deal(sequence, need, now, query, now if arrived is None else arrived, asked_at=now)
+        born = now if arrived is None else arrived
+        deal = _Deal(sequence, need, now, query, born, part, asked_at=now)
         self._deals[sequence] = deal
         if to is not None:
             deal.creditors = [to]
@@ -207,7 +212,8 @@ class Negotiator:
             self._fail(deal, f"creditors changed their mind {self._max_rounds} times", False)
             return
         try:
-            deal.holders = self._placement.place(deal.need, deal.creditors)
+            need = _what_there_is(deal) if deal.part else deal.need
+            deal.holders = self._placement.place(need, deal.creditors)
         except CapacityError as error:
             # A greeting ends what an earlier life of this instance still holds there.
             self._effects += [Connect(c.instance, c.address) for c in deal.creditors]
@@ -275,6 +281,13 @@ class Negotiator:
     def _take_id(self) -> int:
         self._next_id += 1
         return self._next_id
+
+
+def _what_there_is(deal: _Deal) -> Need:
+    """The deal's need, or as much of it as its creditors can lend; all of it where none can."""
+    need, room = deal.need, sum(creditor.num_lendable for creditor in deal.creditors)
+    most = need.num_local - need.working_blocks + room
+    return replace(need, num_blocks=min(need.num_blocks, most)) if room else need
 
 
 def replace_lendable(creditor: Creditor, num_lendable: int) -> Creditor:

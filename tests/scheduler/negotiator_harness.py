@@ -53,8 +53,8 @@ class Talk:
             -1
         ]
 
-    def borrow(self, num_blocks, *creditors, sequence=5, cap=99, offer=True):
-        self.negotiator.borrow(sequence, need(num_blocks), self.now)
+    def borrow(self, num_blocks, *creditors, sequence=5, cap=99, offer=True, part=False):
+        self.negotiator.borrow(sequence, need(num_blocks), self.now, part=part)
         if offer:
             self.offer(*creditors, cap=cap)
 

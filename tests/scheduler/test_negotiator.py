@@ -59,6 +59,25 @@ def test_who_says_none_is_not_asked_again(talk):
     assert not failed.hopeless
 
 
+def test_who_can_use_a_part_takes_what_there_is(talk):
+    talk.borrow(10, creditor(1, 3), creditor(2, 2), part=True)
+    assert talk.reserved() == [(1, 3), (2, 2)]
+    talk.grant(2, 20)
+    talk.refuse(1, 1)
+    assert talk.released() == [(2, 20)]
+    assert talk.reserved()[2:] == [(2, 2), (1, 1)]
+    talk.grant(2, 21)
+    talk.grant(1, 10)
+    [placed] = talk.outcomes
+    assert placed.holders == (2, 2, 1, HOME, HOME)
+
+
+def test_a_part_of_nothing_is_refused(talk):
+    talk.borrow(10, creditor(1, 0), part=True)
+    [failed] = talk.outcomes
+    assert "10 blocks wanted" in failed.reason
+
+
 def test_three_rounds_are_enough(talk):
     talk.borrow(6, creditor(1, 5))
     for _ in range(3):

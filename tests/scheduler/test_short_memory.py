@@ -6,6 +6,7 @@ And before anything it draws, and its own pool calls back what it has lent.
 from scheduler_cluster import Cluster
 
 from engine import protocol as p
+from engine.memory.books import BlockState
 from engine.scheduler.effects import Finish, ToPlanner, ToPool
 
 
@@ -66,3 +67,16 @@ def test_whoever_has_room_at_home_does_not_borrow():
     done = watched(two, 0)
     run(two, answers)
     assert {*done} == {"draw"}
+
+
+def test_whoever_called_blocks_back_waits_for_them_and_nobody_gives_way():
+    """The lender's own requests grow while what it lent is on its way home."""
+    two = Cluster([6, 10], max_step_tokens=4, grow_blocks=1, hand_over=False)
+    guest = two.submit(0, [100, *range(1, 14)], 12)
+    while not guest.tokens:
+        two.round()
+    lender = two.instances[1]
+    assert lender.rmanager.books.count(BlockState.LENT) == 5
+    answers = [two.submit(1, [100 + number, 1, 2], 5) for number in range(2)]
+    run(two, [guest, *answers])
+    assert lender.scheduler.loads.relief["preemptions"] == 0
