@@ -19,9 +19,10 @@ from engine import protocol as p
 from engine.attention.asked import Asked, Unit
 from engine.attention.base import Kernel
 from engine.attention.kernel_native import NativeKernel
-from engine.attention.native_answers import Answering, NativeAnswers, Words
+from engine.attention.native_answers import Answering, NativeAnswers
 from engine.attention.turns import Turns
 from engine.comm.base import Buffer, Channel, Transport
+from engine.comm.watched import Watched
 from engine.core import ModelShape
 from engine.errors import PeerLost
 from engine.memory.base import MemoryPool
@@ -226,11 +227,11 @@ class PoolServer:
         assert isinstance(self._kernel, NativeKernel)
         return peer.asked.native(self._kernel, now + WHILE_S)
 
-    def _watch(self, words: Words, values: Words, spin_ns: int) -> int:
-        """Answers while the transport watches its rings; see ``Transport.watch``."""
+    def _watch(self, watched: Watched) -> int:
+        """Answers while the transport watches its channels; see ``Transport.watch``."""
         assert self._answering is not None
         calls = [call for peer in self._peers.values() if (call := self._native_call(peer))]
-        return self._answering.watch(calls, words, values, spin_ns, int(1e9 * WHILE_S))
+        return self._answering.watch(calls, watched, int(1e9 * WHILE_S))
 
     def _compute(self, job: _Job, unit: Unit, scale: float) -> None:
         rows, heads, dim = unit.piece.num_node_rows, self._shape.num_heads, self._shape.head_dim

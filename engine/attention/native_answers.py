@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from engine.attention.kernel_native import NativeKernel
 from engine.attention.native_calls import AnswersCall, Heads, SliceAnswer
 from engine.attention.tree import Piece
+from engine.comm.watched import Watched
 from engine.core import BlockLayout, ModelShape
 from engine.native.library import load
 from engine.protocol import Answer, Ask
-
-Words = ctypes.Array[ctypes.c_uint64]
 
 
 class NativeAnswers:
@@ -103,7 +102,7 @@ class Answering:
         self._answer = library.lk_answer
         self._answer.argtypes, self._answer.restype = [pointer], ctypes.c_int32
         self._watch = library.lk_answer_while_watching
-        self._watch.argtypes = [pointer, ctypes.c_int32, pointer, pointer, *(long,) * 3]
+        self._watch.argtypes = [pointer, ctypes.c_int32, pointer, long]
         self._watch.restype = long
 
     def answer(self, call: int) -> int:
@@ -111,12 +110,8 @@ class Answering:
         done: int = self._answer(call)
         return done
 
-    def watch(
-        self, calls: Sequence[int], words: Words, values: Words, spin_ns: int, most_ns: int
-    ) -> int:
-        """As ``Transport.watch``: a word that changes by what is answered has not changed."""
+    def watch(self, calls: Sequence[int], watched: Watched, most_ns: int) -> int:
+        """As ``Transport.watch``: what is answered is no news."""
         pointers = (ctypes.c_void_p * len(calls))(*calls)
-        changed: int = self._watch(
-            pointers, len(calls), words, values, len(words), spin_ns, most_ns
-        )
-        return changed
+        news: int = self._watch(pointers, len(calls), ctypes.byref(watched), most_ns)
+        return news

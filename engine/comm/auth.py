@@ -75,7 +75,9 @@ class Seal:
         An empty key is one that everybody knows.
         """
         derived = hashlib.blake2b(b"".join(nonces), key=key, person=purpose, digest_size=32)
-        self._keyed = hashlib.blake2b(key=derived.digest(), digest_size=TAG_BYTES)
+        self.key = derived.digest()
+        """for who makes the same tags elsewhere (native/seal.h)"""
+        self._keyed = hashlib.blake2b(key=self.key, digest_size=TAG_BYTES)
 
     def tag(self, *parts: bytes | memoryview) -> bytes:
         state = self._keyed.copy()

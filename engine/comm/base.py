@@ -4,9 +4,17 @@ import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
+from engine.comm.watched import Watched
+
 Buffer = bytes | bytearray | memoryview
 NOTHING, WORKED = -1, -2
-Watch = Callable[[ctypes.Array[ctypes.c_uint64], ctypes.Array[ctypes.c_uint64], int], int]
+Watch = Callable[[Watched], int]
+
+
+class NativeChannel(ctypes.Structure):
+    """The same fields as NativeChannel in native/channel.h: addresses, one of them 0."""
+
+    _fields_ = (("rings", ctypes.c_void_p), ("stream", ctypes.c_void_p))
 
 
 class Channel(ABC):
@@ -41,8 +49,8 @@ class Channel(ABC):
         """
 
     def native(self) -> int:
-        """Address of a NativeChannel (native/ring.h) by which the native library may send and
-        receive until the next call here, or 0: not now, or not on this transport."""
+        """Address of a NativeChannel by which the native library may send and receive until the
+        next call here, or 0: not now, or not on this transport. Ends the life of the last body."""
         return 0
 
     @property
@@ -59,9 +67,8 @@ class Transport(ABC):
     """Makes channels. One thread uses it; another one may be in ``connect`` meanwhile."""
 
     watch: Watch | None = None
-    """set by who can do some work meanwhile, where ``wait`` watches shared words before it sleeps:
-    (addresses, values last seen, longest to watch in ns) -> which has changed, NOTHING, or
-    WORKED: nothing else, but there was something to do"""
+    """set by who can do some work meanwhile, where ``wait`` watches something before it sleeps:
+    returns which has news, NOTHING, or WORKED: nothing else, but there was something to do"""
 
     @abstractmethod
     def listen(self) -> str:

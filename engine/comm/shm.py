@@ -1,6 +1,5 @@
 """Transport on one host: two rings in shared memory, and a Unix socket for bells and for death."""
 
-import ctypes
 import logging
 import mmap
 import os
@@ -17,11 +16,10 @@ from engine.comm.polling import READ, Poller
 from engine.comm.ring import atomics, shared_bytes
 from engine.comm.shm_channel import SOCKET_EVERY_S, ShmChannel
 from engine.comm.spin import Spin
+from engine.comm.watched import Watched, Words
 from engine.errors import ConfigError, PeerLost
 
 log = logging.getLogger(__name__)
-
-Words = ctypes.Array[ctypes.c_uint64]
 
 MAX_STRANGERS = 64
 """peers that have connected and not said hello yet"""
@@ -65,8 +63,7 @@ class ShmTransport(Transport):
         self._channels: list[ShmChannel] = []
         self._poller = Poller()
         self._poll_due = 0.0
-        self._spun_on: tuple[int, ...] = ()
-        self._addresses = self._values = (ctypes.c_uint64 * 0)()
+        self._words = Words(())
 
     def listen(self) -> str:
         assert self._listener is None
@@ -153,18 +150,18 @@ class ShmTransport(Transport):
         if not spin_s:
             return False
         addresses, values = zip(*words, strict=True)
-        if addresses != self._spun_on:
-            array = ctypes.c_uint64 * len(words)
-            self._spun_on, self._addresses, self._values = addresses, array(*addresses), array()
-        self._values[:] = list(values)
-        spin_ns = int(spin_s * 1e9)
-        watch = self.watch or self._watch
-        changed = watch(self._addresses, self._values, spin_ns)
+        if addresses != self._words.addresses:
+            self._words = Words(addresses)
+        self._words.seen(values)
+        watched = self._words.watched
+        watched.spin_ns, watched.most_ns = int(spin_s * 1e9), int(most_s * 1e9)
+        changed = (self.watch or self._watch)(watched)
         self._spinning.end(came=changed != NOTHING)
         return changed >= 0
 
-    def _watch(self, addresses: Words, values: Words, spin_ns: int) -> int:
-        return self._atomics.wait_change(addresses, values, len(addresses), spin_ns)
+    def _watch(self, watched: Watched) -> int:
+        addresses, values = watched.addresses, watched.values
+        return self._atomics.wait_change(addresses, values, watched.num_words, watched.spin_ns)
 
     def _poll(self, channels: Sequence[ShmChannel], timeout_s: float, also: Sequence[int]) -> bool:
         """Sleep until a bell, an end, or something else; True for something else."""

@@ -11,7 +11,7 @@ from collections import deque
 from time import monotonic
 
 from engine.comm import frame
-from engine.comm.base import Buffer, Channel
+from engine.comm.base import Buffer, Channel, NativeChannel
 from engine.comm.ring import RingEnd, RingReader, RingWriter
 from engine.errors import PeerLost
 
@@ -19,8 +19,8 @@ SOCKET_EVERY_S = 1e-3
 """how often sockets are looked at while messages keep coming"""
 
 
-class NativeChannel(ctypes.Structure):
-    """The same fields as NativeChannel in native/ring.h."""
+class Rings(ctypes.Structure):
+    """The same fields as Rings in native/ring.h."""
 
     _fields_ = (("out", RingEnd), ("into", RingEnd), ("bell_fd", ctypes.c_int64))
 
@@ -41,15 +41,16 @@ class ShmChannel(Channel):
         address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         half = len(memory) // 2
         out, into = side * half, (1 - side) * half
-        self._native = NativeChannel(bell_fd=sock.fileno())
+        self._rings = Rings(bell_fd=sock.fileno())
+        self._native = NativeChannel(rings=ctypes.addressof(self._rings))
         self._writer = RingWriter(
-            view[out : out + half], address + out, self._ring_bell, self._native.out
+            view[out : out + half], address + out, self._ring_bell, self._rings.out
         )
         self._reader = RingReader(
             view[into : into + half],
             address + into,
             self._ring_bell,
-            self._native.into,
+            self._rings.into,
             max_body_bytes=max_body_bytes,
         )
         self._outbox: deque[tuple[bytes, list[bytes | memoryview], int]] = deque()
@@ -69,7 +70,7 @@ class ShmChannel(Channel):
         start, parts, body_bytes = frame.pack(
             head,
             body,
-            sequence=self._native.out.count + len(self._outbox),
+            sequence=self._rings.out.count + len(self._outbox),
             max_body_bytes=self.max_body_bytes,
         )
         frame_bytes = frame.align(len(start) + body_bytes)

@@ -4,7 +4,7 @@
 
 #include "attention.h"
 #include "clock.h"
-#include "ring.h"
+#include "watched.h"
 
 namespace lk {
 
@@ -22,8 +22,8 @@ struct AnswersCall {  // the same fields as AnswersCall in engine/attention/nati
     int32_t next, count;  // of the asks
 };
 
-// Returns whether the next one asked for was there, and room for its answer.
-bool answer_one(AnswersCall& call) {
+// Answers the next one asked for, if it is there and there is room for its answer.
+Found answer_one(AnswersCall& call) {
     const SliceAnswer& slice = call.slices[call.next % call.num_slices];
     int64_t row_items = int64_t(slice.attend.heads) * slice.attend.dim;
     int64_t q_bytes = slice.num_queries * row_items * (slice.attend.q_kind == FLOAT32 ? 4 : 2);
@@ -31,9 +31,9 @@ bool answer_one(AnswersCall& call) {
     int64_t lse_bytes = int64_t(slice.num_node_rows) * slice.attend.heads * sizeof(float);
     Reader reader(*call.channel);
     Writer writer(*call.channel);
-    if (reader.look(call.asks[call.next], q_bytes) != Found::WANTED ||
-        !writer.has_room(call.answers[call.next], out_bytes + lse_bytes))
-        return false;
+    Found found = reader.look(call.asks[call.next], q_bytes);
+    if (found != Found::WANTED) return found;
+    if (!writer.has_room(call.answers[call.next], out_bytes + lse_bytes)) return Found::OTHER;
     AttendCall attend = slice.attend;
     attend.q = reader.body();
     Attend work(attend);
@@ -46,7 +46,15 @@ bool answer_one(AnswersCall& call) {
         std::memcpy(body + out_bytes, attend.lse, lse_bytes);
     });
     call.next++;
-    return true;
+    return writer.is_done() ? Found::WANTED : Found::OTHER;
+}
+
+// Answers what lies there and is what comes next. Behind it lies nothing, or there is something
+// else to do.
+Found answer(AnswersCall& call) {
+    while (call.next < call.count)
+        if (Found found = answer_one(call); found != Found::WANTED) return found;
+    return Reader(*call.channel).is_empty() ? Found::NOTHING : Found::OTHER;
 }
 
 // How often this thread was made to give its core away.
@@ -63,35 +71,39 @@ extern "C" {
 // Answers what lies there and is what comes next; returns how many.
 int32_t lk_answer(lk::AnswersCall* call) {
     int before = call->next;
-    while (call->next < call->count && lk::answer_one(*call)) {}
+    lk::answer(*call);
     return call->next - before;
 }
 
-// As lk_wait_change, and answers meanwhile: a word that changes by what is answered has not changed.
-// ``most_ns`` limits the whole, and so does being preempted: somebody else wants this core, maybe
-// the step that waits for an answer. Returns -2 instead of -1 when something was answered.
+// Watches, and answers meanwhile; returns the first with news of another kind, or -1. ``most_ns``
+// limits the whole. Being preempted ends the spinning: somebody else wants this core, maybe the
+// step that waits for an answer. Returns -2 instead of -1 when something was answered.
 int64_t lk_answer_while_watching(lk::AnswersCall* const* calls, int32_t num_calls,
-                                 const uint64_t* addresses, uint64_t* values, int64_t count,
-                                 int64_t spin_ns, int64_t most_ns) {
-    int64_t end = lk::now_ns() + most_ns, quiet = end - most_ns + spin_ns, nothing = -1;
+                                 lk::Watched* watched, int64_t most_ns) {
+    int64_t now = lk::now_ns(), end = now + std::min(most_ns, watched->most_ns);
+    int64_t spin_ns = watched->spin_ns, quiet = now + spin_ns, nothing = -1;
     int64_t preempted = lk::times_preempted();
     for (uint32_t turn = 1;; turn++) {
-        for (int64_t i = 0; i < count; i++) {
-            auto* word = reinterpret_cast<uint64_t*>(addresses[i]);
-            if (__atomic_load_n(word, __ATOMIC_ACQUIRE) == values[i]) continue;
+        int64_t sleep_ns = 0;
+        if (turn % 64 == 0 && lk::times_preempted() != preempted) quiet = spin_ns = 0;
+        if (turn % 16 == 1 && (now = lk::now_ns()) >= std::min(quiet, end)) {
+            if (now >= end || !watched->num_sockets) return nothing;
+            sleep_ns = end - now;
+        }
+        if (!watched->look(sleep_ns)) return nothing;
+        for (int64_t i = 0; i < watched->count(); i++) {
+            if (!watched->has_news(i)) continue;
             lk::AnswersCall* call = nullptr;
             for (int32_t n = 0; n < num_calls; n++)
-                if (calls[n]->channel->in.page + lk::WRITTEN == reinterpret_cast<char*>(word))
-                    call = calls[n];
-            if (!call || !lk_answer(call)) return i;
-            const lk::RingEnd& in = call->channel->in;
-            if (in.written != in.position) return i;  // something else lies behind it
-            values[i] = in.written;
+                if (watched->is(i, *calls[n]->channel)) call = calls[n];
+            if (!call || call->next == call->count) return i;
+            int32_t before = call->next;
+            if (lk::answer(*call) == lk::Found::OTHER) return i;
+            watched->heard(i, *call->channel);
+            if (call->next == before) continue;
             quiet = lk::now_ns() + spin_ns;
             nothing = -2;
         }
-        if (turn % 16 == 0 && lk::now_ns() >= std::min(quiet, end)) return nothing;
-        if (turn % 64 == 0 && lk::times_preempted() != preempted) return nothing;
         lk::pause();
     }
 }

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "attention.h"
+#include "channel.h"
 #include "clock.h"
-#include "ring.h"
 
 namespace lk {
 

@@ -1,5 +1,4 @@
-// Both ends of a channel's rings (engine/comm/ring.py, frames as in engine/comm/frame.py): what a
-// step and a pool say in the middle of a layer. Everything else is Python's to say and to hear.
+// Both ends of a channel's rings (engine/comm/ring.py).
 //
 // The memory is shared with another process: what it holds is copied before it is looked at twice.
 
@@ -7,9 +6,7 @@
 
 #include <sys/socket.h>
 
-#include <cstdint>
-#include <cstring>
-
+#include "frame.h"
 #include "words.h"
 
 namespace lk {
@@ -23,36 +20,19 @@ struct RingEnd {  // the same fields as RingEnd in engine/comm/ring.py
     uint64_t count;     // frames written, or handed out
 };
 
-struct NativeChannel {  // the same fields as NativeChannel in engine/comm/shm_channel.py
+struct Rings {  // the same fields as Rings in engine/comm/shm_channel.py
     RingEnd out, in;
     int64_t bell_fd;
 };
 
-struct Bytes {
-    const char* at;
-    int64_t count;
-};
-
-struct FrameHeader {
-    uint32_t magic, head_bytes, body_bytes, zero;
-    uint64_t number;
-};
-
 constexpr int64_t RING_PAGE = 4096;
-constexpr int64_t FRAME_ALIGN = 64, TAG_BYTES = 16, HEAD_START = sizeof(FrameHeader) + TAG_BYTES;
 constexpr int64_t WRITTEN = 0, READ = 64, READER_ASLEEP = 128, WRITER_ASLEEP = 192;
-constexpr uint32_t MAGIC = 0x32564b4c, FILLER = 0x50494b53;  // LKV2, SKIP
-
-inline int64_t frame_align(int64_t bytes) { return (bytes + FRAME_ALIGN - 1) & -FRAME_ALIGN; }
-
-inline uint64_t frame_length(Bytes head, int64_t body_bytes) {
-    return frame_align(frame_align(HEAD_START + head.count) + body_bytes);
-}
+constexpr uint32_t FILLER = 0x50494b53;  // SKIP
 
 class Ring {
 public:
-    Ring(NativeChannel& channel, RingEnd& end)
-        : end_(end), frames_(end.page + RING_PAGE), bell_fd_(int(channel.bell_fd)) {}
+    Ring(Rings& rings, RingEnd& end)
+        : end_(end), frames_(end.page + RING_PAGE), bell_fd_(int(rings.bell_fd)) {}
 
 protected:
     Word word(int64_t offset) const {
@@ -68,9 +48,9 @@ protected:
     const int bell_fd_;
 };
 
-class Writer : Ring {
+class RingWriter : Ring {
 public:
-    explicit Writer(NativeChannel& channel) : Ring(channel, channel.out) {}
+    explicit RingWriter(Rings& rings) : Ring(rings, rings.out) {}
 
     bool has_room(Bytes head, int64_t body_bytes) {
         uint64_t length = frame_length(head, body_bytes), wanted = skipped(length) + length;
@@ -85,7 +65,6 @@ public:
     template <class Fill>
     bool write(Bytes head, int64_t body_bytes, const Fill& fill) {
         if (!has_room(head, body_bytes)) return false;
-        int64_t body_start = frame_align(HEAD_START + head.count);
         uint64_t length = frame_length(head, body_bytes), skip = skipped(length);
         uint64_t at = end_.written % end_.capacity;
         if (skip) {
@@ -94,16 +73,18 @@ public:
             at = 0;
         }
         char* frame = frames_ + at;
-        FrameHeader header{MAGIC, uint32_t(head.count), uint32_t(body_bytes), 0, end_.count};
+        FrameHeader header = frame_header(head, body_bytes, end_.count);
         std::memcpy(frame, &header, sizeof header);
         std::memset(frame + sizeof header, 0, TAG_BYTES);
         std::memcpy(frame + HEAD_START, head.at, head.count);
-        fill(frame + body_start);
+        fill(frame + body_start(head));
         end_.count++;
         end_.written += skip + length;
         tell(WRITTEN, end_.written, READER_ASLEEP);
         return true;
     }
+
+    bool is_done() const { return true; }
 
 private:
     // The rest of the ring, where a frame would not fit before its end.
@@ -116,11 +97,9 @@ private:
     }
 };
 
-enum class Found { NOTHING, WANTED, OTHER };
-
-class Reader : Ring {
+class RingReader : Ring {
 public:
-    explicit Reader(NativeChannel& channel) : Ring(channel, channel.in) {}
+    explicit RingReader(Rings& rings) : Ring(rings, rings.in) {}
 
     // Whether the next frame has this head and a body of this length.
     Found look(Bytes head, int64_t body_bytes) {
@@ -138,14 +117,12 @@ public:
             at = 0;
             std::memcpy(&header, frames_, sizeof header);
         }
-        int64_t body_start = frame_align(HEAD_START + head.count);
         length_ = frame_length(head, body_bytes);
         bool wanted = skip_ + length_ <= end_.written - end_.position &&
-                      length_ <= end_.capacity - at && header.magic == MAGIC && !header.zero &&
-                      header.number == end_.count && header.head_bytes == head.count &&
-                      header.body_bytes == body_bytes &&
+                      length_ <= end_.capacity - at &&
+                      is_same(header, frame_header(head, body_bytes, end_.count)) &&
                       std::memcmp(frames_ + at + HEAD_START, head.at, head.count) == 0;
-        body_ = frames_ + at + body_start;
+        body_ = frames_ + at + body_start(head);
         return wanted ? Found::WANTED : Found::OTHER;
     }
     // Of the frame that was found; until ``take``.
@@ -158,6 +135,9 @@ public:
         end_.read = end_.position;
         tell(READ, end_.read, WRITER_ASLEEP);
     }
+
+    // As far as is known here.
+    bool is_empty() const { return end_.written == end_.position; }
 
 private:
     uint64_t skip_ = 0, length_ = 0;

@@ -11,9 +11,11 @@ import torch
 from cluster_harness import prompt, tiny_checkpoint
 
 from engine import build
+from engine.attention import answer
 from engine.attention.dist import DistAttention
 from engine.attention.kernel_backend import NativeBackend
 from engine.attention.lenders import Lenders
+from engine.comm import frame
 from engine.config import load
 from engine.core import BlockRef, Plan, Span
 from engine.model.native_llama import PROCESSOR, NativeLlama, processor_flags
@@ -74,7 +76,7 @@ class Holder(threading.Thread):
 class Step:
     """Prefills both sequences at home, lends some leaves, then decodes with them away."""
 
-    def __init__(self, checkpoint, way="query", **attention):
+    def __init__(self, checkpoint, way="query", transport="shm", **attention):
         self.model = checkpoint.model
         assert type(self.model) is NativeLlama
         self.config = load(
@@ -84,8 +86,9 @@ class Step:
                 f"pool.block_tokens={TOKENS}",
                 "pool.num_blocks=40",
                 "pool.lending.keep_blocks=0",
-                "transport.options.ring_bytes=172032",
+                f"transport.name={transport}",
                 "transport.options.max_body_bytes=16384",
+                *(["transport.options.ring_bytes=172032"] if transport == "shm" else []),
             ],
         )
         shape = checkpoint.config.shape
@@ -163,9 +166,9 @@ def checkpoint(tmp_path_factory):
     return tiny_checkpoint(path, "bfloat16", num_hidden_layers=5)
 
 
-@pytest.fixture
-def step(checkpoint):
-    step = Step(checkpoint, wait_s=10.0)
+@pytest.fixture(params=["shm", "tcp"])
+def step(request, checkpoint):
+    step = Step(checkpoint, transport=request.param, wait_s=10.0)
     step.prefill()
     yield step
     step.close()
@@ -269,7 +272,8 @@ def test_a_holder_that_leaves_poisons_who_needed_it_and_nobody_else(checkpoint, 
     step.close()
 
 
-def test_a_loan_that_has_ended_is_never_answered(step, truth):
+def test_a_loan_that_has_ended_is_never_answered(step, truth, monkeypatch):
+    monkeypatch.setattr(answer, "WHILE_S", 1e-4)  # the books are looked at often
     step.lend()
     assert torch.equal(step.run(decodes(0))[0], truth[0])
     holder = step.holders[1]
@@ -287,6 +291,75 @@ def test_a_loan_that_has_ended_is_never_answered(step, truth):
     assert step.run(decodes(1))[1] == {0}
     assert next(looks) > 4
     assert loan.number in step.lenders.inbox.pop()[1].loans
+
+
+def tampered(channel, tamper):
+    """A ``send`` that puts on the socket what ``tamper`` makes of each frame."""
+
+    def send(head, *body):
+        start, parts, body_bytes = frame.pack(
+            head,
+            body,
+            sequence=channel._stream.num_sent,
+            max_body_bytes=channel.max_body_bytes,
+            seal=channel._session.sends,
+        )
+        channel._stream.num_sent += 1
+        tamper(channel._socket, bytearray(start + b"".join(parts) + bytes(-body_bytes % 64)))
+
+    return send
+
+
+def in_pieces(sock, whole):
+    for at in range(0, len(whole), 700):
+        sock.sendall(whole[at : at + 700])
+        time.sleep(1e-4)
+
+
+def with_a_wrong_tag(sock, whole):
+    whole[frame.HEADER.size] ^= 1
+    sock.sendall(whole)
+
+
+@pytest.fixture
+def over_tcp(checkpoint):
+    """One side's library talks to the other side's Python, whose sends are tampered with."""
+    step = Step(checkpoint, transport="tcp", wait_s=10.0)
+    step.prefill()
+    step.lend(({0: 1, 3: 1}, {1: 2}))
+    yield step
+    step.close()
+
+
+def only_python(step, who):
+    """The channel by which it sends from Python: the step to holder 1, or holder 1 to the step."""
+    if who == "step":
+        step.backend.native_step = lambda q_THD: None
+        return step.lenders.get(1).channel
+    server = step.holders[1].server
+    server._native_call = lambda peer: 0
+    (peer,) = server._peers.values()
+    return peer.channel
+
+
+@pytest.mark.parametrize("who", ["step", "holder"])
+def test_messages_in_pieces_are_like_whole_ones(over_tcp, truth, who):
+    channel = only_python(over_tcp, who)
+    channel.send = tampered(channel, in_pieces)
+    logits, poisoned = over_tcp.run(decodes(0))
+    assert not poisoned
+    assert torch.equal(logits, truth[0])
+
+
+@pytest.mark.parametrize("who", ["step", "holder"])
+def test_a_wrong_tag_in_the_middle_of_a_step_poisons_who_needed_it(over_tcp, truth, who):
+    channel = only_python(over_tcp, who)
+    assert torch.equal(over_tcp.run(decodes(0))[0], truth[0])
+    channel.send = tampered(channel, with_a_wrong_tag)
+    logits, poisoned = over_tcp.run(decodes(1))
+    assert poisoned == {0}
+    assert torch.equal(logits[1], truth[1][1])
+    assert over_tcp.lenders.get(1) is None
 
 
 def test_who_talks_nonsense_in_the_middle_of_a_step_is_cut_off(step):
