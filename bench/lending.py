@@ -25,6 +25,8 @@ IDLE_TOKENS, BUSY_TOKENS, ALONE_TOKENS = 64, 64, 64
 """measured: the sequence beside an idle holder, then beside a busy one; the holder's batch alone"""
 SETTLING = 8
 """tokens that are not measured at the start of each part"""
+MEANWHILE = 136
+"""tokens that the sequence gets, at most, while the holder's batch reads its prompts"""
 BATCH, BATCH_PROMPT = 8, 64
 LIMIT_S = 180.0
 SETTINGS = (
@@ -103,7 +105,7 @@ class Streams:
 
 def drive(steps: dict[int, ControlClient], client: Client, arguments: fleet.Facts) -> fleet.Facts:
     streams = Streams(steps)
-    most = 2 * SETTLING + IDLE_TOKENS + (BUSY_TOKENS if len(steps) > 1 else 0)
+    most = SETTLING + IDLE_TOKENS + (MEANWHILE + BUSY_TOKENS if len(steps) > 1 else 0)
     long = streams.submit(0, "long", PROMPT_TOKENS, most)
     idle = SETTLING + IDLE_TOKENS
     streams.until(long, tokens=idle)

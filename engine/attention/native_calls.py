@@ -80,7 +80,7 @@ class NativeStep(ctypes.Structure):
         ("attend", AttendCall),
         ("merge", MergeCall),
         ("slices", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("layer_bytes", "patience_ns")),
+        *((name, ctypes.c_int64) for name in ("layer_bytes", "patience_ns", "sleep_ns")),
         *((name, ctypes.c_int64) for name in ("attend_ns", "trip_ns")),
         *((name, ctypes.c_int32) for name in ("num_slices", "waits", "num_late")),
     )

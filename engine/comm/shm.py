@@ -16,7 +16,7 @@ from engine.comm.polling import READ, Poller
 from engine.comm.ring import atomics, shared_bytes
 from engine.comm.shm_channel import SOCKET_EVERY_S, ShmChannel
 from engine.comm.spin import Spin
-from engine.comm.watched import Watched, Words
+from engine.comm.watched import Watching
 from engine.errors import ConfigError, PeerLost
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class ShmTransport(Transport):
         self._channels: list[ShmChannel] = []
         self._poller = Poller()
         self._poll_due = 0.0
-        self._words = Words(())
+        self._watching = Watching((), {})
 
     def listen(self) -> str:
         assert self._listener is None
@@ -115,12 +115,15 @@ class ShmTransport(Transport):
             ready: list[Channel] = [channel for channel in mine if channel.ready()]
             if interrupted or (ready and now < self._poll_due):
                 return ready
-            if not ready and may_spin:
+            if not ready and may_spin and self.watch is None:
                 may_spin = False
                 if self._spin(mine, deadline - now):
                     continue
             now = monotonic()
             left = 0.0 if ready else max(0.0, deadline - now)
+            if left and self.watch is not None:
+                self._work_and_sleep(mine, left, also)
+                left = 0.0
             sleeps = left > 0
             if sleeps and any(channel.fall_asleep() for channel in mine):
                 left = 0.0
@@ -145,30 +148,48 @@ class ShmTransport(Transport):
 
     def _spin(self, channels: Sequence[ShmChannel], most_s: float) -> bool:
         """Watch the rings without sleeping; whether something moved."""
-        words = [word for channel in channels for word in channel.watched()]
-        spin_s = min(self._spinning.begin(monotonic()), most_s) if words else 0.0
-        if not spin_s:
+        spin_s = min(self._spinning.begin(monotonic()), most_s)
+        watched = self._watch_for(channels, {}).watched
+        if not spin_s or not watched.num_words:
             return False
-        addresses, values = zip(*words, strict=True)
-        if addresses != self._words.addresses:
-            self._words = Words(addresses)
-        self._words.seen(values)
-        watched = self._words.watched
-        watched.spin_ns, watched.most_ns = int(spin_s * 1e9), int(most_s * 1e9)
-        changed = (self.watch or self._watch)(watched)
+        addresses, values, spin_ns = watched.addresses, watched.values, int(1e9 * spin_s)
+        changed = self._atomics.wait_change(addresses, values, watched.num_words, spin_ns)
         self._spinning.end(came=changed != NOTHING)
-        return changed >= 0
+        return changed != NOTHING
 
-    def _watch(self, watched: Watched) -> int:
-        addresses, values = watched.addresses, watched.values
-        return self._atomics.wait_change(addresses, values, watched.num_words, watched.spin_ns)
+    def _work_and_sleep(
+        self, channels: Sequence[ShmChannel], most_s: float, also: Sequence[int]
+    ) -> None:
+        """What ``watch`` does, until there is news for Python."""
+        assert self.watch is not None
+        bells = self._by_socket(channels)
+        events = dict.fromkeys([*bells, *self._others(also)], READ)
+        watched = self._watch_for(channels, events, len(bells)).watched
+        watched.most_ns = int(1e9 * most_s)
+        self._spinning.begin_in(watched, monotonic())
+        self.watch(watched)
+        self._spinning.end_in(watched)
+
+    def _watch_for(
+        self, channels: Sequence[ShmChannel], events: dict[int, int], num_bells: int = 0
+    ) -> Watching:
+        words = [word for channel in channels for word in channel.watched()]
+        addresses = tuple(address for address, _ in words)
+        if not self._watching.is_of(addresses, events):
+            self._watching = Watching(addresses, events, num_bells)
+        self._watching.seen(tuple(value for _, value in words))
+        return self._watching
+
+    def _by_socket(self, channels: Sequence[ShmChannel]) -> dict[int, ShmChannel]:
+        return {channel.fileno(): channel for channel in channels if channel.fileno() >= 0}
+
+    def _others(self, also: Sequence[int]) -> list[int]:
+        others = [*also, *(stranger.sock.fileno() for stranger in self._strangers)]
+        return others if self._listener is None else [*others, self._listener.fileno()]
 
     def _poll(self, channels: Sequence[ShmChannel], timeout_s: float, also: Sequence[int]) -> bool:
         """Sleep until a bell, an end, or something else; True for something else."""
-        asked = {channel.fileno(): channel for channel in channels if channel.fileno() >= 0}
-        others = [*also, *(stranger.sock.fileno() for stranger in self._strangers)]
-        if self._listener is not None:
-            others.append(self._listener.fileno())
+        asked, others = self._by_socket(channels), self._others(also)
         interrupted = False
         for fd, _ in self._poller.wait(dict.fromkeys([*asked, *others], READ), timeout_s):
             if fd in asked:

@@ -3,6 +3,8 @@
 import resource
 from time import monotonic
 
+from engine.comm.watched import Watched
+
 LEAST_S = 10e-6
 REST_S = 0.05
 """no spinning for so long once somebody else has wanted this core"""
@@ -30,10 +32,21 @@ class Spin:
 
     def end(self, *, came: bool) -> None:
         """After watching: whether something came."""
+        grown = self._seconds * (2.0 if came else 0.5)
+        self._learn(min(self._longest_s, max(LEAST_S, grown)))
+
+    def begin_in(self, watched: Watched, now: float) -> None:
+        """Let the native library watch, and learn the same meanwhile."""
+        watched.spin_ns = int(1e9 * self.begin(now))
+        watched.least_spin_ns, watched.most_spin_ns = int(1e9 * LEAST_S), int(1e9 * self._longest_s)
+
+    def end_in(self, watched: Watched) -> None:
+        self._learn(1e-9 * watched.spin_ns if watched.spin_ns else self._seconds)
+
+    def _learn(self, seconds: float) -> None:
+        self._seconds = seconds
         if _times_preempted() != self._num_preempted:
             self._rests_until = monotonic() + REST_S
-        grown = self._seconds * (2.0 if came else 0.5)
-        self._seconds = min(self._longest_s, max(LEAST_S, grown))
 
 
 def _times_preempted() -> int:

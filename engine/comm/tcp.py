@@ -8,13 +8,13 @@ from typing import cast
 
 from engine.comm import frame
 from engine.comm.auth import Session
-from engine.comm.base import NOTHING, Channel, Transport
+from engine.comm.base import Channel, Transport
 from engine.comm.polling import READ, WRITE, Poller
 from engine.comm.sockets import address_of, dial_member, listener_at
 from engine.comm.spin import Spin
 from engine.comm.strangers import Strangers
 from engine.comm.tcp_channel import TcpChannel
-from engine.comm.watched import Sockets
+from engine.comm.watched import Watching
 
 
 class TcpTransport(Transport):
@@ -42,7 +42,7 @@ class TcpTransport(Transport):
         self._key = key
         self._strangers = Strangers("tcp", key)
         self._spinning = Spin(config.spin_s)
-        self._sockets = Sockets({})
+        self._watching = Watching((), {})
         self._listener: socket.socket | None = None
         self._channels: list[TcpChannel] = []
         self._poller = Poller()
@@ -108,17 +108,19 @@ class TcpTransport(Transport):
 
     def _watch(self, watched: dict[int, int], left_s: float) -> float:
         """Look again and again, and work meanwhile; how long to sleep then."""
-        spin_s = min(self._spinning.begin(monotonic()), left_s)
+        now = monotonic()
         if self.watch is None:
-            came = self._look(watched, monotonic() + spin_s)
-        else:
-            if watched != self._sockets.events:
-                self._sockets = Sockets(watched)
-            told = self._sockets.watched
-            told.spin_ns, told.most_ns = int(1e9 * spin_s), int(1e9 * left_s)
-            came = self.watch(told) != NOTHING
-        self._spinning.end(came=came)
-        return 0.0 if came or self.watch else left_s
+            came = self._look(watched, now + min(self._spinning.begin(now), left_s))
+            self._spinning.end(came=came)
+            return 0.0 if came else left_s
+        if not self._watching.is_of((), watched):
+            self._watching = Watching((), watched)
+        told = self._watching.watched
+        told.most_ns = int(1e9 * left_s)
+        self._spinning.begin_in(told, now)
+        self.watch(told)
+        self._spinning.end_in(told)
+        return 0.0
 
     def _look(self, watched: dict[int, int], until: float) -> bool:
         while monotonic() < until:

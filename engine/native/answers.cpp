@@ -77,18 +77,22 @@ int32_t lk_answer(lk::AnswersCall* call) {
 
 // Watches, and answers meanwhile; returns the first with news of another kind, or -1. ``most_ns``
 // limits the whole. Being preempted ends the spinning: somebody else wants this core, maybe the
-// step that waits for an answer. Returns -2 instead of -1 when something was answered.
+// step that waits for an answer. Returns -2 instead of -1 when something was answered. A bell that
+// nothing rings any more stands behind the words.
 int64_t lk_answer_while_watching(lk::AnswersCall* const* calls, int32_t num_calls,
                                  lk::Watched* watched, int64_t most_ns) {
     int64_t now = lk::now_ns(), end = now + std::min(most_ns, watched->most_ns);
-    int64_t spin_ns = watched->spin_ns, quiet = now + spin_ns, nothing = -1;
+    int64_t began = now, nothing = -1;
     int64_t preempted = lk::times_preempted();
+    bool may_spin = watched->spin_ns > 0;
     for (uint32_t turn = 1;; turn++) {
         int64_t sleep_ns = 0;
-        if (turn % 64 == 0 && lk::times_preempted() != preempted) quiet = spin_ns = 0;
-        if (turn % 16 == 1 && (now = lk::now_ns()) >= std::min(quiet, end)) {
-            if (now >= end || !watched->num_sockets) return nothing;
-            sleep_ns = end - now;
+        if (turn % 64 == 0 && lk::times_preempted() != preempted) may_spin = false;
+        if (turn % 16 == 1) {
+            now = lk::now_ns();
+            if (now >= end) return nothing;
+            if (!may_spin || now >= began + watched->spin_ns) sleep_ns = end - now;
+            if (sleep_ns && !watched->num_sockets) return nothing;
         }
         if (!watched->look(sleep_ns)) return nothing;
         for (int64_t i = 0; i < watched->count(); i++) {
@@ -98,11 +102,13 @@ int64_t lk_answer_while_watching(lk::AnswersCall* const* calls, int32_t num_call
                 if (watched->is(i, *calls[n]->channel)) call = calls[n];
             if (!call || call->next == call->count) return i;
             int32_t before = call->next;
+            int64_t came = lk::now_ns();
             if (lk::answer(*call) == lk::Found::OTHER) return i;
             watched->heard(i, *call->channel);
             if (call->next == before) continue;
-            quiet = lk::now_ns() + spin_ns;
             nothing = -2;
+            if (may_spin) watched->learn_to_spin(came - began);
+            began = lk::now_ns();
         }
         lk::pause();
     }

@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <poll.h>
+
 #include "attention.h"
 #include "channel.h"
 #include "clock.h"
@@ -39,8 +41,10 @@ public:
         }
     }
 
-    // Whether all answers came, within some patience and without another message before them.
-    bool collect(int layer) {
+    // Whether all answers came, without another message before them. After some patience it gives
+    // the core away; what it sleeps in all is taken off ``sleep_ns``.
+    bool collect(int layer, int64_t& sleep_ns) {
+        was_late_ = false;
         for (SliceAsk& s : *this)
             if (s.state == UNSENT) return false;
         int64_t until = now_ns() + patience_ns_;
@@ -56,14 +60,41 @@ public:
             if (!waits) return true;
             // A message that came between two slices' looks is not theirs only if it is so twice.
             in_vain = other && !came ? in_vain + 1 : 0;
-            if (in_vain > 1 || (turn % 16 == 0 && now_ns() >= until)) return false;
+            if (in_vain > 1) return false;
+            if (turn % 16 == 0 && now_ns() >= until) {
+                was_late_ = true;
+                if (!sleep(sleep_ns)) return false;
+            }
             pause();
         }
     }
 
+    // Whether the last layer's answers took longer than patience.
+    bool was_late() const { return was_late_; }
+
 private:
     SliceAsk* begin() { return slices_; }
     SliceAsk* end() { return slices_ + count_; }
+
+    // Until a channel has news; false when Python is to go on.
+    bool sleep(int64_t& sleep_ns) {
+        if (sleep_ns <= 0) return false;
+        bool is_well = true;
+        int64_t began = now_ns(), most_ns = sleep_ns;
+        polled_.clear();
+        for (SliceAsk& s : *this) {
+            if (s.state != ASKED) continue;
+            Reader reader(*s.channel);
+            if (reader.fall_asleep()) most_ns = 0;
+            polled_.push_back({reader.fd(), POLLIN, 0});
+        }
+        timespec wait{most_ns / 1000000000, most_ns % 1000000000};
+        is_well = ::ppoll(polled_.data(), polled_.size(), &wait, nullptr) >= 0;
+        for (SliceAsk& s : *this)
+            if (s.state == ASKED && !Reader(*s.channel).wake_up()) is_well = false;
+        sleep_ns -= now_ns() - began;
+        return is_well;
+    }
 
     Found take(SliceAsk& s, int layer) {
         int64_t num_lse = int64_t(s.num_node_rows) * attend_.heads, num_out = num_lse * attend_.dim;
@@ -83,6 +114,8 @@ private:
     int count_;
     const AttendCall& attend_;
     int64_t patience_ns_, row_bytes_;
+    bool was_late_ = false;
+    std::vector<pollfd> polled_;
 };
 
 }  // namespace lk

@@ -14,10 +14,11 @@ struct AttentionStep {  // the same fields as NativeStep in engine/attention/nat
     MergeCall merge;
     SliceAsk* slices;
     int64_t layer_bytes, patience_ns;
+    int64_t sleep_ns;             // shrinks by what was slept for answers; at 0 the caller waits
     int64_t attend_ns, trip_ns;  // grow by what the keys at hand took, and ask to last answer
     int32_t num_slices;
     int32_t waits;     // the caller is to get a layer's missing answers
-    int32_t num_late;  // grows with each layer in which it was so
+    int32_t num_late;  // grows with each layer whose answers took longer than patience
 };
 
 // What it needs once a step is made once.
@@ -49,8 +50,8 @@ public:
         attend_.run(team, layer * step_.layer_bytes);
         if (team.is_first()) {
             step_.attend_ns += now_ns() - asked;
-            step_.waits = !asks_.collect(layer);
-            step_.num_late += step_.waits;
+            step_.waits = !asks_.collect(layer, step_.sleep_ns);
+            step_.num_late += asks_.was_late();
             step_.trip_ns += now_ns() - began;
         }
         team.barrier();

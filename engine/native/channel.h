@@ -58,6 +58,17 @@ public:
     void take() {
         std::visit([](auto& end) { end.take(); }, end_);
     }
+    // Before and after sleeping until ``fd`` has news: true when something is there already; false
+    // when the other side is gone.
+    bool fall_asleep() {
+        return std::visit([](auto& end) { return end.fall_asleep(); }, end_);
+    }
+    bool wake_up() {
+        return std::visit([](auto& end) { return end.wake_up(); }, end_);
+    }
+    int fd() const {
+        return std::visit([](auto& end) { return end.fd(); }, end_);
+    }
     // Whether nothing lies there that was not taken.
     bool is_empty() const {
         return std::visit([](auto& end) { return end.is_empty(); }, end_);

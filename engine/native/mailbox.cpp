@@ -21,11 +21,9 @@ int32_t lk_publish_u64(uint64_t* counter, uint64_t value, uint64_t* asleep) {
   return lk::publish(Word(*counter), value, Word(*asleep));
 }
 
-// Declares this side asleep. Returns 1 when the counter has left `seen` already: do not sleep.
+// Returns 1 when the counter has left `seen` already; see words.h.
 int32_t lk_fall_asleep_u64(uint64_t* asleep, uint64_t* counter, uint64_t seen) {
-  Word(*asleep).store(1, std::memory_order_seq_cst);
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  return Word(*counter).load(std::memory_order_acquire) != seen;
+  return lk::fall_asleep(Word(*asleep), Word(*counter), seen);
 }
 
 // Spins until a word at `addresses[i]` differs from `values[i]`; returns i, or -1 after spin_ns.

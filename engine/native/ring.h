@@ -6,6 +6,8 @@
 
 #include <sys/socket.h>
 
+#include <cerrno>
+
 #include "frame.h"
 #include "words.h"
 
@@ -27,7 +29,20 @@ struct Rings {  // the same fields as Rings in engine/comm/shm_channel.py
 
 constexpr int64_t RING_PAGE = 4096;
 constexpr int64_t WRITTEN = 0, READ = 64, READER_ASLEEP = 128, WRITER_ASLEEP = 192;
+constexpr int64_t ASLEEP_BEHIND = 128;  // a counter lies the word of who waits for it
+static_assert(READER_ASLEEP - WRITTEN == ASLEEP_BEHIND && WRITER_ASLEEP - READ == ASLEEP_BEHIND);
 constexpr uint32_t FILLER = 0x50494b53;  // SKIP
+
+// Takes the bells of a socket; false at its end, which is Python's to see.
+inline bool hear_bells(int fd) {
+    char bell;
+    for (int n = 0; n < 64; n++) {
+        ssize_t count = ::recv(fd, &bell, 1, MSG_DONTWAIT);
+        if (count == 0) return false;
+        if (count < 0) return errno == EAGAIN || errno == EINTR;
+    }
+    return true;
+}
 
 class Ring {
 public:
@@ -135,6 +150,17 @@ public:
         end_.read = end_.position;
         tell(READ, end_.read, WRITER_ASLEEP);
     }
+
+    // Asks for a bell; true when something is there already.
+    bool fall_asleep() {
+        return lk::fall_asleep(word(READER_ASLEEP), word(WRITTEN), end_.written);
+    }
+    // False when the other side is gone.
+    bool wake_up() {
+        word(READER_ASLEEP).store(0, std::memory_order_release);
+        return hear_bells(bell_fd_);
+    }
+    int fd() const { return bell_fd_; }
 
     // As far as is known here.
     bool is_empty() const { return end_.written == end_.position; }

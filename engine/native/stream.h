@@ -85,6 +85,11 @@ public:
         s_.start = 0;
     }
 
+    // It is the socket that tells of news, of the end too.
+    bool fall_asleep() const { return false; }
+    bool wake_up() const { return true; }
+    int fd() const { return int(s_.fd); }
+
     bool is_empty() const { return came() == 0; }
 
 private:
