@@ -1,15 +1,18 @@
-"""Admission: the queue, and how a sequence gets memory before it runs and while it grows. No I/O.
+"""Admission: the queue, and how a sequence gets memory before it runs. No I/O.
 
 One sequence is placed at a time: those that lost blocks first, then in order of arrival. Draw what
 the own pool has, call back what it lent, let the placement decide, borrow the rest all or nothing.
 Who finds nothing gives back what it was just given and pauses, longer each time.
 """
 
+from dataclasses import replace
+
 from engine.core import BlockLayout
 from engine.errors import CapacityError
-from engine.protocol import Creditor, Drawn, Failed
+from engine.protocol import Drawn, Failed
 from engine.scheduler.base import Need, Placement
 from engine.scheduler.effects import Effect, ToClient
+from engine.scheduler.growth import Growth
 from engine.scheduler.holdings import Holdings
 from engine.scheduler.negotiator import Negotiator, NotPlaced, Placed
 from engine.scheduler.pins import Pins
@@ -22,46 +25,37 @@ REDRAW_S = 0.02
 
 
 class Admission:
-    """Sequences without memory, and running ones that want more."""
+    """Sequences without memory, or without all of it."""
 
     def __init__(
         self,
         *,
-        instance: int,
-        host: str,
+        need: Need,
         layout: BlockLayout,
         placement: Placement,
         holdings: Holdings,
         negotiator: Negotiator,
         pins: Pins,
-        num_blocks: int,
-        working_blocks: int,
-        grow_blocks: int,
+        growth: Growth,
         retry_s: float,
         lease_s: float,
         sure_s: float,
         effects: list[Effect],
     ) -> None:
-        self._instance = instance
-        self._host = host
+        self._need = need
         self._layout = layout
         self._placement = placement
         self._holdings = holdings
         self._negotiator = negotiator
         self._pins = pins
-        self._num_blocks = num_blocks
-        self._working_blocks = working_blocks
-        self._grow_blocks = grow_blocks
+        self._growth = growth
         self._retry_s = retry_s
         self._lease_s = lease_s
         self._sure_s = sure_s
         self.waiting: list[Sequence] = []
         self.placing: Sequence | None = None
-        self._draw_for: Sequence | None = None
-        """who the draw under way is for: the one being placed, or a running one"""
         self._redraw: tuple[float, float] | None = None
         """recalled blocks are coming for the one being placed: when to look, and until when"""
-        self._growing: dict[int, Sequence] = {}
         self._has_freed = False
         """memory has become free since the one being placed began"""
         self._effects = effects
@@ -71,7 +65,7 @@ class Admission:
         if self.placing:
             self._go_on(self.placing, now)
             return
-        if not self.waiting or self._holdings.drawing or self._growing:
+        if not self.waiting or self._holdings.drawing or self._growth.borrowing:
             return  # running ones come first
         sequence = min(self.waiting, key=lambda one: (not one.is_wounded, one.seniority))
         if sequence.not_before > now:
@@ -82,50 +76,21 @@ class Admission:
         if sequence.table or not self._pins.search(sequence, self._lease_s, now):
             self._draw(sequence, now)
 
-    def on_drawn(self, drawn: Drawn, now: float) -> Sequence | None:
-        """Blocks came; returns a running sequence for which there are none, nor will be soon."""
-        sequence, self._draw_for = self._draw_for, None
-        if sequence is None:
-            return None
-        if sequence is self.placing:
-            missing = self.num_missing(sequence)
-            if missing > 0 and drawn.num_recalled:
-                _, until = self._redraw or (now, now + drawn.recall_s)
-                if now < until:
-                    self._redraw = (now + REDRAW_S, until)
-                    return None
-            self._redraw = None
-            self._place(sequence, now)
-        elif sequence.state is State.RUNNING and not (drawn.blocks or drawn.num_recalled):
-            if sequence.on_host:
-                sequence.on_host = False
-                return sequence
-            self._borrow_more(sequence, self._grow_blocks, now)
+    def on_drawn(self, drawn: Drawn, now: float) -> None:
+        """Blocks came for the one being placed."""
+        assert self.placing is not None
+        if self.num_missing(self.placing) > 0 and drawn.num_recalled:
+            _, until = self._redraw or (now, now + drawn.recall_s)
+            if now < until:
+                self._redraw = (now + REDRAW_S, until)
+                return
+        self._redraw = None
+        sequence = self.placing
+        self._place(sequence, now)
         sequence.on_host = False
-        return None
 
-    def grow(self, sequence: Sequence) -> None:
-        """A running sequence lacks a block for its next leaf: draw; if there is none, borrow."""
-        if self._draw_for or self._holdings.drawing or sequence.number in self._growing:
-            return
-        self._draw_for = sequence
-        self._holdings.draw(self._grow_blocks, recall=self._fits_home(sequence))
-
-    def lend_out(
-        self, sequence: Sequence, num_blocks: int, now: float, to: Creditor | None = None
-    ) -> None:
-        """Move some of a running sequence's oldest own leaves away, to ``to`` if it is named."""
-        num_blocks = min(num_blocks, len(self._holdings.own_sealed(sequence)))
-        if not num_blocks or sequence.number in self._growing:
-            return
-        self._borrow_more(sequence, num_blocks, now, to)
-
-    def on_placed(self, placed: Placed) -> Sequence | None:
-        """Memory was found; returns the sequence if it starts to run with it."""
-        grown = self._growing.pop(placed.sequence, None)
-        if grown is not None:
-            self._adopt_more(grown, placed)
-            return None
+    def on_placed(self, placed: Placed) -> Sequence:
+        """Memory was found; returns the sequence, which starts to run with it."""
         sequence = self.placing
         assert sequence is not None
         assert sequence.number == placed.sequence
@@ -133,28 +98,18 @@ class Admission:
         leaves = {
             leaf: instance
             for leaf, instance in zip(wanted, placed.holders, strict=False)
-            if instance != self._instance
+            if instance != self._need.owner
         }
         self._holdings.adopt(sequence, placed.grants, leaves)
         self.placing = None
         num_own = len(wanted) - len(leaves)
-        self._holdings.trim(sequence, num_own + (self._working_blocks if leaves else 0))
+        self._holdings.trim(sequence, num_own + (self._need.working_blocks if leaves else 0))
         sequence.state, sequence.num_tries = State.RUNNING, 0
         sequence.on_host = False
         return sequence
 
     def on_not_placed(self, failed: NotPlaced, now: float) -> Sequence | None:
-        """Nothing was found; returns the sequence that must give way, if there is one.
-
-        That is a running one that wanted to grow, or one with holes that found no room for them.
-        """
-        grown = self._growing.pop(failed.sequence, None)
-        if grown is not None:
-            if self._draw_for or self._holdings.drawing:
-                return None  # it asks again
-            grown.on_host, self._draw_for = True, grown
-            self._holdings.draw(self._grow_blocks, host=True)
-            return None
+        """Nothing was found; returns the sequence if it must give way: it keeps others from it."""
         sequence = self.placing
         assert sequence is not None
         assert sequence.number == failed.sequence
@@ -169,7 +124,7 @@ class Admission:
             wanted = len(sequence.to_place(self._layout.tokens))
             reason = (
                 f"a context of {len(sequence.token_ids)} tokens needs {wanted} blocks of "
-                f"{self._layout.tokens}; this instance has {self._num_blocks}. {failed.reason}"
+                f"{self._layout.tokens}; this instance has {self._need.num_pool}. {failed.reason}"
             )
             self._effects.append(
                 ToClient(sequence.request.request_id, Failed(sequence.request.request_id, reason))
@@ -177,7 +132,7 @@ class Admission:
             return None
         pause = min(self._retry_s * 2 ** min(sequence.num_tries, 10), 5.0)
         # Instances that refuse each other must not try again in step.
-        pause *= 1 + self._instance % 7 / 10
+        pause *= 1 + self._need.owner % 7 / 10
         sequence.not_before = 0.0 if self._has_freed else now + pause
         sequence.on_host = True
         self.queue_again(sequence)
@@ -199,9 +154,9 @@ class Admission:
         """The sequence no longer wants memory: it ends or starts over."""
         self._negotiator.cancel(sequence.number)
         self._pins.cancel(sequence)
-        self._growing.pop(sequence.number, None)
-        if self._draw_for is sequence:
-            self._draw_for = None
+        self._growth.withdraw(sequence)
+        if self._holdings.draw_for is sequence:
+            self._holdings.draw_for = None
         if self.placing is sequence:
             self.placing = self._redraw = None
         if sequence in self.waiting:
@@ -224,44 +179,30 @@ class Admission:
         there = len(sequence.spare) + self._holdings.store.num_free
         return len(sequence.to_place(self._layout.tokens)) - there
 
-    def _fits_home(self, sequence: Sequence) -> bool:
-        """The lender comes first: such a sequence may call back whatever the pool has lent.
-
-        One that must borrow itself does not: two of these, each holding what the other wants back,
-        would take it from each other for ever.
-        """
-        return self._layout.blocks_for(len(sequence.token_ids) + 1) <= self._num_blocks
-
     def _draw(self, sequence: Sequence, now: float) -> None:
         missing = self.num_missing(sequence)
         if missing > 0:
-            self._draw_for = sequence
-            recall = self._fits_home(sequence)
-            self._holdings.draw(missing, recall=recall, host=sequence.on_host)
+            recall = self._growth.fits_home(sequence)
+            self._holdings.draw(missing, whom=sequence, recall=recall, host=sequence.on_host)
         else:
             self._place(sequence, now)
-
-    def _need(self, num_blocks: int, num_local: int, working_blocks: int) -> Need:
-        return Need(
-            owner=self._instance,
-            host=self._host,
-            num_blocks=num_blocks,
-            num_local=num_local,
-            num_pool=self._num_blocks,
-            working_blocks=working_blocks,
-        )
 
     def _place(self, sequence: Sequence, now: float) -> None:
         wanted = sequence.to_place(self._layout.tokens)
         missing = len(wanted) - len(sequence.spare)
         if missing > 0:
             self._holdings.reserve(sequence, min(missing, self._holdings.store.num_free))
-        num_local, working = len(sequence.spare), self._working_blocks
+        num_local, working = len(sequence.spare), self._need.working_blocks
         has_tail = not wanted or wanted[-1] < len(sequence.table)
         if has_tail:  # the last leaf is at home already
             num_local += 1
             working = min(working, len(sequence.spare))
-        need = self._need(len(wanted) + has_tail, num_local, working)
+        need = replace(
+            self._need,
+            num_blocks=len(wanted) + has_tail,
+            num_local=num_local,
+            working_blocks=working,
+        )
         if wanted and not sequence.spare:
             if not self._make_working_room(sequence, now):
                 reason = "not one block of the own pool is free to compute keys in"
@@ -281,20 +222,5 @@ class Admission:
         sequence.num_tries, sequence.not_before = 1, now + REDRAW_S
         self.placing = None
         self.queue_again(sequence)
-        self.lend_out(sequence, 1, now)
+        self._growth.lend_out(sequence, 1, now)
         return True
-
-    def _borrow_more(
-        self, sequence: Sequence, num_blocks: int, now: float, to: Creditor | None = None
-    ) -> None:
-        self._growing[sequence.number] = sequence
-        need = self._need(num_blocks + 1, 1, 0)  # all but the tail is to be lent
-        arrived = sequence.arrived
-        self._negotiator.borrow(sequence.number, need, now, arrived=arrived, to=to, part=True)
-
-    def _adopt_more(self, sequence: Sequence, placed: Placed) -> None:
-        """The oldest own sealed leaves move to the new slots and leave their blocks behind."""
-        slots = [instance for instance in placed.holders if instance != self._instance]
-        leaves = dict(zip(self._holdings.own_sealed(sequence), slots, strict=False))
-        self._holdings.adopt(sequence, placed.grants, leaves)
-        self._holdings.move_sealed(sequence)

@@ -10,16 +10,18 @@ from dataclasses import dataclass
 from engine import protocol as p
 from engine.core import BlockLayout
 from engine.scheduler.admission import Admission
-from engine.scheduler.base import Placement
+from engine.scheduler.base import Need, Placement
 from engine.scheduler.batch import Batch
 from engine.scheduler.clients import Clients
 from engine.scheduler.debts import Debts
 from engine.scheduler.effects import Effect
+from engine.scheduler.growth import Growth
 from engine.scheduler.holdings import Holdings
 from engine.scheduler.loads import Loads
-from engine.scheduler.negotiator import Negotiator, Placed
+from engine.scheduler.negotiator import Negotiator, NotPlaced, Placed
 from engine.scheduler.neighbours import Neighbours
 from engine.scheduler.pins import Pins
+from engine.scheduler.preemption import Preemption
 from engine.scheduler.returns import Returns
 from engine.scheduler.roster import Roster
 from engine.scheduler.sequence import Sequence, State
@@ -80,17 +82,29 @@ class Desk:
             effects=self._effects,
         )
         self.returns = Returns(self.holdings)
-        self.admission = Admission(
-            instance=instance,
+        need = Need(
+            owner=instance,
             host=host,
+            num_blocks=0,
+            num_local=0,
+            num_pool=num_blocks,
+            working_blocks=layout.blocks_for(config.max_step_tokens) + 1,
+        )
+        self.growth = Growth(
+            need=need,
+            layout=layout,
+            holdings=self.holdings,
+            negotiator=self.negotiator,
+            grow_blocks=config.grow_blocks,
+        )
+        self.admission = Admission(
+            need=need,
             layout=layout,
             placement=placement,
             holdings=self.holdings,
             negotiator=self.negotiator,
             pins=self.pins,
-            num_blocks=num_blocks,
-            working_blocks=layout.blocks_for(config.max_step_tokens) + 1,
-            grow_blocks=config.grow_blocks,
+            growth=self.growth,
             retry_s=config.retry_s,
             lease_s=config.lease_s,
             sure_s=config.sure_s,
@@ -108,6 +122,17 @@ class Desk:
             pins=self.pins,
             debts=self.debts,
         )
+        self._preemption = Preemption(
+            layout=layout,
+            roster=self.roster,
+            batch=self.batch,
+            holdings=self.holdings,
+            clients=self.clients,
+            neighbours=self.neighbours,
+            loads=self.loads,
+            grow_blocks=config.grow_blocks,
+            hand_over=config.hand_over,
+        )
         self.is_leaving = False
         self._next_number = 1
 
@@ -119,11 +144,7 @@ class Desk:
         """A pool's answer, or its wish."""
         match message:
             case p.Drawn():
-                self.loads.relief["host_blocks"] += message.num_host
-                self.holdings.on_drawn(message)
-                short = self.admission.on_drawn(message, now)
-                if short is not None:
-                    self._make_room(short)
+                self._on_drawn(message, now)
             case p.Granted():
                 self.negotiator.on_granted(instance, message)
             case p.Refused():
@@ -156,7 +177,7 @@ class Desk:
             case p.Move():
                 for sequence in self.running:
                     if sequence.number == message.sequence and not sequence.is_prefill:
-                        self.admission.lend_out(sequence, message.num_blocks, now, message.to)
+                        self.growth.lend_out(sequence, message.num_blocks, now, message.to)
             case p.Settle():
                 self.returns.settle(self.running, message.creditor, message.num_blocks)
             case p.Evacuate():
@@ -195,26 +216,44 @@ class Desk:
             self.admission.admit(now)
         short = self.returns.tick(self.roster.all(), now, self.roster.wound)
         if short is not None and short.state is State.RUNNING:
-            self.admission.lend_out(short, self._config.grow_blocks, now)
+            self.growth.lend_out(short, self._config.grow_blocks, now)
         self._settle(now)
+
+    def _on_drawn(self, message: p.Drawn, now: float) -> None:
+        self.loads.relief["host_blocks"] += message.num_host
+        sequence = self.holdings.on_drawn(message)
+        if sequence is None:
+            return
+        if sequence is self.admission.placing:
+            self.admission.on_drawn(message, now)
+        elif self.growth.on_drawn(sequence, message, now):
+            self._preemption.make_room(sequence)
 
     def _settle(self, now: float) -> None:
         """Act on what the negotiator has found."""
         while self.negotiator.outcomes:
             outcome = self.negotiator.outcomes.pop(0)
+            grows = outcome.sequence in self.growth.borrowing
             if isinstance(outcome, Placed):
                 self.loads.relief["loans"] += len(outcome.grants)
-                started = self.admission.on_placed(outcome)
-                if started is not None:
-                    self.running.append(started)
+                if grows:
+                    self.growth.on_placed(outcome)
+                else:
+                    self.running.append(self.admission.on_placed(outcome))
+                continue
+            if grows:
+                self.growth.on_not_placed(outcome)
             else:
-                placing = self.admission.placing
-                short = self.admission.on_not_placed(outcome, now)
-                if short is not None:
-                    self._make_room(short)
-                elif placing and placing in self.admission.waiting and not outcome.hopeless:
-                    self._lend_for(placing, now)
-                self._give_surplus()
+                self._on_not_placed(outcome, now)
+            self._give_surplus()
+
+    def _on_not_placed(self, outcome: NotPlaced, now: float) -> None:
+        placing = self.admission.placing
+        short = self.admission.on_not_placed(outcome, now)
+        if short is not None:
+            self._preemption.make_room(short)
+        elif placing and placing in self.admission.waiting and not outcome.hopeless:
+            self._lend_for(placing, now)
 
     def _lend_for(self, waiting: Sequence, now: float) -> None:
         """Others may have room that it cannot work in: a running sequence's blocks go there."""
@@ -222,31 +261,7 @@ class Desk:
         able = [one for one in self.running if not one.is_prefill and not one.targets]
         longest = max(able, key=lambda one: len(self.holdings.own_sealed(one)), default=None)
         if longest is not None and missing > 0:
-            self.admission.lend_out(longest, missing, now)
-
-    def _make_room(self, short: Sequence) -> None:
-        """The youngest gives way; a waiting one that is short gives way itself."""
-        if short not in self.running:
-            self._give_way(short)
-            return
-        if short not in self.batch.short:
-            return  # it was only advised to lend
-        self._give_way(max(self.running, key=lambda one: one.seniority))
-        if short in self.running and self.holdings.store.num_free:
-            self.holdings.reserve(short, 1)  # before it goes to who waits
-
-    def _give_way(self, sequence: Sequence) -> None:
-        """It goes on where there is room for all of it, or starts over here."""
-        num_blocks = self._layout.blocks_for(len(sequence.token_ids) + 1) + self._config.grow_blocks
-        may_go = self._config.hand_over and not sequence.request.stays
-        if may_go and self.neighbours.take(num_blocks):
-            self.loads.relief["handovers"] += 1
-            # Who goes on may read what others hold; the own blocks are wanted here.
-            self.roster.drop(sequence, final=False, keep_lent=True)
-            self.clients.hand_over(sequence.request)
-        else:
-            self.loads.relief["preemptions"] += 1
-            self.roster.restart(sequence)
+            self.growth.lend_out(longest, missing, now)
 
     def _leave(self) -> None:
         """Everything goes to others: requests are sent again there, and find what stays cached."""

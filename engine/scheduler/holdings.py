@@ -24,24 +24,37 @@ class Holdings:
         self.store = BlockStore(block_tokens=layout.tokens)
         self.drawing = False
         """a draw is under way"""
+        self.draw_for: Sequence | None = None
+        """the sequence that it is for, if that still wants it"""
         self.found_none = False
         """the last draw brought nothing"""
         self.effects = effects
 
-    def draw(self, num_blocks: int, *, recall: bool = False, host: bool = False) -> None:
-        """Ask the own pool for blocks, one draw at a time.
+    def draw(
+        self,
+        num_blocks: int,
+        *,
+        whom: Sequence | None = None,
+        recall: bool = False,
+        host: bool = False,
+    ) -> None:
+        """Ask the own pool for blocks, one draw at a time; what comes next is for ``whom``.
 
         With ``recall`` it calls back what it has lent; with ``host`` it gives host memory as well.
         """
+        self.draw_for = whom or self.draw_for
         if not self.drawing:
             self.drawing = True
             draw = Draw(num_blocks, recall=recall, host=host)
             self.effects.append(ToPool(self._instance, draw))
 
-    def on_drawn(self, message: Drawn) -> None:
+    def on_drawn(self, message: Drawn) -> Sequence | None:
+        """Blocks came; returns the sequence that they are for."""
         self.drawing = False
         self.found_none = not message.blocks
         self.store.add(message.blocks)
+        sequence, self.draw_for = self.draw_for, None
+        return sequence
 
     def give_surplus(self, keep: int) -> None:
         """Return free blocks beyond ``keep`` to the pool, where others can borrow them."""

@@ -72,7 +72,7 @@ class Scheduler(Desk):
         plan = self.batch.plan(self.running, self.holdings, now)
         for sequence in self.batch.short:
             if not sequence.moving:  # else moves under way will free some
-                self.admission.grow(sequence)
+                self.growth.grow(sequence)
         if plan is None:
             self._give_surplus()
         return plan

@@ -118,9 +118,9 @@ def test_two_deals_that_fail_at_once_preempt_without_harm():
             while channel.down:
                 three.deliver_down(*key)
         three.instances[0].step()
-        if len(scheduler.admission._growing) == 2:
+        if len(scheduler.growth.borrowing) == 2:
             break
-    assert len(scheduler.admission._growing) == 2, "the planner is silent, so two wait for it"
+    assert len(scheduler.growth.borrowing) == 2, "the planner is silent, so two wait for it"
     three.now += 6
     three.instances[0].step()
     check_cluster(three)
