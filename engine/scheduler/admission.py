@@ -18,8 +18,6 @@ from engine.scheduler.negotiator import Negotiator, NotPlaced, Placed
 from engine.scheduler.pins import Pins
 from engine.scheduler.sequence import Sequence, State
 
-SURE_TRIES = 3
-"""a sequence that found no room for its holes so often starts over, and frees what it has"""
 REDRAW_S = 0.02
 """between two looks for recalled blocks that came back"""
 
@@ -108,8 +106,8 @@ class Admission:
         sequence.on_host = False
         return sequence
 
-    def on_not_placed(self, failed: NotPlaced, now: float) -> Sequence | None:
-        """Nothing was found; returns the sequence if it must give way: it keeps others from it."""
+    def on_not_placed(self, failed: NotPlaced, now: float) -> None:
+        """Nothing was found: it pauses, or is refused if that will stay so."""
         sequence = self.placing
         assert sequence is not None
         assert sequence.number == failed.sequence
@@ -129,14 +127,13 @@ class Admission:
             self._effects.append(
                 ToClient(sequence.request.request_id, Failed(sequence.request.request_id, reason))
             )
-            return None
+            return
         pause = min(self._retry_s * 2 ** min(sequence.num_tries, 10), 5.0)
         # Instances that refuse each other must not try again in step.
         pause *= 1 + self._need.owner % 7 / 10
         sequence.not_before = 0.0 if self._has_freed else now + pause
         sequence.on_host = True
         self.queue_again(sequence)
-        return sequence if sequence.table and sequence.num_tries >= SURE_TRIES else None
 
     def wake(self) -> None:
         """Memory has become free: whoever paused for want of it need not wait any longer."""

@@ -1,8 +1,9 @@
 """Desk: a step's correspondence with pools and planner, and the memory that comes of it. No I/O.
 
 When memory is short: draw from the own pool, call back what it lent, borrow, take host memory, hand
-the youngest sequence to an instance that has room, and as the last resort preempt it: it is
-recomputed later. When a holder is lost, only what it held is computed again.
+the youngest sequence to an instance that has room, and as the last resort preempt it: it waits, and
+gives up its last blocks as elder ones want them. When a holder is lost, only what it held is
+computed again.
 """
 
 from dataclasses import dataclass
@@ -249,10 +250,11 @@ class Desk:
 
     def _on_not_placed(self, outcome: NotPlaced, now: float) -> None:
         placing = self.admission.placing
-        short = self.admission.on_not_placed(outcome, now)
-        if short is not None:
-            self._preemption.make_room(short)
-        elif placing and placing in self.admission.waiting and not outcome.hopeless:
+        self.admission.on_not_placed(outcome, now)
+        if placing is None or placing not in self.admission.waiting:
+            return
+        gave_way = self._preemption.make_way(placing, hopeless=outcome.hopeless)
+        if not gave_way and not outcome.hopeless:
             self._lend_for(placing, now)
 
     def _lend_for(self, waiting: Sequence, now: float) -> None:

@@ -200,6 +200,23 @@ class Holdings:
         sequence.num_computed = 0
         sequence.table_version += 1
 
+    def can_shorten(self, sequence: Sequence) -> bool:
+        """Its last leaf lies at home, and is not all that it has."""
+        has_more = len(sequence.table) > 1 and not sequence.holes
+        return has_more and self._is_own(sequence.table[-1])
+
+    def shorten(self, sequence: Sequence) -> int:
+        """Free the last leaf's block; returns how many tokens are to be computed again."""
+        leaf = len(sequence.table) - 1
+        if leaf in sequence.targets:
+            self.untarget(sequence, leaf, release=True)
+        self.store.release([sequence.table.pop().block])
+        sequence.table_version += 1
+        del sequence.hashes[leaf:]
+        lost = max(0, sequence.num_computed - leaf * self._layout.tokens)
+        sequence.num_computed -= lost
+        return lost
+
     def _cache(self, blocks: list[int]) -> None:
         """Sealed blocks go to the pool, which keeps them for their content."""
         contents = [self.store.hash_of(block) or b"" for block in blocks]

@@ -23,7 +23,8 @@ class Loads:
         """seconds of a decode step, smoothed"""
         self.is_leaving = False
         self.relief: Counter[str] = Counter()
-        """loans, host_blocks, handovers, preemptions: in the order in which they are tried"""
+        """loans, host_blocks, handovers, preemptions: in the order in which they are tried; a
+        preemption is a sequence that stops, or gives up a block, or all that it has"""
 
     def timed(self, plan: Plan, seconds: float, tokens: int) -> None:
         """A step was run; ``tokens`` to a block. Only decode steps are samples."""

@@ -1,4 +1,12 @@
-"""Preemption: who gives way when there is no memory left, neither here nor at others. No I/O."""
+"""Preemption: who gives way when there is no memory left, neither here nor at others. No I/O.
+
+The youngest stops and waits with what it has; whoever runs and finds nothing takes the last block
+of the youngest that holds any. Blocks go to elder sequences only, so no two take them from each
+other for ever; and the oldest ends: while any runs, it gets what the younger hold, down to their
+last block, and when none does, the oldest that waits gets it.
+"""
+
+from collections.abc import Callable
 
 from engine.core import BlockLayout
 from engine.scheduler.batch import Batch
@@ -9,9 +17,12 @@ from engine.scheduler.neighbours import Neighbours
 from engine.scheduler.roster import Roster
 from engine.scheduler.sequence import Sequence
 
+SURE_TRIES = 3
+"""a sequence that found no room for what it lacks so often starts over, and frees what it has"""
+
 
 class Preemption:
-    """The youngest goes on where there is room for all of it, or starts over here."""
+    """The youngest goes on where there is room for all of it, or makes room here."""
 
     def __init__(
         self,
@@ -37,19 +48,37 @@ class Preemption:
         self._hand_over = hand_over
 
     def make_room(self, short: Sequence) -> None:
-        """The youngest gives way; a waiting one that is short gives way itself."""
-        running = self._roster.running
-        if short not in running:
-            self._give_way(short)
-            return
+        """A running one found no memory: the youngest of all that hold some gives way."""
         if short not in self._batch.short:
             return  # it was only advised to lend
-        self._give_way(max(running, key=lambda one: one.seniority))
-        if short in running and self._holdings.store.num_free:
+        youngest = max(self._roster.holding(), key=lambda one: one.seniority)
+        if youngest is short:
+            self._give_way(short, self._roster.suspend)
+            return
+        self._give_way(youngest, self._roster.shorten)
+        if self._holdings.store.num_free:
             self._holdings.reserve(short, 1)  # before it goes to who waits
 
-    def _give_way(self, sequence: Sequence) -> None:
-        """It goes on where there is room for all of it, or starts over here."""
+    def make_way(self, waiting: Sequence, *, hopeless: bool) -> bool:
+        """One that waits found no memory; True if a sequence gave way.
+
+        While others run they bring memory when they end. When nobody does, all of it is with those
+        that wait: the younger give way to the elder, unless not even all of it would do.
+        """
+        is_stuck = not self._roster.running
+        younger = [one for one in self._roster.holding() if one.seniority > waiting.seniority]
+        if is_stuck and younger and not hopeless:
+            self._give_way(max(younger, key=lambda one: one.seniority), self._roster.shorten)
+            waiting.not_before = 0.0
+            return True
+        keeps_others_out = waiting.is_wounded or (is_stuck and waiting.table)
+        if keeps_others_out and waiting.num_tries >= SURE_TRIES:
+            self._give_way(waiting, self._roster.restart)
+            return True
+        return False
+
+    def _give_way(self, sequence: Sequence, otherwise: Callable[[Sequence], None]) -> None:
+        """It goes on where there is room for all of it, or makes room here."""
         num_blocks = self._layout.blocks_for(len(sequence.token_ids) + 1) + self._grow_blocks
         may_go = self._hand_over and not sequence.request.stays
         if may_go and self._neighbours.take(num_blocks):
@@ -59,4 +88,4 @@ class Preemption:
             self._clients.hand_over(sequence.request)
         else:
             self._loads.relief["preemptions"] += 1
-            self._roster.restart(sequence)
+            otherwise(sequence)

@@ -44,6 +44,10 @@ class Roster:
         placing = [self._admission.placing] if self._admission.placing else []
         return [*self.running, *self._admission.waiting, *placing]
 
+    def holding(self) -> list[Sequence]:
+        """Those that run or could go on where they are, if only there was memory for more."""
+        return [one for one in self.all() if one in self.running or (one.table and not one.holes)]
+
     def drop(
         self,
         sequence: Sequence,
@@ -65,6 +69,23 @@ class Roster:
         sequence.recomputed_tokens -= sum(end - first for first, end in sequence.holes)
         self.drop(sequence, final=False)
         self._admission.queue_again(sequence)
+
+    def suspend(self, sequence: Sequence) -> None:
+        """It stops, and waits with what it has; a wounded one starts over."""
+        if sequence.is_wounded:
+            self.restart(sequence)
+            return
+        for leaf in [leaf for leaf in sequence.targets if leaf >= len(sequence.table)]:
+            self._holdings.untarget(sequence, leaf, release=True)  # it is placed anew
+        self._queue_again(sequence, num_spare=0)
+
+    def shorten(self, sequence: Sequence) -> None:
+        """It stops, and waits without its last block; or starts over, if that is not to be had."""
+        if not self._holdings.can_shorten(sequence):
+            self.restart(sequence)
+            return
+        self.suspend(sequence)
+        sequence.recomputed_tokens += self._holdings.shorten(sequence)
 
     def lose(self, loans: set[tuple[int, int]], now: float) -> None:
         """These loans have ended: what lay there becomes holes of the sequences that used it."""
@@ -90,10 +111,13 @@ class Roster:
         sequence.open_holes(leaves, self._layout.tokens)
         if sequence in self._admission.waiting:
             return
+        self._queue_again(sequence, num_spare=1)
+
+    def _queue_again(self, sequence: Sequence, num_spare: int) -> None:
         if sequence in self.running:
             self.running.remove(sequence)
         self._admission.withdraw(sequence)
-        self._holdings.trim(sequence, 1)
+        self._holdings.trim(sequence, num_spare)
         self._admission.queue_again(sequence)
 
     def check(self) -> None:

@@ -7,13 +7,17 @@ from scheduler_cluster import Cluster
 
 from engine import protocol as p
 from engine.memory.books import BlockState
-from engine.scheduler.effects import Finish, ToPlanner, ToPool
+from engine.scheduler.effects import ToPlanner, ToPool
 
 
 def watched(cluster, instance):
     """What an instance does for memory, in order: each kind of step once in a row."""
     done, scheduler = [], cluster.instances[instance].scheduler
-    take = scheduler.take_effects
+    take, preempt = scheduler.take_effects, scheduler.roster.suspend
+
+    def stop(sequence):
+        done.append("give way")
+        preempt(sequence)
 
     def note():
         effects = take()
@@ -23,15 +27,13 @@ def watched(cluster, instance):
                     what = "host" if effect.message.host else "draw"
                 case ToPlanner(message=p.BorrowQuery()):
                     what = "borrow"
-                case Finish(final=False):
-                    what = "give way"
                 case _:
                     continue
             if done[-1:] != [what]:
                 done.append(what)
         return effects
 
-    scheduler.take_effects = note
+    scheduler.take_effects, scheduler.roster.suspend = note, stop
     return done
 
 

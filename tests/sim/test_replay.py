@@ -81,7 +81,7 @@ def test_the_verb_says_so(largest, kind, capsys):
         ("step", Scheduler, "on_lost", lambda self, instance, now: None),
         ("pool", Recalls, "freeze", lambda self, num_blocks, for_s, now: None),
         ("pool", Tables, "detach", lambda self, sequence, peer: None),
-        ("pool", Loans, "older", lambda self, debtor: []),
+        ("pool", Loans, "overdue", lambda self, now: []),
         ("pool", RManager, "_recall", lambda self, recalled: []),
         ("planner", GManager, "tick", lambda self, now: []),
         ("planner", Membership, "_seen", lambda self, instance, peers, peer: None),
