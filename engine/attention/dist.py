@@ -158,15 +158,16 @@ class DistAttention(AttentionBackend):
             self._asks, step.slices, step.num_slices = asks, asks.address, len(asks.slices)
             step.patience_ns = int(1e9 * self._ways.patience_s)
         self._native = step
-        self._lend_time()
+        self._lend_time(step)
         return step
 
     def catch_up(self, q_THD: Tensor, layer: int) -> None:
         assert self._asks is not None, "catch_up without native_step"
         assert self._native is not None
-        for instance in self._steps:
+        missing = list(self._asks.missing())
+        for instance in {instance for instance, _, _ in missing}:
             self._budget_s[instance] -= 1e-9 * (self._lent_ns - self._native.sleep_ns)
-        for instance, number, was_asked in self._asks.missing():
+        for instance, number, was_asked in missing:
             self._asking[instance, layer, number] = self._answer_rows(instance, number)
             if not was_asked and instance not in self._failed:
                 self._ask(instance, number, q_THD, layer)
@@ -175,7 +176,7 @@ class DistAttention(AttentionBackend):
             for number in range(len(self._steps[instance].slices)):
                 self._answer_rows(instance, number).clear()
         self._asks.open(self._lenders, left_out=self._failed)
-        self._lend_time()
+        self._lend_time(self._native)
 
     def end(self) -> frozenset[int]:
         if self._native is not None:
@@ -242,11 +243,10 @@ class DistAttention(AttentionBackend):
         self._own_keys = own_keys + lent_keys - self._lent_keys
         return way
 
-    def _lend_time(self) -> None:
+    def _lend_time(self, native: NativeStep) -> None:
         """The native library may sleep for answers as long as no holder's budget ends."""
-        assert self._native is not None
         left_s = [self._budget_s[one] for one in self._steps.keys() - self._failed]
-        self._native.sleep_ns = self._lent_ns = int(1e9 * max(0.0, min(left_s, default=0.0)))
+        native.sleep_ns = self._lent_ns = int(1e9 * max(0.0, min(left_s, default=0.0)))
 
     def _answer_rows(self, instance: int, number: int) -> NodeRows:
         part = self._steps[instance].slices[number]
