@@ -171,7 +171,7 @@ class Completions:
                 code="context_length_exceeded",
             )
         default = 16 if isinstance(body, CompletionBody) else room
-        wanted = getattr(body, "max_completion_tokens", None) or body.max_tokens or default
+        wanted = body.max_completion_tokens or body.max_tokens or default
         temperature = 1.0 if body.temperature is None else body.temperature
         seed = secrets.randbits(63) if body.seed is None else body.seed % (1 << 63)
         return SamplingParams(

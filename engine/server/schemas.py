@@ -36,6 +36,7 @@ class Common(BaseModel):
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, lt=1 << 31)] | None = None
@@ -88,7 +89,6 @@ class ChatMessage(BaseModel):
 
 class ChatBody(Common):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1 << 16)]
-    max_completion_tokens: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
 
 
 class CompletionBody(Common):

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from served import byte_tokenizer, httpx
 
@@ -115,6 +115,9 @@ changed = st.tuples(body, st.fixed_dictionaries({}, optional=PLAUSIBLE)).map(
 )
 
 
+@example(
+    path="/v1/completions", body={"model": "tiny", "prompt": "hi", "max_completion_tokens": -1.0}
+)
 @given(path=st.sampled_from(PATHS), body=changed)
 def test_plausible_bodies_are_answered_or_refused(app, path, body):
     send(app, "POST", path, json.dumps(body).encode())
