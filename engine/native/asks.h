@@ -79,7 +79,6 @@ private:
     // Until a channel has news; false when Python is to go on.
     bool sleep(int64_t& sleep_ns) {
         if (sleep_ns <= 0) return false;
-        bool is_well = true;
         int64_t began = now_ns(), most_ns = sleep_ns;
         polled_.clear();
         for (SliceAsk& s : *this) {
@@ -89,7 +88,7 @@ private:
             polled_.push_back({reader.fd(), POLLIN, 0});
         }
         timespec wait{most_ns / 1000000000, most_ns % 1000000000};
-        is_well = ::ppoll(polled_.data(), polled_.size(), &wait, nullptr) >= 0;
+        bool is_well = ::ppoll(polled_.data(), polled_.size(), &wait, nullptr) >= 0;
         for (SliceAsk& s : *this)
             if (s.state == ASKED && !Reader(*s.channel).wake_up()) is_well = false;
         sleep_ns -= now_ns() - began;

@@ -14,7 +14,7 @@ struct AttentionStep {  // the same fields as NativeStep in engine/attention/nat
     MergeCall merge;
     SliceAsk* slices;
     int64_t layer_bytes, patience_ns;
-    int64_t sleep_ns;             // shrinks by what was slept for answers; at 0 the caller waits
+    int64_t sleep_ns;            // shrinks by what was slept for answers; at 0 the caller waits
     int64_t attend_ns, trip_ns;  // grow by what the keys at hand took, and ask to last answer
     int32_t num_slices;
     int32_t waits;     // the caller is to get a layer's missing answers
