@@ -6,14 +6,6 @@
 
 using lk::Word;
 
-static inline void relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
 extern "C" {
 
 // Returns 1 when the other side sleeps and this call is to ring its bell; see words.h.
@@ -37,7 +29,7 @@ int64_t lk_wait_change(const uint64_t* addresses, const uint64_t* values, int64_
       if (Word(*at).load(std::memory_order_acquire) != values[i]) return i;
     }
     if (turn % 16 == 0 && lk::now_ns() >= end) return -1;
-    relax();
+    lk::pause();
   }
 }
 }

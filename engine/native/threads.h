@@ -12,15 +12,11 @@
 #include <thread>
 #include <utility>
 
+#include "clock.h"
+
 namespace lk {
 
 constexpr int SPINS = 20000;  // looks at a flag before sleeping: some 100 us
-
-inline void pause() {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
-}
 
 // One of some threads that work on the same thing at the same time, and wait for each other.
 class Team {

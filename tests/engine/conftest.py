@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from cluster_harness import tiny_checkpoint
+from native_step import Step, decodes
 
 from engine.model.checkpoint import Checkpoint
 
@@ -32,3 +33,28 @@ def tiny(tiny_path: Path) -> Checkpoint:
 @pytest.fixture(scope="session")
 def tiny_bfloat16(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return tiny_checkpoint(tmp_path_factory.mktemp("tiny_bfloat16"), "bfloat16")
+
+
+@pytest.fixture(scope="session")
+def five_layers(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    path = tmp_path_factory.mktemp("native") / "model"
+    return tiny_checkpoint(path, "bfloat16", num_hidden_layers=5)
+
+
+@pytest.fixture(params=["shm", "tcp"])
+def step(request: pytest.FixtureRequest, five_layers: Checkpoint) -> Iterator[Step]:
+    step = Step(five_layers, transport=request.param, wait_s=10.0)
+    step.prefill()
+    yield step
+    step.close()
+
+
+@pytest.fixture(scope="session")
+def truth(five_layers: Checkpoint) -> list[torch.Tensor]:
+    """Logits of four decodes, and of a chunk behind them, with everything at home."""
+    step = Step(five_layers)
+    step.prefill()
+    told = [step.run(decodes(number))[0] for number in range(4)]
+    told.append(step.run([(0, 134, 30), (1, 74, 1)])[0])
+    step.close()
+    return told
