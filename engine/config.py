@@ -19,6 +19,7 @@ from engine.recipe import apply, dotted, leaves, one_line, read
 from engine.registry import Registry
 from engine.scheduler.gmanager import GManager
 from engine.scheduler.scheduler import Scheduler
+from engine.serve_config import MASK, ServeConfig
 
 ANY_INTERFACE = ("0.0.0.0", "::", "*")
 
@@ -95,18 +96,6 @@ class GenerateConfig:
     ignore_eos: bool = False
     compare: bool = True
     """run the prompt again on one big instance and compare the tokens"""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ServeConfig:
-    host: str = "127.0.0.1"
-    port: int = 8000
-    """of the cluster's gateway, on rank 0"""
-    instance_port: int = 0
-    """when set, instance i also serves HTTP by itself on this port + i"""
-    model_name: str = ""
-    """what clients call the model; its path where empty"""
-    max_body_bytes: int = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -277,7 +266,9 @@ def options_of(kind: Registry, key: str, part: Component | PoolConfig) -> tuple[
 
 
 def to_yaml(config: Config) -> str:
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    """The tree as a recipe, but for what is secret in it."""
+    masked = dataclasses.replace(config.serve, api_keys=[MASK] * len(config.serve.api_keys))
+    return OmegaConf.to_yaml(OmegaConf.structured(dataclasses.replace(config, serve=masked)))
 
 
 def recipe_path(recipe: str | None, name: str) -> Path:

@@ -9,6 +9,7 @@ from engine.comm.auth import KEY_VARIABLE, read_key
 from engine.config import Config
 from engine.errors import ConfigError
 from engine.model.checkpoint import describe, load_tokenizer
+from engine.server.api_keys import ApiKeys
 from engine.world import World
 
 BACKLOG = 1024
@@ -38,6 +39,7 @@ class Serve:
     config: Config
     listener: socket.socket
     journal: Path
+    keys: ApiKeys
     only: int | None = None
     """the one instance it serves; None for the cluster"""
 
@@ -78,6 +80,7 @@ class Serve:
             model=model,
             max_positions=shape.max_positions,
             max_body_bytes=wanted.max_body_bytes,
+            keys=self.keys,
         )
         host, port = self.listener.getsockname()[:2]
         who = "lendkv" if self.only is None else f"lendkv: instance {self.only}"
@@ -100,11 +103,12 @@ def how_to_join(config: Config, planner: str) -> str:
 def gateways(config: Config, world: World, folder: Path) -> dict[str, Serve]:
     """A rank's gateways: the cluster's on rank 0, and one of its own where they are wanted."""
     wanted, found = config.serve, {}
+    keys = ApiKeys.read(wanted.api_keys, wanted.api_key_file)
     if world.rank == 0 and not config.cluster.join:
         listener = listen(wanted.host, wanted.port)
-        found["gateway"] = Serve(config, listener, folder / "gateway.journal")
+        found["gateway"] = Serve(config, listener, folder / "gateway.journal", keys)
     if wanted.instance_port:
         listener = listen(wanted.host, wanted.instance_port + world.rank)
         journal = folder / "instance.journal"
-        found["instance gateway"] = Serve(config, listener, journal, only=world.instance)
+        found["instance gateway"] = Serve(config, listener, journal, keys, only=world.instance)
     return found

@@ -19,6 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from engine import __version__
 from engine.protocol import Member
 from engine.scheduler.request_table import Entry
+from engine.server.api_keys import NO_KEYS, ApiKeys
+from engine.server.auth import Auth
 from engine.server.completions import Completions
 from engine.server.gateway import Gateway
 from engine.server.metrics import Metrics
@@ -34,6 +36,7 @@ def build_app(
     model: str,
     max_positions: int,
     max_body_bytes: int,
+    keys: ApiKeys = NO_KEYS,
 ) -> FastAPI:
     """The application; the gateway is pumped while it lives."""
 
@@ -51,6 +54,7 @@ def build_app(
     created = int(time.time())
 
     app.add_middleware(_LimitBody, max_bytes=max_body_bytes)
+    app.add_middleware(Auth, keys=keys)  # before it, as the last one added comes first
 
     @app.exception_handler(Problem)
     async def problem(_: Request, error: Problem) -> JSONResponse:

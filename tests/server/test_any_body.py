@@ -1,68 +1,23 @@
 """Whatever a client sends, the routes answer below 500 and with an error object if they refuse."""
 
-import asyncio
 import json
-from collections import Counter
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from served import byte_tokenizer, httpx
-
-from engine.model.chat import ChatTemplate
-from engine.model.tokenizer import Tokenizer
-from engine.protocol import Member, Submit, Tokens
-from engine.scheduler.request_table import RequestTable
-from engine.server.app import build_app
-from engine.server.completions import Completions
-from engine.server.gateway import Gateway
-from engine.server.metrics import Metrics
+from instant import build
+from instant import send as send_any
 
 PATHS = ("/v1/chat/completions", "/v1/completions")
-TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ m.name }}\n{% endfor %}"
-
-
-class InstantGateway(Gateway):
-    """Answers every request at once, with up to three tokens. No sockets, no journal."""
-
-    def __init__(self):
-        self.table = RequestTable(block_tokens=4)
-        self.members = [Member(0, 1, "step", 9, 9, 0, 0)]
-        self.table.on_members(self.members, 0.0)
-        self.terms, self._news, self._expected, self._attending = {}, {}, {}, Counter()
-
-    def submit(self, request, terms):
-        self.terms[request.request_id] = terms
-        entry = self.table.add(request, 0.0)
-        for effect in self.table.take_effects():
-            assert isinstance(effect.message, Submit)
-            assert effect.message.max_tokens > 0
-            ids = [65, 250, 66][: effect.message.max_tokens]
-            self.table.on_message(Tokens(effect.message.request_id, 0, ids, "length"), 0.0)
-        return entry
-
-    def _pump(self, now):
-        self.table.take_effects()
 
 
 @pytest.fixture(scope="module")
 def app():
-    gateway, metrics = InstantGateway(), Metrics("tiny")
-    tokenizer = Tokenizer(byte_tokenizer(), ChatTemplate(TEMPLATE, {}))
-    completions = Completions(gateway, tokenizer, model="tiny", max_positions=40, vocab_size=256)
-    return build_app(
-        gateway, completions, metrics, model="tiny", max_positions=40, max_body_bytes=4000
-    )
+    return build()
 
 
 def send(app, method, path, content=b"", headers=None):
-    async def go():
-        transport = httpx.ASGITransport(app=app)  # it raises what the app raises
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            headers_ = {"content-type": "application/json", **(headers or {})}
-            return await client.request(method, path, content=content, headers=headers_)
-
-    answer = asyncio.run(go())
+    answer = send_any(app, method, path, content, headers)
     assert answer.status_code < 500, answer.text
     if answer.status_code >= 400:
         error = answer.json()["error"]

@@ -4,8 +4,8 @@ import asyncio
 import json
 
 import pytest
+from instant import InstantGateway
 from served import byte_tokenizer
-from test_any_body import InstantGateway
 
 from engine.model.tokenizer import Tokenizer
 from engine.server.app import build_app

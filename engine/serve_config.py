@@ -1,0 +1,22 @@
+"""What ``lendkv serve`` offers over HTTP: the part ``serve`` of the configuration tree."""
+
+from dataclasses import dataclass, field
+
+MASK = "***"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeConfig:
+    host: str = "127.0.0.1"
+    port: int = 8000
+    """of the cluster's gateway, on rank 0"""
+    instance_port: int = 0
+    """when set, instance i also serves HTTP by itself on this port + i"""
+    model_name: str = ""
+    """what clients call the model; its path where empty"""
+    max_body_bytes: int = 16 << 20
+    api_keys: list[str] = field(default_factory=list)
+    """who may use the API; none here, in the file and in LENDKV_API_KEY: everybody may"""
+    api_key_file: str = ""
+    """one key a line, with options: sk-... name=alice requests=4 tokens_per_minute=9000 priority=1;
+    relative to the working folder"""

@@ -1,0 +1,58 @@
+"""The application over a gateway without sockets that answers at once, and how to ask it."""
+
+import asyncio
+from collections import Counter
+
+from served import byte_tokenizer, httpx
+
+from engine.model.chat import ChatTemplate
+from engine.model.tokenizer import Tokenizer
+from engine.protocol import Member, Submit, Tokens
+from engine.scheduler.request_table import RequestTable
+from engine.server.app import build_app
+from engine.server.completions import Completions
+from engine.server.gateway import Gateway
+from engine.server.metrics import Metrics
+
+TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ m.name }}\n{% endfor %}"
+
+
+class InstantGateway(Gateway):
+    """Answers every request at once, with up to three tokens. No sockets, no journal."""
+
+    def __init__(self):
+        self.table = RequestTable(block_tokens=4)
+        self.members = [Member(0, 1, "step", 9, 9, 0, 0)]
+        self.table.on_members(self.members, 0.0)
+        self.terms, self._news, self._expected, self._attending = {}, {}, {}, Counter()
+
+    def submit(self, request, terms):
+        self.terms[request.request_id] = terms
+        entry = self.table.add(request, 0.0)
+        for effect in self.table.take_effects():
+            assert isinstance(effect.message, Submit)
+            assert effect.message.max_tokens > 0
+            ids = [65, 250, 66][: effect.message.max_tokens]
+            self.table.on_message(Tokens(effect.message.request_id, 0, ids, "length"), 0.0)
+        return entry
+
+    def _pump(self, now):
+        self.table.take_effects()
+
+
+def build(gateway=None, **options):
+    tokenizer = Tokenizer(byte_tokenizer(), ChatTemplate(TEMPLATE, {}))
+    gateway = gateway or InstantGateway()
+    completions = Completions(gateway, tokenizer, model="tiny", max_positions=40, vocab_size=256)
+    options = {"model": "tiny", "max_positions": 40, "max_body_bytes": 4000} | options
+    return build_app(gateway, completions, Metrics("tiny"), **options)
+
+
+def send(app, method, path, content=b"", headers=None):
+    async def go():
+        transport = httpx.ASGITransport(app=app)  # it raises what the app raises
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            headers_ = {"content-type": "application/json", **(headers or {})}
+            return await client.request(method, path, content=content, headers=headers_)
+
+    return asyncio.run(go())
