@@ -1,0 +1,113 @@
+"""Profile: the constants of a kind of machine, read from a YAML file that names their sources."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from engine.errors import ConfigError
+
+FOLDER = Path(__file__).parent / "profiles"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """One accelerator, or one core that runs an instance. Seconds, bytes, operations a second."""
+
+    memory_bytes: float
+    bandwidth: float
+    """of its memory, as the vendor says"""
+    flops: float
+    """dense 16-bit matrix rate, as the vendor says"""
+    bandwidth_share: float = 1.0
+    """of it, what kernels reach when they read weights and keys in long runs"""
+    flops_share: float = 1.0
+    """of it, what large matrix products reach"""
+    half_rows: float = 0.0
+    """a product of so many rows reaches half of that: the efficiency curve of small batches"""
+    attention_flops_share: float = 1.0
+    """of the matrix rate, what attention of many rows reaches"""
+    layer_s: float = 0.0
+    """each layer's launches, norms and elementwise kernels, which no batch makes cheaper"""
+    step_s: float = 0.0
+    """each step's scheduling, sampling and launch"""
+
+    def __post_init__(self) -> None:
+        if min(self.memory_bytes, self.bandwidth, self.flops) <= 0:
+            raise ConfigError("device: memory_bytes, bandwidth and flops must be above 0")
+        shares = (self.bandwidth_share, self.flops_share, self.attention_flops_share)
+        if not all(0 < share <= 1 for share in shares):
+            raise ConfigError("device: each share must be above 0 and at most 1")
+        if min(self.half_rows, self.layer_s, self.step_s) < 0:
+            raise ConfigError("device: half_rows, layer_s and step_s must not be below 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Link:
+    """From one device to another, each way."""
+
+    bandwidth: float
+    """bytes a second, of each device"""
+    latency_s: float
+    """one way, from a kernel that has its bytes to a kernel that reads them"""
+    bandwidth_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.bandwidth > 0 and self.latency_s >= 0 and 0 < self.bandwidth_share <= 1):
+            raise ConfigError("link: bandwidth above 0, latency_s not below 0, a share of 1")
+
+    def seconds(self, num_bytes: float) -> float:
+        return self.latency_s + num_bytes / (self.bandwidth * self.bandwidth_share)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """Steps timed on a machine with one model, in place of the roofline: see ``lendkv profile``."""
+
+    rows: list[float]
+    """query rows of a step, ascending"""
+    rows_s: list[float]
+    """seconds of a step of so many rows that attends to nothing else; linear in between"""
+    read_key_s: float
+    """seconds for each key that a step reads"""
+    pair_s: float
+    """seconds for each query row and key of prefills"""
+    ask_s: float = 0.0
+    """what one more holder adds to a step, beyond its link's latency"""
+
+    def __post_init__(self) -> None:
+        if not self.rows or len(self.rows) != len(self.rows_s) or self.rows != sorted(self.rows):
+            raise ConfigError("measured: rows must ascend and have as many rows_s")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Profile:
+    """A device, how many stand in a node, and what connects them in it and beyond it."""
+
+    device: Device
+    devices_per_node: int
+    intra: Link
+    inter: Link
+    measured: Measured | None = None
+
+
+def profile_of(name: str, overrides: dict[str, Any] | None = None) -> Profile:
+    """One that comes with the engine, by name, or a YAML file. Raises ConfigError."""
+    known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    path = FOLDER / f"{name}.yaml" if name in known else Path(name)
+    if not path.is_file():
+        raise ConfigError(
+            f"hardware {name!r} is neither a YAML file nor one of {', '.join(known)}; "
+            "lendkv profile writes one of this machine"
+        )
+    try:
+        raw = OmegaConf.merge(
+            OmegaConf.structured(Profile), OmegaConf.load(path), OmegaConf.create(overrides or {})
+        )
+        profile = OmegaConf.to_object(raw)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"hardware {name}: {str(error).strip().splitlines()[0]}") from error
+    assert isinstance(profile, Profile)
+    return profile

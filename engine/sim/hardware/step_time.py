@@ -1,0 +1,115 @@
+"""StepTime: how long a step takes where some of its keys lie elsewhere, and what holders do for it.
+
+Two ways to use a lent block. ``query``: in each layer the query travels, the holder attends, its
+partial travels back, beside the own part. ``fetch``: in each layer the keys travel, beside the
+layer before; what tiers do that move the cache to the query.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from engine.sim.hardware.costs import Costs, Roofline, Timed
+from engine.sim.hardware.model import Model
+from engine.sim.hardware.profile import Profile
+from engine.sim.hardware.topology import Topology
+
+Way = Literal["query", "fetch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What a step's rows attend to at one place."""
+
+    rows: int
+    """query rows that go there"""
+    read: float
+    """keys there, each counted once for a sequence"""
+    pairs: float
+    """of a query row and a key"""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One step of an instance."""
+
+    num_rows: int
+    num_sampled: int
+    own: Keys
+    remote: Mapping[int, Keys] = field(default_factory=dict)
+    """by holder"""
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    seconds: float
+    serving_s: Mapping[int, float]
+    """what each holder's device was busy for it"""
+
+
+class StepTime:
+    """Of the instances of one kind of machine."""
+
+    def __init__(self, profile: Profile, model: Model, tp: int, way: Way = "query") -> None:
+        self.topology = Topology(profile, tp)
+        self.model = model
+        self._way = way
+        self._tp = tp
+        self._measured = profile.measured
+        self._costs: Costs = (
+            Timed(profile.measured)
+            if profile.measured
+            else Roofline(profile.device, model, self.topology)
+        )
+
+    def of(self, instance: int, work: Work) -> Took:
+        linear_s = self._costs.linear_s(work.num_rows, work.num_sampled)
+        own_s = self._costs.attention_s(work.own.read, work.own.pairs)
+        if not work.remote:
+            return Took(linear_s + own_s, {})
+        if self._way == "fetch":
+            return self._fetched(instance, work, linear_s)
+        serving = {
+            holder: self._costs.attention_s(keys.read, keys.pairs)
+            for holder, keys in work.remote.items()
+        }
+        away_s = max(
+            serving[holder] + self._travel_s(instance, holder, keys.rows)
+            for holder, keys in work.remote.items()
+        )
+        # Parts of all layers are alike, so what shows in one shows in each.
+        ask_s = self._measured.ask_s * len(work.remote) if self._measured else 0.0
+        return Took(linear_s + max(own_s, away_s) + ask_s, serving)
+
+    def copy_s(self, instance: int, other: int, num_bytes: float) -> float:
+        """A block's way from one instance to another; each rank sends its heads."""
+        return self.topology.link(instance, other).seconds(num_bytes / self._tp)
+
+    def message_s(self, instance: int, other: int) -> float:
+        """A small message's way, without what either side does about it."""
+        return self.topology.link(instance, other).latency_s
+
+    def _travel_s(self, instance: int, holder: int, rows: int) -> float:
+        """Queries out (16 bit) and partials back (float32, with their log-sum-exp), all layers."""
+        model, link = self.model, self.topology.link(instance, holder)
+        values = rows * model.num_heads * model.head_dim / self._tp
+        query, partial = values * model.item_bytes, 4 * values * (1 + 1 / model.head_dim)
+        return model.num_layers * (link.seconds(query) + link.seconds(partial))
+
+    def _fetched(self, instance: int, work: Work, linear_s: float) -> Took:
+        """All keys are attended to here; what a layer's compute does not hide of their way shows.
+
+        The instance's links take in what comes from all holders one after another.
+        """
+        model = self.model
+        remote = work.remote.items()
+        way_s = model.num_layers * sum(
+            self.topology.link(instance, holder).seconds(
+                keys.read * model.kv_layer_bytes / self._tp
+            )
+            for holder, keys in remote
+        )
+        read = work.own.read + sum(keys.read for _, keys in remote)
+        pairs = work.own.pairs + sum(keys.pairs for _, keys in remote)
+        here_s = linear_s + self._costs.attention_s(read, pairs)
+        return Took(max(here_s, way_s), {})
