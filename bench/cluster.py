@@ -28,6 +28,7 @@ from pathlib import Path
 from bench import fleet
 from engine.client import Client
 from engine.comm.control import ControlClient
+from engine.core import Request, SamplingParams
 from engine.protocol import Failed, Report, Submit, Tokens
 
 WORKLOADS = Path(__file__).parent / "workloads"
@@ -68,8 +69,13 @@ def drive(steps: dict[int, ControlClient], client: Client, arguments: fleet.Fact
             row = waiting.pop(0)
             prompt = [numbers.randrange(1000, 40000) for _ in range(int(row["prompt_tokens"]))]
             name, most = str(len(waiting)), int(row["output_tokens"])
-            submit = Submit(name, prompt, most, 0.0, 1.0, 0, 0, True, stays=True)
-            steps[int(row["instance"])].send(submit)
+            request = Request(
+                request_id=name,
+                prompt_ids=tuple(prompt),
+                sampling=SamplingParams(max_tokens=most, ignore_eos=True),
+                stays=True,
+            )
+            steps[int(row["instance"])].send(Submit(request))
             sent[name] = now
         for step in steps.values():
             for message in step.receive(0.005):

@@ -19,12 +19,13 @@ from bench.tiny import VOCABULARY, tiny_model
 from engine.client import Client
 from engine.comm.control import ControlClient
 from engine.config import load
-from engine.core import SamplingParams
+from engine.core import Request, SamplingParams
 from engine.llm import LLM
 from engine.protocol import Abort, Failed, Progress, Report, Submit, Tokens
 
 BLOCK_TOKENS = 16
 OUTPUT_TOKENS = 4
+SAMPLING = SamplingParams(max_tokens=OUTPUT_TOKENS, ignore_eos=True)
 SETTINGS = (
     "threads=1",
     "model.dtype=float32",
@@ -61,7 +62,8 @@ def drive(steps: dict[int, ControlClient], client: Client, arguments: fleet.Fact
 
 def _ask(step: ControlClient, name: str, prompt_ids: list[int]) -> list[int]:
     """The answer; empty when the request is refused or gets nowhere."""
-    step.send(Submit(name, prompt_ids, OUTPUT_TOKENS, 0.0, 1.0, 0, 0, True, stays=True))
+    request = Request(request_id=name, prompt_ids=tuple(prompt_ids), sampling=SAMPLING, stays=True)
+    step.send(Submit(request))
     token_ids: list[int] = []
     heard = time.monotonic()
     while time.monotonic() - heard < SILENT_S:
@@ -85,9 +87,7 @@ def _ask(step: ControlClient, name: str, prompt_ids: list[int]) -> list[int]:
 def single(blocks: int, settings: list[str], prompt_ids: list[int]) -> list[int]:
     """The tokens of one instance that holds all by itself."""
     llm = LLM(load(None, [*settings, f"pool.num_blocks={blocks + 1}", "placement.name=local_only"]))
-    (answer,) = llm.generate(
-        [prompt_ids], SamplingParams(max_tokens=OUTPUT_TOKENS, ignore_eos=True)
-    )
+    (answer,) = llm.generate([prompt_ids], SAMPLING)
     return answer.token_ids
 
 

@@ -18,6 +18,7 @@ import time
 from bench import fleet
 from engine.client import Client
 from engine.comm.control import ControlClient
+from engine.core import Request, SamplingParams
 from engine.protocol import Failed, Report, Submit, Tokens
 
 PROMPT_TOKENS = 7000
@@ -68,7 +69,13 @@ class Stream:
         prompt = [numbers.randrange(1000, 40000) for _ in range(prompt_tokens)]
         self.name, self.times = name, list[float]()
         self.report: Report | None = None
-        step.send(Submit(name, prompt, most, 0.0, 1.0, 0, 0, True, stays=True))
+        request = Request(
+            request_id=name,
+            prompt_ids=tuple(prompt),
+            sampling=SamplingParams(max_tokens=most, ignore_eos=True),
+            stays=True,
+        )
+        step.send(Submit(request))
 
     def s_per_token(self, first: int, last: int) -> float:
         return (self.times[last] - self.times[first]) / (last - first)

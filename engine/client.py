@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from engine.comm.control import ControlClient
-from engine.core import SamplingParams
+from engine.core import Request, SamplingParams
 from engine.errors import CapacityError, LendKVError
 from engine.protocol import (
     FROM_PLANNER,
@@ -103,7 +103,12 @@ class Client:
                 here = [m for m in self.members() if m.instance == instance and m.step_address]
                 if here and here[0].step_address != address:
                     address, attempt = here[0].step_address, attempt + 1
-                    self._step(address).send(_submit(f"generate-{attempt}", prompt_ids, sampling))
+                    request = Request(
+                        request_id=f"generate-{attempt}",
+                        prompt_ids=tuple(prompt_ids),
+                        sampling=sampling,
+                    )
+                    self._step(address).send(Submit(request))
                 if answer.token_ids:
                     answer.members = self._members
             if not address:
@@ -163,16 +168,3 @@ class Client:
 
 def _is_for(message: Message, request_id: str) -> bool:
     return getattr(message, "request_id", "") == request_id
-
-
-def _submit(request_id: str, prompt_ids: Sequence[int], sampling: SamplingParams) -> Submit:
-    return Submit(
-        request_id,
-        list(prompt_ids),
-        sampling.max_tokens,
-        sampling.temperature,
-        sampling.top_p,
-        sampling.top_k,
-        sampling.seed,
-        sampling.ignore_eos,
-    )

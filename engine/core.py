@@ -7,7 +7,13 @@ K KV heads, D head dimension, L layers, P blocks in a pool, C tokens in a block,
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from msgspec import Meta
+
+TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
+TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=1 << 24)]
+"""bounds hold where they are decoded: a message may be garbage"""
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -66,22 +72,25 @@ class BlockLayout:
 class SamplingParams:
     """How tokens are chosen. Temperature 0 is greedy; ties go to the lowest token id."""
 
-    max_tokens: int = 64
+    max_tokens: Annotated[int, Meta(ge=0, le=1 << 31)] = 64
+    """of the whole answer, those of earlier attempts among them"""
     temperature: float = 0.0
     top_p: float = 1.0
-    top_k: int = 0
-    seed: int = 0
+    top_k: Annotated[int, Meta(ge=0, le=1 << 31)] = 0
+    seed: Annotated[int, Meta(ge=0, le=1 << 48)] = 0
     ignore_eos: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """What a client sent."""
+    """What a client sent, and how far others have got with it."""
 
-    request_id: str
-    prompt_ids: tuple[int, ...]
+    request_id: Annotated[str, Meta(max_length=4096)]
+    prompt_ids: TokenIds
+    answer_ids: TokenIds = ()
+    """the answer's first tokens, from an earlier attempt: it goes on behind them"""
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    age_s: float = 0.0
+    age_s: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
     """how long ago it was accepted, when it came here: it may have run elsewhere before"""
     stays: bool = False
     """its frontend knows no other instance: it is handed over only when this one leaves"""

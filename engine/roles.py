@@ -10,7 +10,6 @@ from msgspec.structs import replace
 from engine.build import build_loop, build_planner, build_pool_server, build_transport, layout_of
 from engine.comm.control import ControlClient, ControlServer
 from engine.comm.sockets import advertised
-from engine.core import Request, SamplingParams
 from engine.errors import PeerLost
 from engine.meeting import GONE, Place, PlannerLife, meet
 from engine.memory.base import MemoryPool
@@ -187,8 +186,8 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
         for peer, message in clients.receive(0.0):
             match message:
                 case Submit():
-                    owners[message.request_id] = peer
-                    loop.submit(_request(message))
+                    owners[message.request.request_id] = peer
+                    loop.submit(message.request)
                 case Abort():
                     loop.scheduler.abort(message.request_id)
                 case Goodbye():
@@ -236,20 +235,3 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
 def _boottime() -> float:
     """Seconds that leases are counted in; go on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def _request(message: Submit) -> Request:
-    return Request(
-        request_id=message.request_id,
-        prompt_ids=tuple(message.prompt_ids),
-        sampling=SamplingParams(
-            max_tokens=message.max_tokens,
-            temperature=message.temperature,
-            top_p=message.top_p,
-            top_k=message.top_k,
-            seed=message.seed,
-            ignore_eos=message.ignore_eos,
-        ),
-        age_s=message.age_s,
-        stays=message.stays,
-    )

@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 
 from engine.errors import PeerLost
 
-VERSION = 2
+VERSION = 3
 MAX_BLOCKS = 1 << 20
 """blocks one message may name"""
 

@@ -1,29 +1,17 @@
 """Frontends and steps, over control sockets: requests and their tokens."""
 
-from typing import Annotated
-
-from msgspec import Meta
-
-from engine.protocol.base import Blocks, Count, Decoder, Goodbye, Index, Message, Seconds, Text
+from engine.core import Request
+from engine.protocol.base import Blocks, Count, Decoder, Goodbye, Index, Message, Text
 
 
 class Submit(Message, frozen=True):
-    request_id: Text
-    prompt_ids: Annotated[list[Index], Meta(max_length=1 << 24)]
-    max_tokens: Index
-    temperature: float
-    top_p: float
-    top_k: Index
-    seed: Count
-    ignore_eos: bool
-    age_s: Seconds = 0.0
-    """since it was accepted: a request that is sent again keeps its rights"""
-    stays: bool = False
-    """no other instance would get it (see core.Request)"""
+    """Run a request. One that is sent again has its age and the tokens that came."""
+
+    request: Request
 
 
 class Tokens(Message, frozen=True):
-    """New tokens of a request, the first of them number ``index``; the exact-once key."""
+    """New tokens of a request, the first of them number ``index`` of the whole answer."""
 
     request_id: Text
     index: Index

@@ -17,12 +17,13 @@ class Clients:
     def accept(self, request: Request) -> bool:
         """False when it can never run, which the client is told with numbers."""
         num_prompt = len(request.prompt_ids)
+        num_given = num_prompt + len(request.answer_ids)
         if not num_prompt:
             self.fail(request, "the prompt is empty; send at least one token")
-        elif num_prompt >= self._max_positions:
+        elif num_given >= self._max_positions:
             self.fail(
                 request,
-                f"the prompt has {num_prompt} tokens and the model {self._max_positions} "
+                f"the prompt has {num_given} tokens and the model {self._max_positions} "
                 "positions, one of which an answer needs; shorten the prompt",
             )
         else:
@@ -38,8 +39,9 @@ class Clients:
     def progress(self, sequence: Sequence) -> None:
         """A prefill has got on."""
         request = sequence.request
-        done = min(sequence.num_computed, sequence.num_prompt)
-        self._tell(request, Progress(request.request_id, done, sequence.num_prompt))
+        num_total = sequence.num_prompt + len(request.answer_ids)
+        done = min(sequence.num_computed, num_total)
+        self._tell(request, Progress(request.request_id, done, num_total))
 
     def publish(self, sequence: Sequence) -> bool:
         """Send the newest token; True when it was the last one."""

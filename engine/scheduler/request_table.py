@@ -6,7 +6,7 @@ the request is sent again. What has been taken can be written to a journal and r
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engine.core import Request
 from engine.protocol import (
@@ -36,8 +36,6 @@ class Entry:
     error_code: str = ""
     report: Report | None = None
     attempt: int = 0
-    base: int = 0
-    """tokens known when the current attempt began"""
     instance: int | None = None
     address: str = ""
     first_token_at: float | None = None
@@ -159,7 +157,7 @@ class RequestTable:
         return [entry for entry in self.entries.values() if not entry.done]
 
     def _take(self, entry: Entry, message: Tokens, now: float) -> None:
-        if entry.base + message.index != len(entry.token_ids):
+        if message.index != len(entry.token_ids):
             return  # not the next token: it came before, or something was lost on the way
         entry.token_ids += message.token_ids
         entry.first_token_at = entry.first_token_at or now
@@ -185,22 +183,17 @@ class RequestTable:
         member = next(one for one in self._members if one.instance == instance)
         entry.address = member.step_address
         entry.attempt += 1
-        entry.base = len(entry.token_ids)
         self._effects.append(ToStep(entry.address, submit_of(entry, now, stays=self._stays)))
 
 
 def submit_of(entry: Entry, now: float, *, stays: bool) -> Submit:
     """The message that starts the entry's current attempt, behind the tokens it has."""
-    sampling = entry.request.sampling
     return Submit(
-        entry.attempt_id,
-        [*entry.request.prompt_ids, *entry.token_ids],
-        sampling.max_tokens - len(entry.token_ids),
-        sampling.temperature,
-        sampling.top_p,
-        sampling.top_k,
-        sampling.seed,
-        sampling.ignore_eos,
-        max(0.0, now - entry.arrived),
-        stays,
+        replace(
+            entry.request,
+            request_id=entry.attempt_id,
+            answer_ids=tuple(entry.token_ids),
+            age_s=max(0.0, now - entry.arrived),
+            stays=stays,
+        )
     )

@@ -27,7 +27,9 @@ class Scheduler(Desk):
         if self.is_leaving:
             self.clients.hand_over(request)
         elif self.clients.accept(request):
-            sequence = Sequence(self._next_number, request, list(request.prompt_ids))
+            sequence = Sequence(
+                self._next_number, request, [*request.prompt_ids, *request.answer_ids]
+            )
             self._next_number += 1
             self.admission.waiting.append(sequence)
 

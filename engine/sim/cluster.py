@@ -178,7 +178,7 @@ class Cluster:
         if isinstance(receiver, SimStep):
             self.kill_step(receiver.instance)
 
-    def _to_step(self, address: str, message: p.Message, request: Request | None) -> None:
+    def _to_step(self, address: str, message: p.Message) -> None:
         instance, _, life = address.partition("/")
         step = self.steps.get(int(instance))
         if step is None or str(step.life) != life:
@@ -189,17 +189,8 @@ class Cluster:
         def arrive() -> None:
             match message:
                 case p.Submit():
-                    assert request is not None
-                    self._owners[message.request_id] = owner
-                    sampling = SamplingParams(max_tokens=message.max_tokens)
-                    step.submit(
-                        Request(
-                            request_id=request.request_id,
-                            prompt_ids=request.prompt_ids,
-                            sampling=sampling,
-                            age_s=message.age_s,
-                        ),
-                    )
+                    self._owners[message.request.request_id] = owner
+                    step.submit(message.request)
                 case p.Abort():
                     step.abort(message.request_id)
 
@@ -207,12 +198,9 @@ class Cluster:
 
     def stray(self, step: SimStep, num_tokens: int) -> None:
         """A request whose client is gone before its first word."""
-        name, prompt = f"stray{next(self._numbers)}", [1] * num_tokens
-        request = Request(
-            request_id=name, prompt_ids=tuple(prompt), sampling=SamplingParams(max_tokens=1)
-        )
-        submit = p.Submit(name, prompt, 1, 0.0, 1.0, 0, 0, False)
-        self.post.send(step, submit, lambda: step.submit(request))
+        name, prompt = f"stray{next(self._numbers)}", (1,) * num_tokens
+        request = Request(request_id=name, prompt_ids=prompt, sampling=SamplingParams(max_tokens=1))
+        self.post.send(step, p.Submit(request), lambda: step.submit(request))
 
     def _to_client(self, step: SimStep, request_id: str, message: p.Message) -> None:
         if self._owners.get(request_id) != self.gateway.life:

@@ -68,7 +68,7 @@ class SimGateway(Party):
         self,
         world: World,
         *,
-        send: Callable[[str, p.Message, Request | None], None],
+        send: Callable[[str, p.Message], None],
         ask: Callable[[Party, p.Message], None],
     ) -> None:
         super().__init__(world, "gateway", ask)
@@ -148,8 +148,4 @@ class SimGateway(Party):
 
     def _push(self) -> None:
         for effect in self.table.take_effects():
-            request = None
-            if isinstance(effect.message, p.Submit):
-                sent = effect.message
-                request = Request(request_id=sent.request_id, prompt_ids=tuple(sent.prompt_ids))
-            self._send(effect.address, effect.message, request)
+            self._send(effect.address, effect.message)

@@ -10,7 +10,7 @@ from scheduler_checks import check_cluster
 from scheduler_cluster import Cluster
 
 from engine import protocol as p
-from engine.core import Request, SamplingParams
+from engine.core import Request
 
 OPTIONS = {"max_step_tokens": 4, "max_num_seqs": 4, "grow_blocks": 2, "placement": "local_only"}
 
@@ -29,10 +29,9 @@ class Handing(Cluster):
         self.handed.append(name)
         first = self.answers[name]
         to = self.instances[1 - first.instance]
-        tokens = [*first.request.prompt_ids, *first.tokens]
-        sampling = SamplingParams(max_tokens=first.request.sampling.max_tokens - len(first.tokens))
-        again = Request(request_id=f"{name}+", prompt_ids=tuple(tokens), sampling=sampling, age_s=9)
-        self.answers[again.request_id] = type(first)(to.number, again)
+        got = tuple(first.tokens)
+        again = replace(first.request, request_id=f"{name}+", answer_ids=got, age_s=9)
+        self.answers[again.request_id] = type(first)(to.number, again, list(got))
         first.aborted = True  # what follows comes to the other
         to.scheduler.add(again)
 

@@ -31,9 +31,10 @@ class InstantGateway(Gateway):
         entry = self.table.add(request, 0.0)
         for effect in self.table.take_effects():
             assert isinstance(effect.message, Submit)
-            assert effect.message.max_tokens > 0
-            ids = [65, 250, 66][: effect.message.max_tokens]
-            self.table.on_message(Tokens(effect.message.request_id, 0, ids, "length"), 0.0)
+            attempt = effect.message.request
+            assert attempt.sampling.max_tokens > 0
+            ids = [65, 250, 66][: attempt.sampling.max_tokens]
+            self.table.on_message(Tokens(attempt.request_id, 0, ids, "length"), 0.0)
         return entry
 
     def _pump(self, now):

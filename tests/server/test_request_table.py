@@ -67,16 +67,19 @@ class Machine(RuleBasedStateMachine):
         if isinstance(message, Abort):
             return
         assert isinstance(message, Submit)
-        name = message.request_id.partition("#")[0]
+        attempt = message.request
+        name = attempt.request_id.partition("#")[0]
         request = self.table.entries[name].request
-        base = len(message.prompt_ids) - len(request.prompt_ids)
-        assert message.prompt_ids[len(request.prompt_ids) :] == [
-            token_at(name, i) for i in range(base)
-        ], "an attempt goes on behind exactly what was taken"
-        assert message.max_tokens == request.sampling.max_tokens - base
-        index = data.draw(st.integers(0, message.max_tokens - 1))
-        reason = "length" if index == message.max_tokens - 1 else ""
-        said = Tokens(message.request_id, index, [token_at(name, base + index)], reason)
+        base = len(attempt.answer_ids)
+        assert attempt.prompt_ids == request.prompt_ids
+        assert attempt.answer_ids == tuple(token_at(name, index) for index in range(base)), (
+            "an attempt goes on behind exactly what was taken"
+        )
+        assert attempt.sampling == request.sampling
+        last = request.sampling.max_tokens - 1
+        index = data.draw(st.integers(base, last))
+        reason = "length" if index == last else ""
+        said = Tokens(attempt.request_id, index, [token_at(name, index)], reason)
         self.sent.append(said)
         self.table.on_message(said, self.now)
 
@@ -118,9 +121,9 @@ class Machine(RuleBasedStateMachine):
         self.look()
         for entry in self.table.running:
             assert entry.address, "a request waits although a step is ready"
-            for index in range(entry.request.sampling.max_tokens - entry.base):
-                last = entry.base + index == entry.request.sampling.max_tokens - 1
-                token = token_at(entry.request.request_id, entry.base + index)
+            for index in range(entry.request.sampling.max_tokens):
+                last = index == entry.request.sampling.max_tokens - 1
+                token = token_at(entry.request.request_id, index)
                 said = Tokens(entry.attempt_id, index, [token], "length" if last else "")
                 self.table.on_message(said, self.now)
             assert entry.finish_reason == "length"
@@ -160,7 +163,7 @@ def test_a_request_that_is_sent_again_keeps_its_age(stays):
     table.add(request("a"), 10.0)
     table.on_members([member(1, "t")], 17.5)
     sent = [effect.message for effect in table.take_effects()]
-    first, again = [one for one in sent if isinstance(one, Submit)]
+    first, again = [one.request for one in sent if isinstance(one, Submit)]
     assert (first.age_s, again.age_s) == (0.0, 7.5)
     assert first.stays == again.stays == stays
 
@@ -179,7 +182,7 @@ def test_an_attempt_at_a_step_that_only_seems_gone_is_called_off():
     table.on_members([member(0, "s")], 2.0)
     abort, submit = table.take_effects()
     assert (abort.address, abort.message) == ("s", Abort(first))
-    assert submit.message.request_id == entry.attempt_id != first
+    assert submit.message.request.request_id == entry.attempt_id != first
 
 
 def test_tokens_for_a_dead_gateways_attempt_are_not_taken_by_its_successor():
