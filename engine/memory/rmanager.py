@@ -129,6 +129,7 @@ class RManager:
             num_lend_cap=self._lending.num_lend_cap,
             num_cached=self.books.count(BlockState.CACHED),
             lent=[p.Debt(debtor, num) for debtor, num in sorted(owed.items()) if num],
+            num_used=self.books.count(BlockState.USED) + self.books.count(BlockState.STAGING),
         )
 
     def check(self) -> None:

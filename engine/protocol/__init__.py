@@ -22,6 +22,7 @@ from engine.protocol.client import (
     Submit,
     Tokens,
 )
+from engine.protocol.counts import Counts, RequestLoad, Share
 from engine.protocol.planner import (
     FROM_PLANNER,
     TO_PLANNER,
@@ -44,6 +45,8 @@ from engine.protocol.planner import (
     SequenceLoad,
     Settle,
     StepSample,
+    View,
+    ViewQuery,
 )
 from engine.protocol.pool import (
     FROM_POOL,
@@ -90,6 +93,7 @@ __all__ = [
     "BorrowOffer",
     "BorrowQuery",
     "Busy",
+    "Counts",
     "Creditor",
     "Data",
     "Debt",
@@ -133,9 +137,11 @@ __all__ = [
     "Renew",
     "Renewed",
     "Report",
+    "RequestLoad",
     "Reserve",
     "SequenceLoad",
     "Settle",
+    "Share",
     "StepSample",
     "Strain",
     "Submit",
@@ -144,6 +150,8 @@ __all__ = [
     "TO_STEP",
     "Tokens",
     "VERSION",
+    "View",
+    "ViewQuery",
     "Welcome",
     "Write",
 ]

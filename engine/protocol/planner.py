@@ -5,6 +5,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from engine.protocol.base import Count, Decoder, Goodbye, Index, Message, Seconds, Text
+from engine.protocol.counts import RequestLoad, Shares
 
 
 class Debt(Struct, frozen=True, array_like=True, gc=False):
@@ -39,6 +40,8 @@ class Heartbeat(Message, frozen=True):
     """blocks kept for their content, that others may pin"""
     lent: Annotated[list[Debt], Meta(max_length=1 << 16)] = []
     """who owes how many blocks"""
+    num_used: Count = 0
+    """drawn by the own step"""
 
 
 class Creditor(Struct, frozen=True, array_like=True, gc=False):
@@ -87,6 +90,9 @@ class Load(Message, frozen=True):
     samples: Annotated[list[StepSample], Meta(max_length=256)] = []
     """timed decode steps since the last report; the performance model learns from them"""
     relief: Relief = {}
+    borrowed: Shares = []
+    """blocks that its sequences have of others, by creditor: the other side of Heartbeat.lent"""
+    requests: Annotated[list[RequestLoad], Meta(max_length=1 << 16)] = []
 
 
 class Move(Message, frozen=True):
@@ -205,7 +211,20 @@ class Members(Message, frozen=True):
     members: Annotated[list[Member], Meta(max_length=1 << 16)]
 
 
-TO_PLANNER = Decoder(Heartbeat, Load, BorrowQuery, Register, Join, MembersQuery, Evacuate, Goodbye)
+class ViewQuery(Message, frozen=True):
+    """Answer: View."""
+
+
+class View(Message, frozen=True):
+    """All that the planner knows of the living, as they said it."""
+
+    pools: Annotated[list[Heartbeat], Meta(max_length=1 << 16)]
+    steps: Annotated[list[Load], Meta(max_length=1 << 16)]
+
+
+TO_PLANNER = Decoder(
+    Heartbeat, Load, BorrowQuery, Register, Join, MembersQuery, ViewQuery, Evacuate, Goodbye
+)
 FROM_PLANNER = Decoder(
-    BorrowOffer, Members, Joined, NotJoined, Move, Settle, Freeze, Evacuate, Goodbye
+    BorrowOffer, Members, View, Joined, NotJoined, Move, Settle, Freeze, Evacuate, Goodbye
 )

@@ -14,6 +14,7 @@ from engine.scheduler.effects import ToPool
 class _Debt:
     lease_s: float
     ends: float
+    is_pin: bool
 
 
 class Debts:
@@ -31,9 +32,15 @@ class Debts:
     def __contains__(self, key: tuple[int, int]) -> bool:
         return key in self._debts
 
-    def add(self, instance: int, loan: int, *, lease_s: float, asked_at: float) -> None:
+    def is_pin(self, key: tuple[int, int]) -> bool:
+        """A loan for reading what its holder has cached: nothing of the holder's room is lent."""
+        return self._debts[key].is_pin
+
+    def add(
+        self, instance: int, loan: int, *, lease_s: float, asked_at: float, is_pin: bool = False
+    ) -> None:
         lease_s *= 1 - self._drift_margin
-        self._debts[instance, loan] = _Debt(lease_s, asked_at + lease_s)
+        self._debts[instance, loan] = _Debt(lease_s, asked_at + lease_s, is_pin)
 
     def remove(self, instance: int, loan: int) -> None:
         self._debts.pop((instance, loan), None)

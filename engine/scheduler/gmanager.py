@@ -23,6 +23,8 @@ from engine.protocol import (
     Move,
     Register,
     Settle,
+    View,
+    ViewQuery,
 )
 from engine.scheduler.base import Advice, ClusterView, InstanceView, Placement, StepCost
 
@@ -94,6 +96,8 @@ class GManager:
                 return self._offer(message, now)
             case MembersQuery():
                 return self._members(now)
+            case ViewQuery():
+                return View(self._alive(now), list(self._fresh_loads(now).values()))
         return None
 
     def tick(self, now: float) -> list[Advice]:
@@ -144,8 +148,7 @@ class GManager:
         return self._draining.get(beat.instance, -1) >= beat.epoch
 
     def _view(self, now: float) -> ClusterView:
-        limit = now - self._config.stale_s
-        loads = {i: told.load for i, told in self._loads.items() if told.at >= limit}
+        loads = self._fresh_loads(now)
         return ClusterView(
             instances={
                 beat.instance: InstanceView(
@@ -162,6 +165,10 @@ class GManager:
             round=self._round,
             advised=dict(self._advised),
         )
+
+    def _fresh_loads(self, now: float) -> dict[int, Load]:
+        limit = now - self._config.stale_s
+        return {i: told.load for i, told in self._loads.items() if told.at >= limit}
 
     def _alive(self, now: float) -> list[Heartbeat]:
         limit = now - self._config.stale_s

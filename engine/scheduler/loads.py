@@ -4,9 +4,10 @@ from collections import Counter, deque
 from collections.abc import Sequence as Many
 
 from engine.core import Plan
-from engine.protocol import Load, SequenceLoad, StepSample
+from engine.protocol import Load, RequestLoad, SequenceLoad, Share, StepSample
+from engine.scheduler.debts import Debts
 from engine.scheduler.holdings import Holdings
-from engine.scheduler.sequence import Sequence
+from engine.scheduler.sequence import Sequence, State
 
 MAX_SAMPLES = 64
 SMOOTHING = 0.1
@@ -37,19 +38,20 @@ class Loads:
 
     def report(
         self,
-        running: Many[Sequence],
-        num_waiting: int,
+        all_sequences: Many[Sequence],
         waiting_blocks: int,
         holdings: Holdings,
+        debts: Debts,
         now: float,
     ) -> Load:
+        running = [one for one in all_sequences if one.state is State.RUNNING]
         samples, self._samples = list(self._samples), deque(maxlen=MAX_SAMPLES)
         sequences = [
             SequenceLoad(
                 one.number,
                 len(one.table),
                 len(holdings.own_sealed(one)),
-                max(0.0, now - (now if one.arrived is None else one.arrived)),
+                _age_s(one, now),
                 one.num_output,
             )
             for one in running
@@ -58,11 +60,47 @@ class Loads:
             self._instance,
             self._epoch,
             len(running),
-            num_waiting,
+            len(all_sequences) - len(running),
             waiting_blocks,
             sequences,
             self.step_s,
             int(self.is_leaving),
             samples,
             dict(self.relief),
+            _borrowed(all_sequences, debts),
+            [_request_load(one, now) for one in all_sequences],
         )
+
+
+def _age_s(sequence: Sequence, now: float) -> float:
+    return max(0.0, now - (now if sequence.arrived is None else sequence.arrived))
+
+
+def _borrowed(sequences: Many[Sequence], debts: Debts) -> list[Share]:
+    """Lent slots that are not given back, by creditor."""
+    owed: Counter[int] = Counter()
+    for sequence in sequences:
+        for (instance, loan), num_slots in sequence.loans.items():
+            if (instance, loan) in debts and not debts.is_pin((instance, loan)):
+                owed[instance] += num_slots
+    return _shares(owed)
+
+
+def _request_load(sequence: Sequence, now: float) -> RequestLoad:
+    state = "waiting"
+    if sequence.state is State.RUNNING:
+        state = "prefill" if sequence.is_prefill else "decode"
+    holes = sum(end - first for first, end in sequence.holes)
+    return RequestLoad(
+        sequence.request.request_id,
+        state,
+        sequence.num_prompt,
+        sequence.num_output,
+        sequence.num_computed - holes,
+        _age_s(sequence, now),
+        _shares(Counter(sequence.holders())),
+    )
+
+
+def _shares(blocks: Counter[int]) -> list[Share]:
+    return [Share(instance, number) for instance, number in sorted(blocks.items()) if number]

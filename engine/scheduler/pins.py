@@ -86,7 +86,8 @@ class Pins:
         del search.asked[message.reservation]
         if not message.loan:
             return
-        self._debts.add(instance, message.loan, lease_s=message.lease_s, asked_at=search.asked_at)
+        lease_s, asked_at = message.lease_s, search.asked_at
+        self._debts.add(instance, message.loan, lease_s=lease_s, asked_at=asked_at, is_pin=True)
         refs = [
             BlockRef(instance, block, message.loan, slot, generation)
             for slot, (block, generation) in enumerate(

@@ -74,12 +74,14 @@ class RequestTable:
         """
         self._life = life
         self._stays = stays
-        self._block_tokens = block_tokens
+        self.block_tokens = block_tokens
         self._keep_s = keep_s
         self._members: list[Member] = []
         self._effects: list[ToStep] = []
         self.entries: dict[str, Entry] = {}
         self.changed: set[str] = set()
+        self.num_taken = 0
+        """tokens that have ever come"""
 
     def add(self, request: Request, now: float, token_ids: Sequence[int] = ()) -> Entry:
         """Take a request; ``token_ids`` are those of an answer that was under way before."""
@@ -162,6 +164,7 @@ class RequestTable:
         entry.token_ids += message.token_ids
         entry.first_token_at = entry.first_token_at or now
         self.changed.add(entry.request.request_id)
+        self.num_taken += len(message.token_ids)
         if message.finish_reason:
             self._end(entry, now, reason=message.finish_reason)
 
@@ -176,7 +179,7 @@ class RequestTable:
         for other in self.running:
             if other.instance is not None and other is not entry:
                 load[other.instance] = load.get(other.instance, 0) + other.num_tokens
-        instance = route(entry.num_tokens, members, load, self._block_tokens)
+        instance = route(entry.num_tokens, members, load, self.block_tokens)
         entry.instance, entry.address = instance, ""
         if instance is None:
             return

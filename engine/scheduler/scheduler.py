@@ -49,10 +49,10 @@ class Scheduler(Desk):
         """What the planner wants to know of this step."""
         self.loads.is_leaving = self.is_leaving
         return self.loads.report(
-            self.running,
-            len(self.roster.all()) - len(self.running),
+            self.roster.all(),
             self.admission.num_missing_blocks(),
             self.holdings,
+            self.debts,
             now,
         )
 

@@ -129,6 +129,11 @@ def build_app(
         body = {"instances": [_card(member) for member in gateway.members]}
         return JSONResponse(body, 200 if gateway.ready else 503)
 
+    @app.get("/cluster")
+    async def cluster() -> dict[str, Any]:
+        """Instances, loans as both sides know them, requests and where their contexts lie."""
+        return gateway.overview()
+
     @app.get("/version")
     async def version() -> dict[str, str]:
         return {"version": __version__}

@@ -10,13 +10,16 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from engine.comm.control import ControlClient
 from engine.core import Request
 from engine.errors import PeerLost
-from engine.protocol import FROM_PLANNER, FROM_STEP, Member, Members, MembersQuery
+from engine.protocol import FROM_PLANNER, FROM_STEP, Member, Members, MembersQuery, View, ViewQuery
 from engine.scheduler.request_table import Entry, RequestTable
 from engine.server.journal import Ended, Journal, Terms
+from engine.server.overview import overview
+from engine.server.rates import Rates, mean_ttft_s
 from engine.server.roll import Roll
 
 LOOK_S = 0.25
@@ -52,6 +55,9 @@ class Gateway:
         )
         self.terms: dict[str, Terms] = {}
         self.members: list[Member] = []
+        self.view = View([], [])
+        """the cluster as the planner last told of it"""
+        self.rates = Rates()
         self._roll = Roll()
         self._journal, left = Journal.open(journal)
         self._written: dict[str, int] = {}
@@ -85,8 +91,20 @@ class Gateway:
                 next_look = now + LOOK_S
                 with contextlib.suppress(PeerLost):
                     self._planner.send(MembersQuery())
+                    self._planner.send(ViewQuery())
+                self.rates.note(self.table.num_taken, now)
             self._pump(now)
             await self._sleep()
+
+    def overview(self) -> dict[str, Any]:
+        """See ``GET /cluster``."""
+        now = time.monotonic()
+        rates = {
+            "output_tokens_per_s": round(self.rates.output_tokens_per_s(), 3),
+            "ttft_s": mean_ttft_s(self.table.entries.values(), now),
+        }
+        shown = overview(self.members, self.view, self.table.entries.values(), now)
+        return {"block_tokens": self.table.block_tokens, **shown, "rates": rates}
 
     def submit(self, request: Request, terms: Terms) -> Entry:
         """Accept a request; from here on it is answered, whatever is restarted."""
@@ -143,6 +161,8 @@ class Gateway:
                 ]
                 self.table.on_members(self.members, now)
                 self._forget(now)
+            elif isinstance(message, View):
+                self.view = message
         for client in self._steps.values():
             for message in client.receive(0.0):
                 self.table.on_message(message, now)

@@ -1,0 +1,38 @@
+"""What steps and pools count of themselves: whole numbers since they began, never less than before.
+
+Whoever reads them must expect a process that was restarted to begin at 0 again, as Prometheus does.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from engine.protocol.base import Count, Index, Seconds, Text
+
+Counts = Annotated[dict[Text, Count], Meta(max_length=256)]
+
+
+class Share(Struct, frozen=True, array_like=True, gc=False):
+    """So many blocks at, or of, an instance."""
+
+    instance: Index
+    num_blocks: Count
+
+
+Shares = Annotated[list[Share], Meta(max_length=1 << 16)]
+
+
+class RequestLoad(Struct, frozen=True, array_like=True, gc=False):
+    """A request at a step, running or waiting: for people to look at, not to plan with."""
+
+    request_id: Text
+    """as it was submitted: a gateway's attempt"""
+    state: Text
+    """waiting, prefill or decode"""
+    num_prompt: Count
+    num_output: Count
+    num_computed: Count
+    """tokens whose keys are in some block"""
+    age_s: Seconds
+    holders: Shares
+    """where its blocks lie"""

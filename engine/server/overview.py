@@ -1,0 +1,116 @@
+"""Overview: the cluster as ``GET /cluster`` shows it: instances, loans from both sides, requests.
+
+Who lent says so in its pool's heartbeats, who borrowed in its step's reports: two accounts of the
+same loans, told at different moments. Where nothing changes they are equal.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from engine.protocol import Heartbeat, Load, Member, RequestLoad, View
+from engine.scheduler.request_table import Entry
+
+Json = dict[str, Any]
+
+
+def overview(members: Sequence[Member], view: View, entries: Iterable[Entry], now: float) -> Json:
+    """Instances, ledger and requests. ``entries``: all that the gateway knows of its own ones."""
+    beats = {beat.instance: beat for beat in view.pools}
+    loads = {load.instance: load for load in view.steps}
+    return {
+        "instances": [
+            _instance(member, beats.get(member.instance), loads.get(member.instance))
+            for member in members
+        ],
+        "ledger": ledger(view),
+        "requests": _requests(view, entries, now),
+    }
+
+
+def ledger(view: View) -> Json:
+    """The loans of each pair, as its creditor and as its debtor know them, and both sums."""
+    lent = {
+        (debt.debtor, beat.instance): debt.num_blocks for beat in view.pools for debt in beat.lent
+    }
+    borrowed = {
+        (load.instance, share.instance): share.num_blocks
+        for load in view.steps
+        for share in load.borrowed
+    }
+    loans = [
+        {
+            "debtor": debtor,
+            "creditor": creditor,
+            "lent": lent.get((debtor, creditor), 0),
+            "borrowed": borrowed.get((debtor, creditor), 0),
+        }
+        for debtor, creditor in sorted(lent.keys() | borrowed.keys())
+    ]
+    return {"lent": sum(lent.values()), "borrowed": sum(borrowed.values()), "loans": loans}
+
+
+def _instance(member: Member, beat: Heartbeat | None, load: Load | None) -> Json:
+    lent = {} if beat is None else {str(one.debtor): one.num_blocks for one in beat.lent}
+    borrowed = {} if load is None else {str(one.instance): one.num_blocks for one in load.borrowed}
+    return {
+        "id": member.instance,
+        "epoch": member.epoch,
+        "ready": bool(member.step_address),
+        "draining": member.draining,
+        "blocks": member.num_blocks,
+        "free": member.num_free,
+        "used": 0 if beat is None else beat.num_used,
+        "cached": member.num_cached,
+        "lent": member.num_lent,
+        "lendable": member.num_lendable,
+        "lent_to": lent,
+        "borrowed_from": borrowed,
+        "running": 0 if load is None else load.num_running,
+        "waiting": 0 if load is None else load.num_waiting,
+        "step_ms": 0.0 if load is None else round(1e3 * load.step_s, 3),
+    }
+
+
+def _requests(view: View, entries: Iterable[Entry], now: float) -> list[Json]:
+    """Those of this gateway, oldest first, then what came to the steps by other ways."""
+    at_steps = {
+        one.request_id: (step.instance, one) for step in view.steps for one in step.requests
+    }
+    found = []
+    for entry in sorted(entries, key=lambda one: one.arrived):
+        _, load = at_steps.pop(entry.attempt_id, (None, None))
+        if not entry.done:  # its step may not have said so yet
+            found.append(_of_entry(entry, load, now))
+    return found + [_of_load(instance, one) for instance, one in at_steps.values()]
+
+
+def _of_entry(entry: Entry, load: RequestLoad | None, now: float) -> Json:
+    return {
+        "id": entry.request.request_id,
+        "state": "waiting" if load is None else load.state,
+        "instance": entry.instance,
+        "attempt": entry.attempt,
+        "prompt_tokens": len(entry.request.prompt_ids),
+        "output_tokens": len(entry.token_ids),
+        "computed_tokens": 0 if load is None else load.num_computed,
+        "blocks": {} if load is None else _blocks(load),
+        "age_s": round(now - entry.arrived, 3),
+    }
+
+
+def _of_load(instance: int, load: RequestLoad) -> Json:
+    return {
+        "id": load.request_id.rpartition("#")[0] or load.request_id,
+        "state": load.state,
+        "instance": instance,
+        "attempt": None,
+        "prompt_tokens": load.num_prompt,
+        "output_tokens": load.num_output,
+        "computed_tokens": load.num_computed,
+        "blocks": _blocks(load),
+        "age_s": round(load.age_s, 3),
+    }
+
+
+def _blocks(load: RequestLoad) -> dict[str, int]:
+    return {str(share.instance): share.num_blocks for share in load.holders}
