@@ -94,6 +94,10 @@ class Request:
     """how long ago it was accepted, when it came here: it may have run elsewhere before"""
     stays: bool = False
     """its frontend knows no other instance: it is handed over only when this one leaves"""
+    priority: int = 0
+    """lower numbers are served first, and are the last to give way"""
+    tenant: str = ""
+    """for whom it is; those who wait are served in turn"""
 
 
 class BlockRef(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Protocol
 from engine.core import BlockLayout
 from engine.memory.books import BlockState, Books
 from engine.memory.effects import Output, Violation, Zero
-from engine.memory.loans import Debtor, Loan, Loans, Slot
+from engine.memory.loans import FIRST, Debtor, Loan, Loans, Rank, Slot
 from engine.memory.recalls import Recalls
 from engine.protocol import Granted, Pin, Pinned, Refused, Reserve
 
@@ -71,11 +71,11 @@ class Lending:
         kept = self.config.keep_blocks + self._books.count(BlockState.STAGING)
         return max(0, min(share, num_blocks - kept))
 
-    def num_lendable(self, now: float, debtor: Debtor | None = None, born: float = 0.0) -> int:
+    def num_lendable(self, now: float, debtor: Debtor | None = None, rank: Rank = FIRST) -> int:
         """Blocks it would lend now, to this debtor's request."""
         num_lent = self._books.count(BlockState.LENT)
         kept = self.config.keep_blocks + self.config.host_blocks
-        free = self._books.num_available - kept - self.recalls.num_kept(now, debtor, born)
+        free = self._books.num_available - kept - self.recalls.num_kept(now, debtor, rank)
         return max(0, min(self.num_lend_cap - num_lent, free))
 
     def num_drawable(self, *, host: bool) -> int:
@@ -98,13 +98,14 @@ class Lending:
         """
         if not wanted.num_blocks:
             raise Violation("a reservation of no blocks")
-        lease_s, born = min(wanted.lease_s, self.config.max_lease_s), now - wanted.age_s
+        lease_s = min(wanted.lease_s, self.config.max_lease_s)
+        rank = (wanted.priority, now - wanted.age_s)
         loan = self.loans.reserved(debtor, wanted.reservation)
         if loan is None:
-            lendable = self.num_lendable(now, debtor, born)
+            lendable = self.num_lendable(now, debtor, rank)
             if wanted.num_blocks > lendable:
                 missing = wanted.num_blocks - lendable
-                recalled = self.recalls.claim(debtor, missing, born, now)
+                recalled = self.recalls.claim(debtor, missing, rank, now)
                 return Refused(wanted.reservation, lendable), recalled
             self.recalls.granted(debtor)
             blocks = self.take(wanted.num_blocks, BlockState.LENT)
@@ -114,7 +115,7 @@ class Lending:
                 blocks=blocks,
                 generations=[self._pool.generation(block) for block in blocks],
                 granted_at=now,
-                born=born,
+                rank=rank,
             )
         elif loan.pinned or wanted.num_blocks != len(loan.blocks) or loan.version:
             raise Violation(f"reservation {wanted.reservation} was used for loan {loan.number}")
@@ -145,7 +146,7 @@ class Lending:
                 blocks=list(found.values()),
                 generations=[self._pool.generation(block) for block in found.values()],
                 granted_at=now,
-                born=now,
+                rank=(0, now),
                 pinned=True,
             )
             loan.contents = [wanted.contents[index] for index in found]
@@ -227,7 +228,7 @@ class Lending:
         """Index of a content -> its block, for those that may be pinned."""
         if self.recalls.is_wanted(now):
             return {}
-        spare = self._books.num_available - self.recalls.num_kept(now, debtor, now)
+        spare = self._books.num_available - self.recalls.num_kept(now, debtor, (0, now))
         there = ((index, self._books.find(of)) for index, of in enumerate(contents))
         found = {index: block for index, block in there if block is not None}
         idle = [block for block in dict.fromkeys(found.values()) if self._books.is_idle(block)]

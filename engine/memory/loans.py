@@ -7,6 +7,11 @@ from typing import NamedTuple
 
 from engine.errors import Fenced
 
+Rank = tuple[float, float]
+"""a request's priority and when it came: smaller for who comes first"""
+FIRST: Rank = (-math.inf, 0.0)
+"""the own step's"""
+
 
 class Debtor(NamedTuple):
     instance: int
@@ -42,13 +47,13 @@ class Loan:
         blocks: Sequence[int],
         generations: Sequence[int],
         granted_at: float = 0.0,
-        born: float = 0.0,
+        rank: Rank = FIRST,
         pinned: bool = False,
     ) -> None:
         self.number = number
         self.granted_at = granted_at
-        self.born = born
-        """when the request behind it came"""
+        self.rank = rank
+        """of the request behind it"""
         self.pinned = pinned
         """its blocks are cached here and lent for reading; else they are the debtor's to write"""
         self.debtor = debtor
@@ -100,7 +105,7 @@ class Loans:
         blocks: Sequence[int],
         generations: Sequence[int],
         granted_at: float = 0.0,
-        born: float = 0.0,
+        rank: Rank = FIRST,
         pinned: bool = False,
     ) -> Loan:
         """A loan that is over at once unless extended."""
@@ -112,7 +117,7 @@ class Loans:
             blocks=blocks,
             generations=generations,
             granted_at=granted_at,
-            born=born,
+            rank=rank,
             pinned=pinned,
         )
         self._loans[loan.number] = loan

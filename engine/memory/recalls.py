@@ -1,4 +1,4 @@
-"""Recalls: lent slots called back, for the pool's own step or for an older request of a debtor.
+"""Recalls: lent slots called back, for the pool's own step or for a more urgent or older request.
 
 The debtor has ``recall_s`` to bring its data elsewhere; then the slots end whatever it does, so the
 lender never waits longer. A loan stays for a while before it can be called back, and no debtor has
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from engine.memory.loans import Debtor, Loan, Loans, Slot
+from engine.memory.loans import FIRST, Debtor, Loan, Loans, Rank, Slot
 
 MARGIN = 1.5
 """of ``recall_s``: how long blocks are kept for who called them back"""
@@ -20,7 +20,7 @@ MARGIN = 1.5
 @dataclass(slots=True)
 class _Claim:
     num_blocks: int
-    born: float
+    rank: Rank
     until: float
 
 
@@ -33,8 +33,8 @@ class Recalls:
         self._min_residence_s = min_residence_s
         self._pending: dict[tuple[int, int], float] = {}
         """(loan, slot) -> when it ends if it is not back"""
-        self._own = _Claim(0, 0.0, 0.0)
-        self._frozen = _Claim(0, 0.0, 0.0)
+        self._own = _Claim(0, FIRST, 0.0)
+        self._frozen = _Claim(0, FIRST, 0.0)
         self._claims: dict[Debtor, _Claim] = {}
 
     @property
@@ -55,7 +55,7 @@ class Recalls:
 
     def want(self, num_blocks: int, now: float) -> tuple[int, dict[Loan, list[int]]]:
         """The own step misses so many blocks: how many will come, and what to call back now."""
-        self._own = _Claim(num_blocks, 0.0, now + MARGIN * self.longest_s)
+        self._own = _Claim(num_blocks, FIRST, now + MARGIN * self.longest_s)
         if not num_blocks:
             return 0, {}
         return min(num_blocks, len(self._holders())), self.go_on(0, now)
@@ -75,26 +75,26 @@ class Recalls:
         return self._choose(self._own.num_blocks - num_free, self._loans, now, for_own=True)
 
     def claim(
-        self, debtor: Debtor, num_blocks: int, born: float, now: float
+        self, debtor: Debtor, num_blocks: int, rank: Rank, now: float
     ) -> dict[Loan, list[int]]:
-        """An older request finds too little: call back from younger ones, keep it for a while."""
-        younger = [loan for loan in self._loans if loan.born > born and loan.debtor != debtor]
-        if sum(len(loan.standing_slots) for loan in younger) < num_blocks:
+        """An earlier request finds too little: call back from later ones, keep it for a while."""
+        later = [loan for loan in self._loans if loan.rank > rank and loan.debtor != debtor]
+        if sum(len(loan.standing_slots) for loan in later) < num_blocks:
             return {}
-        self._claims[debtor] = _Claim(num_blocks, born, now + MARGIN * self.longest_s)
-        return self._choose(num_blocks, younger, now)
+        self._claims[debtor] = _Claim(num_blocks, rank, now + MARGIN * self.longest_s)
+        return self._choose(num_blocks, later, now)
 
     def granted(self, debtor: Debtor) -> None:
         self._claims.pop(debtor, None)
 
     def freeze(self, num_blocks: int, for_s: float, now: float) -> None:
         """So many blocks are for the own step only, for so long."""
-        self._frozen = _Claim(num_blocks, 0.0, now + for_s)
+        self._frozen = _Claim(num_blocks, FIRST, now + for_s)
 
-    def num_kept(self, now: float, debtor: Debtor | None = None, born: float = 0.0) -> int:
+    def num_kept(self, now: float, debtor: Debtor | None = None, rank: Rank = FIRST) -> int:
         """Free blocks that are not for this debtor's request: others called them back."""
         kept = [self._own, self._frozen]
-        kept += [claim for of, claim in self._claims.items() if of != debtor and claim.born <= born]
+        kept += [claim for of, claim in self._claims.items() if of != debtor and claim.rank <= rank]
         return sum(claim.num_blocks for claim in kept if now < claim.until)
 
     def is_due(self, now: float) -> bool:
@@ -122,14 +122,14 @@ class Recalls:
     def _choose(
         self, num_blocks: int, loans: Iterable[Loan], now: float, *, for_own: bool = False
     ) -> dict[Loan, list[int]]:
-        """Slots of the youngest requests first, until so many blocks are called back in all."""
+        """Slots of the last requests first, until so many blocks are called back in all."""
         holders = self._holders()
         num_blocks -= sum(self._pending.keys() >= of for of in holders.values())
         chosen: dict[Loan, list[int]] = {}
         at_it = set() if for_own else {self._debtor(number) for number, _ in self._pending}
         may = {
             loan.number: loan
-            for loan in sorted(loans, key=lambda one: (-one.born, -one.number))
+            for loan in sorted(loans, key=lambda one: (one.rank, one.number), reverse=True)
             if loan.debtor not in at_it and loan.granted_at + self._min_residence_s <= now
         }
         for loan in may.values():

@@ -16,6 +16,7 @@ Index = Annotated[int, Meta(ge=0, le=1 << 31)]
 Blocks = Annotated[list[Index], Meta(max_length=MAX_BLOCKS)]
 Text = Annotated[str, Meta(max_length=4096)]
 Seconds = Annotated[float, Meta(ge=0, le=1e6)]
+Priority = Annotated[int, Meta(ge=-1000, le=1000)]
 Lease = Annotated[float, Meta(gt=0, le=3600)]
 Content = Annotated[bytes, Meta(max_length=32)]
 """a block's chain hash (memory/blocks.py)"""

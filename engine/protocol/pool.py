@@ -14,6 +14,7 @@ from engine.protocol.base import (
     Index,
     Lease,
     Message,
+    Priority,
     Seconds,
     Text,
 )
@@ -91,6 +92,8 @@ class Reserve(Message, frozen=True):
     lease_s: Lease
     age_s: Seconds = 0.0
     """how long the request has waited; the creditor calls blocks back from younger ones for it"""
+    priority: Priority = 0
+    """and from those of a higher number first"""
 
 
 class Granted(Message, frozen=True):

@@ -1,8 +1,9 @@
 """Admission: the queue, and how a sequence gets memory before it runs. No I/O.
 
-One sequence is placed at a time: those that lost blocks first, then in order of arrival. Draw what
-the own pool has, call back what it lent, let the placement decide, borrow the rest all or nothing.
-Who finds nothing gives back what it was just given and pauses, longer each time.
+One sequence is placed at a time: those that lost blocks first, then by priority those that hold
+some already, then one of each tenant in turn, the oldest first. Draw what the own pool has, call
+back what it lent, let the placement decide, borrow the rest all or nothing. Who finds nothing gives
+back what it was just given and pauses, longer each time.
 """
 
 from dataclasses import replace
@@ -17,6 +18,7 @@ from engine.scheduler.holdings import Holdings
 from engine.scheduler.negotiator import Negotiator, NotPlaced, Placed
 from engine.scheduler.pins import Pins
 from engine.scheduler.sequence import Sequence, State
+from engine.scheduler.turns import Turns
 
 REDRAW_S = 0.02
 """between two looks for recalled blocks that came back"""
@@ -50,6 +52,7 @@ class Admission:
         self._retry_s = retry_s
         self._lease_s = lease_s
         self._sure_s = sure_s
+        self.turns = Turns()
         self.waiting: list[Sequence] = []
         self.placing: Sequence | None = None
         self._redraw: tuple[float, float] | None = None
@@ -65,7 +68,7 @@ class Admission:
             return
         if not self.waiting or self._holdings.drawing or self._growth.borrowing:
             return  # running ones come first
-        sequence = min(self.waiting, key=lambda one: (not one.is_wounded, one.seniority))
+        sequence = self._next()
         if sequence.not_before > now:
             return
         self.waiting.remove(sequence)
@@ -100,6 +103,7 @@ class Admission:
         }
         self._holdings.adopt(sequence, placed.grants, leaves)
         self.placing = None
+        self.turns.admitted(sequence)
         num_own = len(wanted) - len(leaves)
         self._holdings.trim(sequence, num_own + (self._need.working_blocks if leaves else 0))
         sequence.state, sequence.num_tries = State.RUNNING, 0
@@ -141,6 +145,13 @@ class Admission:
         for sequence in self.waiting:
             sequence.not_before = 0.0
 
+    def queue(self, sequence: Sequence) -> None:
+        """A new one, behind all of its tenant's."""
+        tenant = sequence.request.tenant
+        if not any(one.request.tenant == tenant for one in self.waiting):
+            self.turns.began_to_wait(tenant)
+        self.waiting.append(sequence)
+
     def queue_again(self, sequence: Sequence) -> None:
         """Back into the queue, at its place by arrival."""
         sequence.state = State.WAITING
@@ -163,6 +174,15 @@ class Admission:
         """Blocks that all waiting sequences want."""
         tokens = self._layout.tokens
         return sum(len(sequence.to_place(tokens)) for sequence in self.waiting)
+
+    def _next(self) -> Sequence:
+        def key(one: Sequence) -> tuple[bool, int, bool]:
+            return (not one.is_wounded, one.request.priority, not one.table)
+
+        first = min(self.waiting, key=lambda one: (key(one), one.seniority))
+        if first.table:  # what it holds is of no use to anybody before it goes on
+            return first
+        return self.turns.choose([one for one in self.waiting if key(one) == key(first)])
 
     def _go_on(self, sequence: Sequence, now: float) -> None:
         found = self._pins.result(now)
@@ -208,7 +228,8 @@ class Admission:
         try:
             holders = self._placement.place(need, ())
         except CapacityError:
-            self._negotiator.borrow(sequence.number, need, now, arrived=sequence.arrived)
+            arrived, priority = sequence.arrived, sequence.request.priority
+            self._negotiator.borrow(sequence.number, need, now, arrived=arrived, priority=priority)
         else:
             self._negotiator.outcomes.append(Placed(sequence.number, holders, {}))
 

@@ -1,6 +1,7 @@
 """Batch: which rows run in the next step, and the blocks that they write to. No I/O."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Many
 
 from engine.core import BlockLayout, Plan, Span
 from engine.scheduler.holdings import Holdings
@@ -8,7 +9,12 @@ from engine.scheduler.sequence import NOWHERE, Sequence
 
 
 class Batch:
-    """Decodes first, then chunks of prefills and of holes, up to a budget of query tokens."""
+    """Decodes first, then chunks of prefills and of holes, up to a budget of query tokens.
+
+    Of what decodes leave, prefills that are shorter than the first one's rest have up to half, the
+    shortest first; all else is the first one's, then the others'. So a short prompt does not wait
+    for a long one, and the long one gets half of every step.
+    """
 
     def __init__(self, layout: BlockLayout, max_step_tokens: int) -> None:
         self._layout = layout
@@ -23,11 +29,11 @@ class Batch:
         spans: list[Span] = []
         tokens: list[int] = []
         sampled: list[int] = []
-        for sequence in sorted(running, key=lambda one: (one.is_prefill, one.seniority)):
-            if sequence.paused_until > now:
-                continue
+        ready = [sequence for sequence in running if sequence.paused_until <= now]
+        for sequence, kept in _in_order(ready, budget):
             first, end = sequence.next_range
-            num_rows = self._open_leaves(sequence, first, min(budget, end - first), holdings)
+            most = min(max(budget - kept, 0), end - first)
+            num_rows = self._open_leaves(sequence, first, most, holdings)
             if not num_rows:
                 continue
             if first + num_rows == len(sequence.token_ids):
@@ -61,6 +67,25 @@ class Batch:
             return num_rows
         self.short.append(sequence)
         return min(num_rows, max(0, lacking * tokens - first))
+
+
+def _in_order(ready: Many[Sequence], budget: int) -> Iterator[tuple[Sequence, int]]:
+    """Sequences in the order in which they take rows, and how many each leaves to those behind."""
+    decodes = [one for one in ready if not one.is_prefill]
+    yield from ((one, 0) for one in sorted(decodes, key=lambda one: one.seniority))
+    prefills = [one for one in ready if one.is_prefill]
+    if not prefills:
+        return
+    left = max(0, budget - len(decodes))
+    head = min(prefills, key=lambda one: one.seniority)
+    priority = head.request.priority
+    kept = min(head.num_left, left - left // 2)
+    others = [one for one in prefills if one is not head]
+    others.sort(key=lambda one: (one.request.priority, one.num_left, one.seniority))
+    shorter = [o for o in others if o.num_left < head.num_left and o.request.priority == priority]
+    yield from ((one, kept) for one in shorter)
+    yield head, 0
+    yield from ((one, 0) for one in others if one not in shorter)
 
 
 def _is_nowhere(sequence: Sequence, leaf: int) -> bool:

@@ -133,6 +133,7 @@ class Desk:
             loads=self.loads,
             grow_blocks=config.grow_blocks,
             hand_over=config.hand_over,
+            num_missing=self.admission.num_missing,
         )
         self.is_leaving = False
         self._next_number = 1

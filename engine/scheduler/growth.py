@@ -92,5 +92,7 @@ class Growth:
         self.borrowing[sequence.number] = sequence
         # All but the tail is to be lent.
         need = replace(self._need, num_blocks=num_blocks + 1, num_local=1, working_blocks=0)
-        arrived = sequence.arrived
-        self._negotiator.borrow(sequence.number, need, now, arrived=arrived, to=to, part=True)
+        arrived, priority = sequence.arrived, sequence.request.priority
+        self._negotiator.borrow(
+            sequence.number, need, now, arrived=arrived, priority=priority, to=to, part=True
+        )

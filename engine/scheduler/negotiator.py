@@ -54,6 +54,7 @@ class _Deal:
     started: float
     query: int
     arrived: float
+    priority: int
     part: bool
     num_lend_cap: int = 0
     creditors: list[Creditor] = field(default_factory=list)
@@ -105,17 +106,18 @@ class Negotiator:
         now: float,
         *,
         arrived: float | None = None,
+        priority: int = 0,
         to: Creditor | None = None,
         part: bool = False,
     ) -> None:
         """Start a deal; its outcome will be in ``outcomes``. With ``to`` nobody else is asked.
 
-        ``arrived``: when the request came, so that creditors can prefer the older ones. ``part``:
+        ``arrived``: when the request came; creditors prefer urgent ones, then older ones. ``part``:
         where there is less than it needs, it takes that.
         """
         query = self._take_id()
         born = now if arrived is None else arrived
-        deal = _Deal(sequence, need, now, query, born, part, asked_at=now)
+        deal = _Deal(sequence, need, now, query, born, priority, part, asked_at=now)
         self._deals[sequence] = deal
         if to is not None:
             deal.creditors = [to]
@@ -228,7 +230,7 @@ class Negotiator:
             num_blocks = deal.holders.count(instance)
             self._effects.append(Connect(instance, by_instance[instance].address))
             age_s = max(0.0, now - deal.arrived)
-            reserve = Reserve(reservation, num_blocks, self._lease_s, age_s)
+            reserve = Reserve(reservation, num_blocks, self._lease_s, age_s, deal.priority)
             self._effects.append(ToPool(instance, reserve))
         if not deal.asked:
             del self._deals[deal.sequence]

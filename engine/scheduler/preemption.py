@@ -3,7 +3,8 @@
 The youngest stops and waits with what it has; whoever runs and finds nothing takes the last block
 of the youngest that holds any. Blocks go to elder sequences only, so no two take them from each
 other for ever; and the oldest ends: while any runs, it gets what the younger hold, down to their
-last block, and when none does, the oldest that waits gets it.
+last block, and when none does, the oldest that waits gets it. More urgent ones count as elder than
+all others, and take what they want of those while they wait as well.
 """
 
 from collections.abc import Callable
@@ -36,7 +37,9 @@ class Preemption:
         loads: Loads,
         grow_blocks: int,
         hand_over: bool,
+        num_missing: Callable[[Sequence], int],
     ) -> None:
+        """``num_missing``: own blocks that one which waits still lacks."""
         self._layout = layout
         self._roster = roster
         self._batch = batch
@@ -46,6 +49,7 @@ class Preemption:
         self._loads = loads
         self._grow_blocks = grow_blocks
         self._hand_over = hand_over
+        self._num_missing = num_missing
 
     def make_room(self, short: Sequence) -> None:
         """A running one found no memory: the youngest of all that hold some gives way."""
@@ -62,13 +66,12 @@ class Preemption:
     def make_way(self, waiting: Sequence, *, hopeless: bool) -> bool:
         """One that waits found no memory; True if a sequence gave way.
 
-        While others run they bring memory when they end. When nobody does, all of it is with those
-        that wait: the younger give way to the elder, unless not even all of it would do.
+        While others run they bring memory when they end, unless they are less urgent. When nobody
+        does, all of it is with those that wait: the younger give way to the elder, unless not even
+        all of it would do.
         """
         is_stuck = not self._roster.running
-        younger = [one for one in self._roster.holding() if one.seniority > waiting.seniority]
-        if is_stuck and younger and not hopeless:
-            self._give_way(max(younger, key=lambda one: one.seniority), self._roster.shorten)
+        if not hopeless and self._take(waiting, of_all=is_stuck):
             waiting.not_before = 0.0
             return True
         keeps_others_out = waiting.is_wounded or (is_stuck and waiting.table)
@@ -76,6 +79,21 @@ class Preemption:
             self._give_way(waiting, self._roster.restart)
             return True
         return False
+
+    def _take(self, waiting: Sequence, *, of_all: bool) -> bool:
+        """Less urgent ones give way until it has its blocks; of all younger ones, one block."""
+        found = False
+        for _ in range(max(1, self._num_missing(waiting))):
+            if found and self._num_missing(waiting) <= 0:
+                break
+            later = [one for one in self._roster.holding() if one.seniority > waiting.seniority]
+            less = [one for one in later if one.request.priority > waiting.request.priority]
+            chosen = less or (later if of_all and not found else [])
+            if not chosen:
+                break
+            self._give_way(max(chosen, key=lambda one: one.seniority), self._roster.shorten)
+            found = True
+        return found
 
     def _give_way(self, sequence: Sequence, otherwise: Callable[[Sequence], None]) -> None:
         """It goes on where there is room for all of it, or makes room here."""

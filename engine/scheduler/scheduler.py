@@ -31,7 +31,7 @@ class Scheduler(Desk):
                 self._next_number, request, [*request.prompt_ids, *request.answer_ids]
             )
             self._next_number += 1
-            self.admission.waiting.append(sequence)
+            self.admission.queue(sequence)
 
     def abort(self, request_id: str) -> None:
         """Stop a request wherever it is; its memory is free at once."""
@@ -99,6 +99,7 @@ class Scheduler(Desk):
                 self.clients.progress(sequence)
             if index in next_ids:
                 sequence.token_ids.append(next_ids[index])
+                self.admission.turns.answered(sequence.request.tenant)
                 if not sequence.targets:  # nothing passes through to creditors any more
                     self.holdings.trim(sequence, 1)
                 if self.clients.publish(sequence):

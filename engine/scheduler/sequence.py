@@ -61,11 +61,14 @@ class Sequence:
     not_before: float = 0.0
     """do not try to place it again before this time"""
     recomputed_tokens: int = 0
+    counted: bool = False
+    """its tenant has had this turn"""
 
     @property
-    def seniority(self) -> tuple[float, int]:
-        """Smaller for the older request: it comes first, and is the last to give way."""
-        return (float("inf") if self.arrived is None else self.arrived, self.number)
+    def seniority(self) -> tuple[int, float, int]:
+        """Smaller for more urgent, then older requests: they come first, and give way last."""
+        arrived = float("inf") if self.arrived is None else self.arrived
+        return (self.request.priority, arrived, self.number)
 
     @property
     def num_prompt(self) -> int:
@@ -83,6 +86,12 @@ class Sequence:
     def is_wounded(self) -> bool:
         """It holds memory and lacks some that it had."""
         return bool(self.holes)
+
+    @property
+    def num_left(self) -> int:
+        """Tokens whose keys are still to be computed, holes included."""
+        lost = sum(end - first for first, end in self.holes)
+        return lost + len(self.token_ids) - self.num_computed
 
     @property
     def next_range(self) -> tuple[int, int]:

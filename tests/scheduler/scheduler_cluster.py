@@ -41,10 +41,11 @@ class Cluster:
             self.next_peer += 1
         return True
 
-    def submit(self, instance, prompt_ids, max_tokens):
+    def submit(self, instance, prompt_ids, max_tokens, **fields):
         name = str(len(self.answers))
         sampling = SamplingParams(max_tokens=max_tokens)
-        request = Request(request_id=name, prompt_ids=tuple(prompt_ids), sampling=sampling)
+        ids = tuple(prompt_ids)
+        request = Request(request_id=name, prompt_ids=ids, sampling=sampling, **fields)
         self.answers[name] = Answered(instance, request)
         self.instances[instance].scheduler.add(request)
         self.instances[instance].perform()

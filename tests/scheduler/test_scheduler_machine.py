@@ -56,14 +56,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         data=st.data(),
         lengths=st.lists(st.tuples(st.integers(1, 24), st.integers(1, 30)), min_size=1, max_size=4),
         seed=st.integers(0, 99),
+        tenant=st.sampled_from(["", "a"]),
+        priority=st.sampled_from([0, 0, -1, 5]),
     )
-    def submit(self, data, lengths, seed):
+    def submit(self, data, lengths, seed, tenant, priority):
         """Requests of (prompt tokens, answer tokens)."""
         draw, instance = random.Random(seed), self.instance(data)
         for num_prompt, max_tokens in lengths:
             first = 100 + len(self.cluster.answers)  # no two have a key in common
             rest = [draw.randrange(1, 50) for _ in range(num_prompt - 1)]
-            self.cluster.submit(instance, [first, *rest], max_tokens)
+            prompt = [first, *rest]
+            self.cluster.submit(instance, prompt, max_tokens, tenant=tenant, priority=priority)
 
     @precondition(lambda self: any(not one.done for one in self.cluster.answers.values()))
     @rule(data=st.data())

@@ -1,0 +1,39 @@
+"""Turns: whose request comes next when several tenants wait. No I/O.
+
+Each tenant has a count of the tokens it was served: a prompt's when it is admitted, then each of
+its answer. Who has the lowest count comes next. A tenant that begins to wait starts no lower than
+the one that was admitted last, so nobody saves up turns: while two both wait, neither is served
+more than the other by more than the largest requests of both.
+"""
+
+from collections.abc import Sequence as Many
+
+from engine.scheduler.sequence import Sequence
+
+
+class Turns:
+    """``began_to_wait``, ``choose``, ``admitted``, ``answered``."""
+
+    def __init__(self) -> None:
+        self._served: dict[str, int] = {}
+        self._level = 0
+        """what the tenant that was admitted last had been served before"""
+
+    def began_to_wait(self, tenant: str) -> None:
+        """It has a request in the queue, and had none there."""
+        self._served[tenant] = max(self._served.get(tenant, 0), self._level)
+
+    def choose(self, waiting: Many[Sequence]) -> Sequence:
+        """The next of these, which must be some; of one tenant's, the oldest."""
+        return min(waiting, key=lambda one: (self._served[one.request.tenant], one.seniority))
+
+    def admitted(self, sequence: Sequence) -> None:
+        """Its memory was found; one that starts over has been counted."""
+        if not sequence.counted:
+            sequence.counted = True
+            self._level = max(self._level, self._served[sequence.request.tenant])
+            self._served[sequence.request.tenant] += len(sequence.token_ids)
+
+    def answered(self, tenant: str) -> None:
+        """One more token of an answer."""
+        self._served[tenant] += 1
