@@ -94,9 +94,9 @@ class Request:
     """how long ago it was accepted, when it came here: it may have run elsewhere before"""
     stays: bool = False
     """its frontend knows no other instance: it is handed over only when this one leaves"""
-    priority: int = 0
+    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     """lower numbers are served first, and are the last to give way"""
-    tenant: str = ""
+    tenant: Annotated[str, Meta(max_length=4096)] = ""
     """for whom it is; those who wait are served in turn"""
 
 

@@ -6,6 +6,7 @@ the one that was admitted last, so nobody saves up turns: while two both wait, n
 more than the other by more than the largest requests of both.
 """
 
+from collections import Counter
 from collections.abc import Sequence as Many
 
 from engine.scheduler.sequence import Sequence
@@ -15,13 +16,13 @@ class Turns:
     """``began_to_wait``, ``choose``, ``admitted``, ``answered``."""
 
     def __init__(self) -> None:
-        self._served: dict[str, int] = {}
+        self._served: Counter[str] = Counter()
         self._level = 0
         """what the tenant that was admitted last had been served before"""
 
     def began_to_wait(self, tenant: str) -> None:
         """It has a request in the queue, and had none there."""
-        self._served[tenant] = max(self._served.get(tenant, 0), self._level)
+        self._served[tenant] = max(self._served[tenant], self._level)
 
     def choose(self, waiting: Many[Sequence]) -> Sequence:
         """The next of these, which must be some; of one tenant's, the oldest."""
