@@ -49,6 +49,7 @@ class Serve:
         from engine.server.app import build_app
         from engine.server.completions import Completions
         from engine.server.gateway import Gateway
+        from engine.server.limits import Limits
         from engine.server.metrics import Metrics
 
         config, wanted = self.config, self.config.serve
@@ -72,6 +73,10 @@ class Serve:
             model=model,
             max_positions=shape.max_positions,
             vocab_size=shape.vocab_size,
+            limits=Limits(
+                max_queued_requests=wanted.max_queued_requests,
+                max_queued_tokens=wanted.max_queued_tokens,
+            ),
         )
         app = build_app(
             gateway,

@@ -15,8 +15,16 @@ class ServeConfig:
     model_name: str = ""
     """what clients call the model; its path where empty"""
     max_body_bytes: int = 16 << 20
+    max_queued_requests: int = 1024
+    """accepted and not begun at any instance; more are answered 503; 0: any number"""
+    max_queued_tokens: int = 0
+    """of their prompts; one request alone may always wait; 0: any number"""
     api_keys: list[str] = field(default_factory=list)
     """who may use the API; none here, in the file and in LENDKV_API_KEY: everybody may"""
     api_key_file: str = ""
     """one key a line, with options: sk-... name=alice requests=4 tokens_per_minute=9000 priority=1;
     relative to the working folder"""
+
+    def __post_init__(self) -> None:
+        if min(self.max_queued_requests, self.max_queued_tokens) < 0:
+            raise ValueError("max_queued_requests and max_queued_tokens must not be below 0")

@@ -38,6 +38,8 @@ class Entry:
     attempt: int = 0
     instance: int | None = None
     address: str = ""
+    started_at: float | None = None
+    """when an instance first said that it works on it"""
     first_token_at: float | None = None
     ended_at: float | None = None
 
@@ -137,6 +139,8 @@ class RequestTable:
         entry = self.entries.get(attempt_id.rpartition("#")[0])
         if entry is None or attempt_id != entry.attempt_id:
             return
+        if isinstance(message, Progress | Tokens) and entry.started_at is None:
+            entry.started_at = now
         match message:
             case Report():
                 entry.report = message

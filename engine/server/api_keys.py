@@ -34,10 +34,16 @@ class Tenant:
     tokens_per_minute: int = 0
     """of prompts and answers; 0: any number"""
     priority: int = 0
-    """no request of this tenant is served earlier"""
+    """of requests that name none; no request of a named tenant is served earlier"""
+
+    def priority_of(self, wanted: int | None) -> int:
+        """Of a request that asks for this one."""
+        if wanted is None:
+            return self.priority
+        return max(wanted, self.priority) if self.name else wanted
 
 
-ANYBODY = Tenant(priority=-MAX_PRIORITY)
+ANYBODY = Tenant()
 """every client, where there are no keys"""
 
 

@@ -76,7 +76,7 @@ def build_app(
     ) -> Response:
         if last_event_id and body.stream:
             return resume(last_event_id)
-        entry = await completions.accept(body)
+        entry = await completions.accept(body, request.state.tenant)
         if not body.stream:
             return JSONResponse(await completions.whole(entry, request.is_disconnected))
         await completions.first_token(entry, request.is_disconnected)

@@ -17,8 +17,10 @@ from engine.core import Request, SamplingParams
 from engine.model.tokenizer import Tokenizer
 from engine.scheduler.request_table import Entry
 from engine.server.answers import DONE, Shape, Usage, event
+from engine.server.api_keys import Tenant
 from engine.server.gateway import Gateway
 from engine.server.journal import Terms
+from engine.server.limits import NO_LIMITS, Limits
 from engine.server.problems import Problem, error_body
 from engine.server.schemas import ChatBody, Common, CompletionBody
 from engine.server.stops import StopFilter
@@ -40,14 +42,16 @@ class Completions:
         model: str,
         max_positions: int,
         vocab_size: int,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         self._gateway = gateway
         self._tokenizer = tokenizer
         self._model = model
         self._max_positions = max_positions
         self._vocab_size = vocab_size
+        self._limits = limits
 
-    async def accept(self, body: ChatBody | CompletionBody) -> Entry:
+    async def accept(self, body: ChatBody | CompletionBody, tenant: Tenant) -> Entry:
         """Check and submit; raises Problem."""
         if body.model not in (self._model, self._model.rsplit("/", 1)[-1]):
             raise Problem(
@@ -65,7 +69,11 @@ class Completions:
             request_id=f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}",
             prompt_ids=tuple(prompt_ids),
             sampling=sampling,
+            priority=tenant.priority_of(body.priority),
+            tenant=tenant.name,
         )
+        known = self._gateway.table.entries.values()
+        self._limits.check(request, tenant, known, self._gateway.members, time.monotonic())
         options = body.stream_options
         usage = options is not None and options.include_usage
         return self._gateway.submit(request, Terms(chat, body.stops, usage, body.return_token_ids))

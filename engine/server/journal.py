@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
-from engine.core import Request, SamplingParams
+from engine.core import Request
 
 
 class Terms(Struct, frozen=True, array_like=True):
@@ -27,9 +27,7 @@ class Terms(Struct, frozen=True, array_like=True):
 class Accepted(Struct, tag=True, frozen=True, array_like=True):
     """A request that was promised an answer."""
 
-    request_id: str
-    prompt_ids: list[int]
-    sampling: SamplingParams
+    request: Request
     terms: Terms
 
 
@@ -85,12 +83,8 @@ class Journal:
         for record in _read(path):
             match record:
                 case Accepted():
-                    request = Request(
-                        request_id=record.request_id,
-                        prompt_ids=tuple(record.prompt_ids),
-                        sampling=record.sampling,
-                    )
-                    found[record.request_id] = Left(request, record.terms, [])
+                    name = record.request.request_id
+                    found[name] = Left(record.request, record.terms, [])
                 case Taken() if record.request_id in found:
                     found[record.request_id].token_ids[record.index :] = record.token_ids
                     if record.finish_reason:
@@ -111,8 +105,7 @@ class Journal:
         return fresh, all_left
 
     def accepted(self, request: Request, terms: Terms) -> None:
-        prompt_ids = list(request.prompt_ids)
-        self._append(Accepted(request.request_id, prompt_ids, request.sampling, terms))
+        self._append(Accepted(request, terms))
 
     def taken(
         self, request_id: str, index: int, token_ids: list[int], finish_reason: str = ""

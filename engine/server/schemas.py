@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from engine.server.api_keys import MAX_PRIORITY
+
 Tokens = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(max_length=1 << 24)]
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
@@ -43,6 +45,7 @@ class Common(BaseModel):
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     ignore_eos: bool = False
+    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
     return_token_ids: bool = False
 
     @model_validator(mode="before")

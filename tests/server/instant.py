@@ -12,6 +12,7 @@ from engine.scheduler.request_table import RequestTable
 from engine.server.app import build_app
 from engine.server.completions import Completions
 from engine.server.gateway import Gateway
+from engine.server.limits import NO_LIMITS
 from engine.server.metrics import Metrics
 
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ m.name }}\n{% endfor %}"
@@ -41,10 +42,12 @@ class InstantGateway(Gateway):
         self.table.take_effects()
 
 
-def build(gateway=None, **options):
+def build(gateway=None, limits=NO_LIMITS, **options):
     tokenizer = Tokenizer(byte_tokenizer(), ChatTemplate(TEMPLATE, {}))
     gateway = gateway or InstantGateway()
-    completions = Completions(gateway, tokenizer, model="tiny", max_positions=40, vocab_size=256)
+    completions = Completions(
+        gateway, tokenizer, model="tiny", max_positions=40, vocab_size=256, limits=limits
+    )
     options = {"model": "tiny", "max_positions": 40, "max_body_bytes": 4000} | options
     return build_app(gateway, completions, Metrics("tiny"), **options)
 
