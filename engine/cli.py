@@ -21,6 +21,7 @@ from engine.errors import ConfigError, LendKVError
 from engine.evacuate import evacuate
 from engine.generate import Generate, read_prompt
 from engine.launch import launch, require_parts
+from engine.load.bench import add_bench, bench
 from engine.model.checkpoint import describe
 from engine.serve import gateways
 from engine.sim.simulate import simulate
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_first = os.environ.get("RANK", "0") == "0"
     try:
         args = _parse(sys.argv[1:] if argv is None else argv)
+        if args.verb == "bench":
+            return bench(args)
         if args.verb == "simulate":
             return simulate(args.recipe, args.overrides, json_only=args.json, trace=args.trace)
         config = load(args.recipe, args.overrides)
@@ -108,11 +111,17 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             one.add_argument("--json", action="store_true", help="print one JSON object instead")
         if verb == "simulate":
             one.add_argument("--trace", action="store_true", help="print every event")
+    text = "Measure a running server: see lendkv bench serve --help"
+    add_bench(verbs.add_parser("bench", help=text, description=f"{text}."), _Parser)
     # argparse takes positionals in one run only; overrides may stand between options as well.
     args, rest = parser.parse_known_args(argv)
     for text in rest:
         if text.startswith("-"):
             parser.error(f"unknown option {text}")
+    if args.verb == "bench":
+        if rest:
+            parser.error(f"{rest[0]!r} is not known to bench {args.bench}")
+        return args
     args.overrides += rest
     if args.verb == "evacuate":
         if not (args.recipe or "").isdecimal():
