@@ -272,6 +272,7 @@ def build_loop(
         backend=backend,
         lenders=lenders,
         mover=Mover(lenders, pool, checksums=config.pool.lending.checksums),
+        eos_ids=parts["eos_ids"],
         to_planner=to_planner,
         to_client=to_client,
         callbacks=[*callbacks, *(kind() for kind in callback_classes(config))],

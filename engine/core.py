@@ -74,11 +74,52 @@ class SamplingParams:
 
     max_tokens: Annotated[int, Meta(ge=0, le=1 << 31)] = 64
     """of the whole answer, those of earlier attempts among them"""
+    min_tokens: Annotated[int, Meta(ge=0, le=1 << 31)] = 0
+    """so many come before anything that would stop the answer"""
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: Annotated[int, Meta(ge=0, le=1 << 31)] = 0
+    min_p: float = 0.0
+    """tokens less probable than so many times the likeliest are out"""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    """both for tokens of the answer; repetition also for those of the prompt"""
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[TokenId, float], ...] = ()
+    allowed_token_ids: TokenIds = ()
+    """empty: all are"""
+    bad_words: tuple[TokenIds, ...] = ()
+    """sequences of tokens that must not come"""
+    stop_token_ids: TokenIds = ()
     seed: Annotated[int, Meta(ge=0, le=1 << 48)] = 0
     ignore_eos: bool = False
+    logprobs: Annotated[int, Meta(ge=0, le=1 << 10)] | None = None
+    """a Score for each token of the answer, with so many of the likeliest"""
+    prompt_logprobs: Annotated[int, Meta(ge=0, le=1 << 10)] | None = None
+    """the same for those of the prompt: all its rows are computed, whatever is cached"""
+
+
+class Score(NamedTuple):
+    """How likely the model found a token, before anything was asked to change that."""
+
+    logprob: float
+    """natural logarithm"""
+    rank: int
+    """1 for the likeliest"""
+    top: tuple[tuple[TokenId, float], ...] = ()
+    """the likeliest tokens and their logprobs; the first of ties is the lowest id"""
+
+
+class Scores(NamedTuple):
+    """What a step found out for those who asked, by index of the span."""
+
+    answer: dict[int, Score]
+    """of sampled tokens"""
+    prompt: dict[int, tuple[Score, ...]]
+    """of tokens of ``Plan.scored``"""
+
+
+NO_SCORES = Scores({}, {})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,6 +175,14 @@ class Span:
     """grows whenever an entry of ``table`` moves"""
 
 
+class Scored(NamedTuple):
+    """Prompt tokens whose Score is asked for; each stands behind one of consecutive rows."""
+
+    span: int
+    row_start: int
+    token_ids: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What one step runs: packed rows, and where each sequence's keys live."""
@@ -143,6 +192,7 @@ class Plan:
     spans: tuple[Span, ...]
     sampled: tuple[int, ...] = ()
     """indexes of the spans whose last row gives the sequence's next token"""
+    scored: tuple[Scored, ...] = ()
 
     @property
     def num_rows(self) -> int:

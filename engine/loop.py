@@ -4,7 +4,7 @@ It carries out what the scheduler wants (its effects) and reports back; it decid
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from torch import Tensor
 
@@ -13,11 +13,12 @@ from engine.attention.lenders import Lenders
 from engine.attention.slices import WontFit
 from engine.attention.travel import Travel
 from engine.callbacks import Callback
-from engine.core import Plan, Request
+from engine.core import Plan, Request, Scores
 from engine.errors import PeerLost
 from engine.fetcher import Fetcher
 from engine.model.runner import ModelRunner
-from engine.model.sampler import sample
+from engine.model.sampler import Row, sample
+from engine.model.scores import score
 from engine.mover import Mover
 from engine.profile import profile
 from engine.protocol import Ack, Draw, Drawn, FencedOff, Granted, Message, Report, StepSample
@@ -54,6 +55,7 @@ class Loop:
         backend: DistAttention,
         lenders: Lenders,
         mover: Mover,
+        eos_ids: Collection[int],
         to_planner: Callable[[Message], None],
         to_client: Callable[[str, Message], None],
         callbacks: Sequence[Callback] = (),
@@ -65,6 +67,7 @@ class Loop:
         self._backend = backend
         self.lenders = lenders
         self._mover = mover
+        self._eos_ids = eos_ids
         self._fetcher = Fetcher(backend.reads)
         self._to_planner = to_planner
         self._to_client = to_client
@@ -111,8 +114,8 @@ class Loop:
             self.scheduler.refuse(error.sequence, str(error))
             self._perform()
             return True
-        next_ids = self._sample(plan, logits_NV)
-        self.scheduler.commit(plan, next_ids, poisoned)
+        next_ids, scores = self._sample(plan, logits_NV)
+        self.scheduler.commit(plan, next_ids, poisoned, scores)
         self._step_s = elapsed = time.perf_counter() - began
         if not poisoned:
             self.scheduler.timed(plan, elapsed, self._clock())
@@ -185,12 +188,25 @@ class Loop:
         for callback in self._callbacks:
             callback.on_peer_lost(instance, reason)
 
-    def _sample(self, plan: Plan, logits_NV: Tensor) -> dict[int, int]:
-        spans = [plan.spans[index] for index in plan.sampled]
-        params = [self.scheduler.sampling_of(span.sequence) for span in spans]
-        positions = [span.first_position + span.num_rows for span in spans]
-        tokens = sample(logits_NV, params, positions)
-        return dict(zip(plan.sampled, tokens, strict=True))
+    def _sample(self, plan: Plan, logits_NV: Tensor) -> tuple[dict[int, int], Scores]:
+        """Each sampled span's next token, and the Scores that are asked for."""
+        running = self.scheduler.running_sequence
+        sequences = [running(plan.spans[index].sequence) for index in plan.sampled]
+        rows = [Row(one.request.sampling, one.token_ids, one.num_prompt) for one in sequences]
+        tokens = sample(logits_NV[: len(rows)], rows, self._eos_ids)
+        scores = Scores({}, {})
+        for row, index in enumerate(plan.sampled):
+            num_top = rows[row].params.logprobs
+            if num_top is not None:
+                scores.answer[index] = score(logits_NV[row].numpy(force=True), tokens[row], num_top)
+        rest = iter(logits_NV[len(rows) :])
+        for one in plan.scored:
+            sampling = running(plan.spans[one.span].sequence).request.sampling
+            scores.prompt[one.span] = tuple(
+                score(next(rest).numpy(force=True), token, sampling.prompt_logprobs or 0)
+                for token in one.token_ids
+            )
+        return dict(zip(plan.sampled, tokens, strict=True)), scores
 
     def _perform(self) -> None:
         """Carry out effects until there are none; some bring new ones."""

@@ -31,19 +31,21 @@ class ModelRunner:
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> tuple[Tensor, frozenset[int]]:
-        """Logits of the sampled spans' last rows, and the poisoned sequences."""
+        """Logits of the sampled spans' last rows, then of scored ones; the poisoned sequences."""
         token_ids_T = torch.tensor(plan.token_ids, dtype=torch.int64)
         positions = [
             position
             for span in plan.spans
             for position in range(span.first_position, span.first_position + span.num_rows)
         ]
-        last = [plan.spans[i].row_start + plan.spans[i].num_rows - 1 for i in plan.sampled]
+        wanted = [plan.spans[i].row_start + plan.spans[i].num_rows - 1 for i in plan.sampled]
+        for one in plan.scored:
+            wanted += range(one.row_start, one.row_start + len(one.token_ids))
         self._backend.begin(plan)
         logits_NV = self._model.forward(
             token_ids_T,
             torch.tensor(positions),
-            torch.tensor(last, dtype=torch.int64),
+            torch.tensor(wanted, dtype=torch.int64),
             self._backend,
         )
         return logits_NV, self._backend.end()

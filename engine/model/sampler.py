@@ -1,4 +1,4 @@
-"""Chooses tokens from logits. A choice depends on logits, parameters and position only.
+"""Chooses tokens from logits. A choice depends on them and on the sequence's own tokens only.
 
 Random numbers are counter-based, keyed by seed and position: a step that is run again, on any
 instance and in any batch, gives the same tokens.
@@ -6,34 +6,48 @@ instance and in any batch, gives the same tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.core import SamplingParams
+from engine.model.logit_edits import edited
 
 _MASK = (1 << 64) - 1
 
 
-def sample(
-    logits_TV: Tensor, params: Sequence[SamplingParams], positions: Sequence[int]
-) -> list[int]:
-    """One token for each row; ``positions`` are those of the new tokens in their sequences."""
+class Row(NamedTuple):
+    """Whose next token is chosen."""
+
+    params: SamplingParams
+    token_ids: Sequence[int]
+    """the prompt's and the answer's so far"""
+    num_prompt: int
+
+
+def sample(logits_TV: Tensor, rows: Sequence[Row], eos_ids: Collection[int] = ()) -> list[int]:
+    """One token for each row; ``eos_ids`` end an answer."""
     # Sync: logits on the host. The first of ties; a seventh of the time of torch's argmax.
-    tokens: list[int] = logits_TV.cpu().numpy().argmax(-1).tolist()
-    for row, (chosen, position) in enumerate(zip(params, positions, strict=True)):
-        if chosen.temperature > 0:
-            tokens[row] = _draw(logits_TV[row].cpu().numpy(), chosen, position)
+    logits = logits_TV.cpu().numpy()
+    tokens: list[int] = logits.argmax(-1).tolist()
+    for index, (raw_V, row) in enumerate(zip(logits, rows, strict=True)):
+        logits_V = edited(raw_V, row.params, row.token_ids, row.num_prompt, eos_ids)
+        if row.params.temperature > 0:
+            tokens[index] = _draw(logits_V, row.params, len(row.token_ids))
+        elif logits_V is not raw_V:
+            tokens[index] = int(logits_V.argmax())
     return tokens
 
 
 def _draw(logits_V: NDArray[Any], params: SamplingParams, position: int) -> int:
-    """Top-k of the scaled logits, then top-p of what is left, then the inverse of its CDF."""
+    """Min-p and top-k of the scaled logits, then top-p of what is left, then its CDF's inverse."""
     scaled_V = (logits_V.astype(np.float64) - logits_V.max()) / params.temperature
-    ids = _top_k(scaled_V, params.top_k)
+    ids = top_ids(scaled_V, params.top_k or len(scaled_V))
+    if params.min_p > 0:
+        ids = ids[scaled_V[ids] >= np.log(params.min_p)]
     weights = np.exp(scaled_V[ids])
     if params.top_p < 1:
         ids, weights = _top_p(ids, weights / weights.sum(), params.top_p)
@@ -43,13 +57,13 @@ def _draw(logits_V: NDArray[Any], params: SamplingParams, position: int) -> int:
     return int(ids[np.searchsorted(cdf, uniform * cdf[-1], side="right")])
 
 
-def _top_k(scaled_V: NDArray[np.float64], top_k: int) -> NDArray[np.int64]:
-    """Ids of the ``top_k`` largest, ties to the lowest id; all ids if ``top_k`` is 0."""
-    if not 0 < top_k < len(scaled_V):
-        return np.arange(len(scaled_V))
-    bound = np.partition(scaled_V, -top_k)[-top_k]
-    above, equal = np.flatnonzero(scaled_V > bound), np.flatnonzero(scaled_V == bound)
-    return np.sort(np.concatenate((above, equal[: top_k - len(above)])))
+def top_ids(values_V: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """Ids of the ``count`` largest, ascending; the lowest ids of ties. All ids if it is so many."""
+    if count >= len(values_V):
+        return np.arange(len(values_V))
+    bound = np.partition(values_V, -count)[-count]
+    above, equal = np.flatnonzero(values_V > bound), np.flatnonzero(values_V == bound)
+    return np.sort(np.concatenate((above, equal[: count - len(above)])))
 
 
 def _top_p(

@@ -1,6 +1,6 @@
 """Frontends and steps, over control sockets: requests and their tokens."""
 
-from engine.core import Request
+from engine.core import Request, Score
 from engine.protocol.base import Blocks, Count, Decoder, Goodbye, Index, Message, Text
 
 
@@ -18,6 +18,16 @@ class Tokens(Message, frozen=True):
     token_ids: list[Index]
     finish_reason: Text = ""
     """empty while running; then stop or length"""
+    scores: list[Score] = []
+    """of each token, if the request wants logprobs"""
+
+
+class PromptScores(Message, frozen=True):
+    """Of prompt tokens ``index + 1`` and following: the first one has none."""
+
+    request_id: Text
+    index: Index
+    scores: list[Score]
 
 
 class Progress(Message, frozen=True):
@@ -64,4 +74,4 @@ class Report(Message, frozen=True):
 
 
 TO_STEP = Decoder(Submit, Abort, Goodbye)
-FROM_STEP = Decoder(Tokens, Progress, Failed, HandedOver, Report)
+FROM_STEP = Decoder(Tokens, PromptScores, Progress, Failed, HandedOver, Report)

@@ -3,9 +3,13 @@
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 
-from engine.core import BlockLayout, Plan, Span
+from engine.core import BlockLayout, Plan, Scored, Span
 from engine.scheduler.holdings import Holdings
 from engine.scheduler.sequence import NOWHERE, Sequence
+
+
+MAX_SCORED_ROWS = 128
+"""of a step: each costs a row of logits, half a megabyte for the largest vocabularies"""
 
 
 class Batch:
@@ -29,13 +33,22 @@ class Batch:
         spans: list[Span] = []
         tokens: list[int] = []
         sampled: list[int] = []
+        scored: list[Scored] = []
+        left = MAX_SCORED_ROWS
         ready = [sequence for sequence in running if sequence.paused_until <= now]
         for sequence, kept in _in_order(ready, budget):
             first, end = sequence.next_range
             most = min(max(budget - kept, 0), end - first)
+            unscored = _first_unscored(sequence)
+            if first <= unscored:
+                most = min(most, unscored - first + left)
             num_rows = self._open_leaves(sequence, first, most, holdings)
             if not num_rows:
                 continue
+            if first <= unscored < first + num_rows:
+                token_ids = sequence.request.prompt_ids[unscored + 1 : first + num_rows + 1]
+                scored.append(Scored(len(spans), len(tokens) + unscored - first, token_ids))
+                left -= len(token_ids)
             if first + num_rows == len(sequence.token_ids):
                 sampled.append(len(spans))
             table = tuple(sequence.table[: self._layout.blocks_for(first + num_rows)])
@@ -47,7 +60,7 @@ class Batch:
         if not spans:
             return None
         self._next_step += 1
-        return Plan(self._next_step, tuple(tokens), tuple(spans), tuple(sampled))
+        return Plan(self._next_step, tuple(tokens), tuple(spans), tuple(sampled), tuple(scored))
 
     def _open_leaves(
         self, sequence: Sequence, first: int, num_rows: int, holdings: Holdings
@@ -86,6 +99,13 @@ def _in_order(ready: Many[Sequence], budget: int) -> Iterator[tuple[Sequence, in
     yield from ((one, kept) for one in shorter)
     yield head, 0
     yield from ((one, 0) for one in others if one not in shorter)
+
+
+def _first_unscored(sequence: Sequence) -> int:
+    """The row behind which the next prompt token stands whose Score is wanted; -1: none is."""
+    if sequence.request.sampling.prompt_logprobs is None:
+        return -1
+    return sequence.num_scored if sequence.num_scored < sequence.num_prompt - 1 else -1
 
 
 def _is_nowhere(sequence: Sequence, leaf: int) -> bool:

@@ -1,7 +1,9 @@
 """Clients: what those who submitted requests are told. No I/O."""
 
-from engine.core import Request
-from engine.protocol import Failed, HandedOver, Message, Progress, Tokens
+from collections.abc import Sequence as Several
+
+from engine.core import Request, Score
+from engine.protocol import Failed, HandedOver, Message, Progress, PromptScores, Tokens
 from engine.scheduler.effects import Effect, ToClient
 from engine.scheduler.sequence import Sequence
 
@@ -43,19 +45,27 @@ class Clients:
         done = min(sequence.num_computed, num_total)
         self._tell(request, Progress(request.request_id, done, num_total))
 
-    def publish(self, sequence: Sequence) -> bool:
+    def publish(self, sequence: Sequence, score: Score | None = None) -> bool:
         """Send the newest token; True when it was the last one."""
-        request, last = sequence.request, sequence.token_ids[-1]
+        name, sampling = sequence.request.request_id, sequence.request.sampling
+        last, num_output = sequence.token_ids[-1], sequence.num_output
         reason = ""
-        if last in self._eos_ids and not request.sampling.ignore_eos:
+        is_end = last in self._eos_ids and not sampling.ignore_eos
+        if num_output > sampling.min_tokens and (is_end or last in sampling.stop_token_ids):
             reason = "stop"
         elif (
-            sequence.num_output >= request.sampling.max_tokens
-            or len(sequence.token_ids) >= self._max_positions
+            num_output >= sampling.max_tokens or len(sequence.token_ids) >= self._max_positions
         ):
             reason = "length"
-        self._tell(request, Tokens(request.request_id, sequence.num_output - 1, [last], reason))
+        scores = [] if score is None else [score]
+        self._tell(sequence.request, Tokens(name, num_output - 1, [last], reason, scores))
         return bool(reason)
+
+    def publish_scores(self, sequence: Sequence, scores: Several[Score]) -> None:
+        """Of the prompt's next tokens."""
+        name, index = sequence.request.request_id, sequence.num_scored
+        sequence.num_scored += len(scores)
+        self._tell(sequence.request, PromptScores(name, index, list(scores)))
 
     def _tell(self, request: Request, message: Message) -> None:
         self._effects.append(ToClient(request.request_id, message))

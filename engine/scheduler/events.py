@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from engine.core import BlockLayout, Plan, Request
+from engine.core import BlockLayout, Plan, Request, Scores
 from engine.events import Header
 from engine.protocol import BorrowOffer, Message
 from engine.scheduler import PLACEMENTS
@@ -25,7 +25,7 @@ class StepHeader(Header, frozen=True, kw_only=True, tag="step"):
         "on_lost": (int, float),
         "tick": (float,),
         "schedule": (float,),
-        "commit": (Plan, dict[int, int], frozenset[int]),
+        "commit": (Plan, dict[int, int], frozenset[int], Scores),
         "timed": (Plan, float, float),
         "load": (float,),
         "take_effects": (),

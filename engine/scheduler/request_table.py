@@ -8,7 +8,7 @@ the request is sent again. What has been taken can be written to a journal and r
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from engine.core import Request
+from engine.core import Request, Score
 from engine.protocol import (
     Abort,
     Failed,
@@ -16,6 +16,7 @@ from engine.protocol import (
     Member,
     Message,
     Progress,
+    PromptScores,
     Report,
     Submit,
     Tokens,
@@ -31,6 +32,10 @@ class Entry:
     arrived: float
     life: str = ""
     token_ids: list[int] = field(default_factory=list)
+    scores: list[Score] = field(default_factory=list)
+    """of the tokens, if the request wants logprobs"""
+    prompt_scores: list[Score] = field(default_factory=list)
+    """of the prompt's tokens but the first, if it wants those"""
     finish_reason: str = ""
     error: str = ""
     error_code: str = ""
@@ -75,6 +80,7 @@ class RequestTable:
         ``stays``: there is one instance only to send requests to.
         """
         self._life = life
+        self._num_added = 0
         self._stays = stays
         self.block_tokens = block_tokens
         self._keep_s = keep_s
@@ -85,9 +91,21 @@ class RequestTable:
         self.num_taken = 0
         """tokens that have ever come"""
 
-    def add(self, request: Request, now: float, token_ids: Sequence[int] = ()) -> Entry:
-        """Take a request; ``token_ids`` are those of an answer that was under way before."""
-        entry = Entry(request, now, self._life, list(token_ids))
+    def add(
+        self,
+        request: Request,
+        now: float,
+        token_ids: Sequence[int] = (),
+        scores: Sequence[Score] = (),
+        prompt_scores: Sequence[Score] = (),
+    ) -> Entry:
+        """Take a request, and what had come of an answer that was under way before.
+
+        A request id may come again once its first request is done.
+        """
+        self._num_added += 1
+        life = f"{self._life}.{self._num_added}"
+        entry = Entry(request, now, life, list(token_ids), list(scores), list(prompt_scores))
         self.entries[request.request_id] = entry
         self._send(entry, now)
         return entry
@@ -97,13 +115,16 @@ class RequestTable:
         request: Request,
         now: float,
         token_ids: Sequence[int],
+        scores: Sequence[Score] = (),
+        prompt_scores: Sequence[Score] = (),
         *,
         finish_reason: str,
         error: str = "",
         error_code: str = "",
     ) -> None:
         """Take an answer that is complete already, for who comes back to hear its end."""
-        entry = Entry(request, now, self._life, list(token_ids), finish_reason, error, error_code)
+        entry = Entry(request, now, self._life, list(token_ids), list(scores), list(prompt_scores))
+        entry.finish_reason, entry.error, entry.error_code = finish_reason, error, error_code
         entry.ended_at = now
         self.entries[request.request_id] = entry
 
@@ -146,6 +167,10 @@ class RequestTable:
                 entry.report = message
             case Tokens() if not entry.done:
                 self._take(entry, message, now)
+            case PromptScores() if message.index <= len(entry.prompt_scores):
+                known = len(entry.prompt_scores) - message.index
+                entry.prompt_scores += message.scores[known:]
+                self.changed.add(entry.request.request_id)
             case Failed() if not entry.done:
                 entry.error_code = message.code
                 self._end(entry, now, error=message.reason)
@@ -166,6 +191,7 @@ class RequestTable:
         if message.index != len(entry.token_ids):
             return  # not the next token: it came before, or something was lost on the way
         entry.token_ids += message.token_ids
+        entry.scores += message.scores
         entry.first_token_at = entry.first_token_at or now
         self.changed.add(entry.request.request_id)
         self.num_taken += len(message.token_ids)
@@ -195,9 +221,13 @@ class RequestTable:
 
 def submit_of(entry: Entry, now: float, *, stays: bool) -> Submit:
     """The message that starts the entry's current attempt, behind the tokens it has."""
+    sampling = entry.request.sampling
+    if len(entry.prompt_scores) == len(entry.request.prompt_ids) - 1:
+        sampling = replace(sampling, prompt_logprobs=None)  # all are known
     return Submit(
         replace(
             entry.request,
+            sampling=sampling,
             request_id=entry.attempt_id,
             answer_ids=tuple(entry.token_ids),
             age_s=max(0.0, now - entry.arrived),

@@ -9,7 +9,7 @@ Its other half, ``Desk``, talks with pools and planner.
 from collections.abc import Mapping
 
 from engine import protocol as p
-from engine.core import Plan, Request, SamplingParams
+from engine.core import Plan, Request, Scores
 from engine.scheduler.desk import Desk
 from engine.scheduler.effects import Effect, ToPool
 from engine.scheduler.sequence import Sequence
@@ -79,7 +79,13 @@ class Scheduler(Desk):
             self._give_surplus()
         return plan
 
-    def commit(self, plan: Plan, next_ids: Mapping[int, int], poisoned: frozenset[int]) -> None:
+    def commit(
+        self,
+        plan: Plan,
+        next_ids: Mapping[int, int],
+        poisoned: frozenset[int],
+        scores: Scores,
+    ) -> None:
         """Book a finished step; ``next_ids`` maps a sampled span's index to its token.
 
         Poisoned sequences publish nothing and run the same rows again.
@@ -97,12 +103,14 @@ class Scheduler(Desk):
                 sequence.recomputed_tokens += span.num_rows
             elif was_prefill:
                 self.clients.progress(sequence)
+            if index in scores.prompt:
+                self.clients.publish_scores(sequence, scores.prompt[index])
             if index in next_ids:
                 sequence.token_ids.append(next_ids[index])
                 self.admission.turns.answered(sequence.request.tenant)
                 if not sequence.targets:  # nothing passes through to creditors any more
                     self.holdings.trim(sequence, 1)
-                if self.clients.publish(sequence):
+                if self.clients.publish(sequence, scores.answer.get(index)):
                     self._stop(sequence)
 
     def timed(self, plan: Plan, seconds: float, now: float) -> None:
@@ -123,8 +131,8 @@ class Scheduler(Desk):
     def has_effects(self) -> bool:
         return bool(self._effects)
 
-    def sampling_of(self, number: int) -> SamplingParams:
-        return next(one.request.sampling for one in self.running if one.number == number)
+    def running_sequence(self, number: int) -> Sequence:
+        return next(one for one in self.running if one.number == number)
 
     # --- inside -------------------------------------------------------------------------------
 

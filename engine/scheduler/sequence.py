@@ -63,6 +63,8 @@ class Sequence:
     recomputed_tokens: int = 0
     counted: bool = False
     """its tenant has had this turn"""
+    num_scored: int = 0
+    """prompt tokens behind the first whose Score the client was told"""
 
     @property
     def seniority(self) -> tuple[int, float, int]:

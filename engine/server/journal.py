@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
-from engine.core import Request
+from engine.core import Request, Score
 
 
 class Terms(Struct, frozen=True, array_like=True):
@@ -39,6 +39,15 @@ class Taken(Struct, tag=True, frozen=True, array_like=True):
     token_ids: list[int]
     finish_reason: str = ""
     """of the last ones: one record, so that no answer is torn from its end"""
+    scores: list[Score] = []
+
+
+class Scored(Struct, tag=True, frozen=True, array_like=True):
+    """Scores of a prompt, the first of them number ``index``."""
+
+    request_id: str
+    index: int
+    scores: list[Score]
 
 
 class Ended(Struct, tag=True, frozen=True, array_like=True):
@@ -50,7 +59,7 @@ class Ended(Struct, tag=True, frozen=True, array_like=True):
     error_code: str = ""
 
 
-Record = Accepted | Taken | Ended
+Record = Accepted | Taken | Scored | Ended
 
 LENGTH_BYTES = 4
 KEEP_ENDED = 256
@@ -63,6 +72,8 @@ class Left(NamedTuple):
     request: Request
     terms: Terms
     token_ids: list[int]
+    scores: list[Score]
+    prompt_scores: list[Score]
     end: Ended | None = None
     """None while it was under way"""
 
@@ -84,12 +95,16 @@ class Journal:
             match record:
                 case Accepted():
                     name = record.request.request_id
-                    found[name] = Left(record.request, record.terms, [])
+                    found[name] = Left(record.request, record.terms, [], [], [])
+                    ended.pop(name, None)
                 case Taken() if record.request_id in found:
                     found[record.request_id].token_ids[record.index :] = record.token_ids
+                    found[record.request_id].scores[record.index :] = record.scores
                     if record.finish_reason:
                         end = Ended(record.request_id, record.finish_reason)
                         ended[record.request_id] = found.pop(record.request_id)._replace(end=end)
+                case Scored() if record.request_id in found:
+                    found[record.request_id].prompt_scores[record.index :] = record.scores
                 case Ended() if record.request_id in found:
                     ended[record.request_id] = found.pop(record.request_id)._replace(end=record)
         partial = path.with_suffix(".new")
@@ -98,7 +113,9 @@ class Journal:
         all_left = [*list(ended.values())[-KEEP_ENDED:], *found.values()]
         for left in all_left:
             fresh.accepted(left.request, left.terms)
-            fresh.taken(left.request.request_id, 0, left.token_ids)
+            name = left.request.request_id
+            fresh.scored(name, 0, left.prompt_scores)
+            fresh.taken(name, 0, left.token_ids, scores=left.scores)
             if left.end is not None:
                 fresh.ended(left.end)
         os.replace(partial, path)
@@ -108,9 +125,18 @@ class Journal:
         self._append(Accepted(request, terms))
 
     def taken(
-        self, request_id: str, index: int, token_ids: list[int], finish_reason: str = ""
+        self,
+        request_id: str,
+        index: int,
+        token_ids: list[int],
+        finish_reason: str = "",
+        scores: list[Score] | None = None,
     ) -> None:
-        self._append(Taken(request_id, index, token_ids, finish_reason))
+        self._append(Taken(request_id, index, token_ids, finish_reason, scores or []))
+
+    def scored(self, request_id: str, index: int, scores: list[Score]) -> None:
+        if scores:
+            self._append(Scored(request_id, index, scores))
 
     def ended(self, end: Ended) -> None:
         self._append(end)
@@ -124,7 +150,7 @@ class Journal:
 
 
 def _read(path: Path) -> Iterable[Record]:
-    decoder = msgspec.msgpack.Decoder(Accepted | Taken | Ended)
+    decoder = msgspec.msgpack.Decoder(Accepted | Taken | Scored | Ended)
     data = path.read_bytes() if path.exists() else b""
     at = 0
     while at + LENGTH_BYTES <= len(data):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from engine import protocol as p
-from engine.core import Request
+from engine.core import NO_SCORES, Request
 from engine.scheduler.effects import (
     Cancel,
     Connect,
@@ -200,7 +200,8 @@ class SimStep(Party):
         for what in wrong:
             self.world.notes["wrong_reads"] += 1
             self.world.violation(f"{self.name}: {what}")
-        self.scheduler.commit(reading.plan, self._model.run(reading.plan, poisoned), poisoned)
+        next_ids = self._model.run(reading.plan, poisoned)
+        self.scheduler.commit(reading.plan, next_ids, poisoned, NO_SCORES)
         self.scheduler.timed(reading.plan, STEP_S, self.clock())
         self._perform()
         self._turn_soon(0.0)

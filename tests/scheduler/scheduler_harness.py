@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from scheduler_checks import LAYOUT, TOKENS, check_plan
 
 from engine import protocol as p
-from engine.core import Request
+from engine.core import NO_SCORES, Request
 from engine.errors import Fenced
 from engine.memory.rmanager import RManager
 from engine.scheduler.effects import (
@@ -243,7 +243,7 @@ class Instance:
                 self.memory.keys[ref.block][position % TOKENS] = "nonsense" if wrong else key
             if index in plan.sampled:
                 next_ids[index] = EOS if span.sequence in poisoned else next_token(tokens)
-        self.scheduler.commit(plan, next_ids, frozenset(poisoned))
+        self.scheduler.commit(plan, next_ids, frozenset(poisoned), NO_SCORES)
         self.perform()
         return True
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scheduler_checks import LAYOUT, TOKENS
 from scheduler_harness import EOS, MAX_POSITIONS
 
-from engine.core import BlockRef, Request, SamplingParams
+from engine.core import NO_SCORES, BlockRef, Request, SamplingParams
 from engine.protocol import Drawn
 from engine.scheduler import PLACEMENTS
 from engine.scheduler.scheduler import Scheduler
@@ -148,7 +148,7 @@ class Alone:
         assert plan.token_ids == tuple(self.sequence.token_ids[rows[0] : end])
         assert bool(plan.sampled) == (end == len(self.sequence.token_ids))
         next_ids = dict.fromkeys(plan.sampled, 5)
-        self.scheduler.commit(plan, next_ids, frozenset({1} if poisoned else ()))
+        self.scheduler.commit(plan, next_ids, frozenset({1} if poisoned else ()), NO_SCORES)
         self.scheduler.roster.check()
         if poisoned:
             return []
