@@ -18,7 +18,7 @@ def score(logits_V: NDArray[Any], token_id: int, num_top: int) -> Score:
     own = logits_V[token_id]
     rank = 1 + int(np.count_nonzero(logits_V > own))
     if num_top == 1:  # no need to sort for what lm-eval asks of each row
-        ids = logits_V.argmax(keepdims=True)
+        ids = logits_V.argmax(-1, keepdims=True)
     else:
         ids = top_ids(logits_V, num_top) if num_top else np.arange(0)
         ids = ids[np.argsort(-logits_V[ids], kind="stable")]

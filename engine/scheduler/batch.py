@@ -7,7 +7,6 @@ from engine.core import BlockLayout, Plan, Scored, Span
 from engine.scheduler.holdings import Holdings
 from engine.scheduler.sequence import NOWHERE, Sequence
 
-
 MAX_SCORED_ROWS = 128
 """of a step: each costs a row of logits, half a megabyte for the largest vocabularies"""
 

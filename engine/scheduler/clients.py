@@ -53,9 +53,7 @@ class Clients:
         is_end = last in self._eos_ids and not sampling.ignore_eos
         if num_output > sampling.min_tokens and (is_end or last in sampling.stop_token_ids):
             reason = "stop"
-        elif (
-            num_output >= sampling.max_tokens or len(sequence.token_ids) >= self._max_positions
-        ):
+        elif num_output >= sampling.max_tokens or len(sequence.token_ids) >= self._max_positions:
             reason = "length"
         scores = [] if score is None else [score]
         self._tell(sequence.request, Tokens(name, num_output - 1, [last], reason, scores))

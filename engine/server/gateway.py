@@ -61,22 +61,28 @@ class Gateway:
         self._roll = Roll()
         self._journal, left = Journal.open(journal)
         self._written: dict[str, int] = {}
+        self._scored: Counter[str] = Counter()
+        """tokens and scores of the prompt that are in the journal"""
         self._attending: Counter[str] = Counter()
         self._expected: dict[str, float] = {}
         """until when clients of an earlier gateway may come back"""
         now = time.monotonic()
-        for request, terms, token_ids, end in left:
-            name = request.request_id
-            self.terms[name] = terms
+        for one in left:
+            name, end = one.request.request_id, one.end
+            self.terms[name] = one.terms
+            if end is None and one.terms.choices > 1:  # nobody can come back for one of several
+                end = Ended(name, "abort")
+                self._journal.ended(end)
+            heard = (one.token_ids, one.scores, one.prompt_scores)
             if end is not None:
                 reason, error, code = end.finish_reason, end.error, end.error_code
                 self.table.keep(
-                    request, now, token_ids, finish_reason=reason, error=error, error_code=code
+                    one.request, now, *heard, finish_reason=reason, error=error, error_code=code
                 )
             else:
-                self._written[name] = len(token_ids)
+                self._written[name], self._scored[name] = len(heard[0]), len(heard[2])
                 self._expected[name] = now + COME_BACK_S
-                self.table.add(request, now, token_ids)
+                self.table.add(one.request, now, *heard)
 
     @property
     def ready(self) -> bool:
@@ -183,14 +189,20 @@ class Gateway:
                 continue
             written = self._written.get(name, 0)
             new_ids = entry.token_ids[written:]
+            if name in self._written:
+                known = self._scored[name]
+                self._journal.scored(name, known, entry.prompt_scores[known:])
+                self._scored[name] = len(entry.prompt_scores)
             if new_ids and name in self._written:
-                self._journal.taken(name, written, new_ids, entry.finish_reason)
+                scores = entry.scores[written:]
+                self._journal.taken(name, written, new_ids, entry.finish_reason, scores)
                 self._written[name] = len(entry.token_ids)
             if entry.done and self._written.pop(name, None) is not None:
                 if entry.error or not new_ids:
                     reason, error, code = entry.finish_reason, entry.error, entry.error_code
                     self._journal.ended(Ended(name, reason, error, code))
                 self._expected.pop(name, None)
+                del self._scored[name]
                 self._on_end(entry)
             if name in self._news:
                 self._news[name].set()

@@ -22,6 +22,8 @@ class Terms(Struct, frozen=True, array_like=True):
     stops: list[str] = []
     usage: bool = False
     token_ids: bool = False
+    choices: int = 1
+    """of the same answer; each is a request"""
 
 
 class Accepted(Struct, tag=True, frozen=True, array_like=True):

@@ -5,10 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.core import SamplingParams
-from engine.model.sampler import sample
+from engine.model import sampler
+from engine.model.sampler import Row
 
 GREEDY = SamplingParams()
 LOGITS = torch.log(torch.tensor([[0.1, 0.4, 0.05, 0.25, 0.2]]))
+
+
+def sample(logits, params, positions):
+    """Of sequences whose own tokens do not matter."""
+    pairs = zip(params, positions, strict=True)
+    return sampler.sample(logits, [Row(one, range(position), 0) for one, position in pairs])
 
 
 def _draws(params: SamplingParams, count: int = 2000) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.core import Request, SamplingParams
+from engine.core import Request, SamplingParams, Score
 from engine.server.journal import KEEP_ENDED, Ended, Journal, Terms
 
 
@@ -63,3 +63,18 @@ def test_old_complete_answers_are_forgotten(tmp_path):
     assert [left.request.request_id for left in found] == [
         str(number) for number in range(3, KEEP_ENDED + 3)
     ]
+
+
+def test_scores_are_found_with_their_tokens(tmp_path):
+    scores = [Score(-0.5 - number, 1, ((number, -0.5),)) for number in range(4)]
+    journal, _ = Journal.open(tmp_path / "log")
+    journal.accepted(request("a"), Terms())
+    journal.scored("a", 0, scores[:1])
+    journal.scored("a", 1, scores[1:2])
+    journal.taken("a", 0, [7], scores=scores[2:3])
+    journal.taken("a", 1, [8], scores=scores[3:])
+    journal.close()
+    for _ in range(2):
+        again, [left] = Journal.open(tmp_path / "log")
+        again.close()
+        assert (left.prompt_scores, left.token_ids, left.scores) == (scores[:2], [7, 8], scores[2:])
