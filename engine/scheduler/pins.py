@@ -62,9 +62,8 @@ class Pins:
         """Begin; False when there is nothing to look for, or nobody to ask."""
         # The last token's keys are computed in any case: its row gives the next token.
         num_leaves = (len(sequence.token_ids) - 1) // self._tokens
-        if sequence.request.sampling.prompt_logprobs is not None:
-            num_leaves = 0  # all its rows are wanted
-        if not self._holders or not num_leaves:
+        wants_all_rows = sequence.request.sampling.prompt_logprobs is not None
+        if not self._holders or not num_leaves or wants_all_rows:
             return False
         contents: list[bytes] = []
         for leaf in range(num_leaves):
