@@ -286,8 +286,7 @@ class SimStep(Party):
         self.to_planner(p.MembersQuery())
 
     def send(self, instance: int, message: p.Message, payload: Any = None) -> None:
-        link = self.links.get(instance)
-        if link is not None:
+        if (link := self.links.get(instance)) is not None:
             link.send("up", message, payload)
 
     def _connect_to(self, instance: int) -> bool:
