@@ -24,6 +24,7 @@ from engine.server.auth import Auth
 from engine.server.completions import Completions
 from engine.server.gateway import Gateway
 from engine.server.metrics import Metrics
+from engine.server.page import build_router
 from engine.server.problems import Problem, error_body
 from engine.server.schemas import ChatBody, CompletionBody
 
@@ -142,6 +143,7 @@ def build_app(
     async def scrape() -> Response:
         return PlainTextResponse(metrics.text(gateway.table, gateway.members))
 
+    app.include_router(build_router(gateway))
     return app
 
 

@@ -9,6 +9,8 @@ from engine.server.problems import error_body
 
 OPEN = frozenset({"/", "/health", "/ready", "/version", "/metrics", "/docs", "/openapi.json"})
 """what needs no key: nothing here runs a request or tells of one"""
+PAGE = "/page/"
+"""the same of the files of the page at /, which asks for the key that its data need"""
 
 
 class Auth:
@@ -18,7 +20,7 @@ class Auth:
         self._app, self._keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN:
+        if scope["type"] != "http" or scope["path"] in OPEN or scope["path"].startswith(PAGE):
             await self._app(scope, receive, send)
             return
         header = Headers(scope=scope).get("authorization", "")

@@ -17,6 +17,7 @@ from engine.core import Request
 from engine.errors import PeerLost
 from engine.protocol import FROM_PLANNER, FROM_STEP, Member, Members, MembersQuery, View, ViewQuery
 from engine.scheduler.request_table import Entry, RequestTable
+from engine.server.history import History
 from engine.server.journal import Ended, Journal, Terms
 from engine.server.overview import overview
 from engine.server.rates import Rates, mean_ttft_s
@@ -58,6 +59,7 @@ class Gateway:
         self.view = View([], [])
         """the cluster as the planner last told of it"""
         self.rates = Rates()
+        self.history = History(time.monotonic(), time.time())
         self._roll = Roll()
         self._journal, left = Journal.open(journal)
         self._written: dict[str, int] = {}
@@ -178,9 +180,9 @@ class Gateway:
                 self._steps[effect.address] = client
             with contextlib.suppress(PeerLost):
                 self._steps[effect.address].send(effect.message)
-        self._write()
+        self._write(now)
 
-    def _write(self) -> None:
+    def _write(self, now: float) -> None:
         """Journal the news, then wake who waits for it."""
         changed, self.table.changed = self.table.changed, set()
         for name in changed:
@@ -196,6 +198,7 @@ class Gateway:
             if new_ids and name in self._written:
                 scores = entry.scores[written:]
                 self._journal.taken(name, written, new_ids, entry.finish_reason, scores)
+                self.history.note(entry, len(new_ids), now)
                 self._written[name] = len(entry.token_ids)
             if entry.done and self._written.pop(name, None) is not None:
                 if entry.error or not new_ids:
@@ -203,6 +206,7 @@ class Gateway:
                     self._journal.ended(Ended(name, reason, error, code))
                 self._expected.pop(name, None)
                 del self._scored[name]
+                self.history.forget(name)
                 self._on_end(entry)
             if name in self._news:
                 self._news[name].set()
