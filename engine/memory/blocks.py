@@ -11,7 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from engine.errors import CapacityError
 
 ROOT = b""
-"""parent of the first block of every sequence"""
+"""parent of the first block of every sequence that shares with all others"""
+
+
+def root_of(cache_salt: str) -> bytes:
+    """Parent of the first block of a sequence that shares with those of the same salt only."""
+    if not cache_salt:
+        return ROOT
+    # A kind of its own: no text must hash to what chain_hash gives to somebody's block.
+    return hashlib.blake2b(cache_salt.encode(), digest_size=16, person=b"cache_salt").digest()
 
 
 def chain_hash(parent: bytes, token_ids: Sequence[int], salt: bytes = b"") -> bytes:
@@ -25,8 +33,22 @@ def chain_hash(parent: bytes, token_ids: Sequence[int], salt: bytes = b"") -> by
     return digest.digest()
 
 
+def chain(
+    root: bytes, token_ids: Sequence[int], num_blocks: int, block_tokens: int, salt: bytes = b""
+) -> list[bytes]:
+    """The chain hashes of a sequence's first blocks."""
+    hashes: list[bytes] = []
+    for first in range(0, num_blocks * block_tokens, block_tokens):
+        parent = hashes[-1] if hashes else root
+        hashes.append(chain_hash(parent, token_ids[first : first + block_tokens], salt))
+    return hashes
+
+
 class BlockStore:
-    """Reference counts and hashes of the drawn blocks."""
+    """Reference counts and hashes of the blocks that the pool gave.
+
+    Some it keeps cached meanwhile: these are sealed, and never free here.
+    """
 
     def __init__(self, *, block_tokens: int, salt: bytes = b"") -> None:
         self.block_tokens = block_tokens
@@ -34,6 +56,10 @@ class BlockStore:
         self._free: list[int] = []
         self._references: dict[int, int] = {}
         self._hashes: dict[int, bytes] = {}
+        self._sealed: dict[bytes, int] = {}
+        """hash -> one of the blocks with it"""
+        self._cached: set[int] = set()
+        """used here, and cached by the pool"""
 
     @property
     def num_free(self) -> int:
@@ -78,18 +104,48 @@ class BlockStore:
         for block in shared:
             self._references[block] += 1
 
-    def release(self, blocks: Iterable[int]) -> None:
-        """One reference less for each; with the last one a block is free and forgets its hash."""
+    def recover(self, blocks: Mapping[int, bytes]) -> None:
+        """Cached blocks that the pool found, with their hashes; one reference each."""
+        if blocks.keys() & {*self._free, *self._references}:
+            raise ValueError("a block was handed over twice")
+        for block, content in blocks.items():
+            self._references[block] = 1
+            self._cached.add(block)
+            self._note(block, content)
+
+    def find(self, content: bytes) -> int | None:
+        """A sealed block in use with this chain hash."""
+        return self._sealed.get(content)
+
+    def is_shared(self, block: int) -> bool:
+        """Whether a used block has several users."""
+        return self._references[block] > 1
+
+    def release(self, blocks: Iterable[int], *, keep: bool = False) -> dict[int, bytes]:
+        """One reference less for each; with the last one a block is free and forgets its hash.
+
+        Those that the pool has cached leave the store instead, with ``keep`` all sealed ones: they
+        are returned with their hashes, to be given to the pool.
+        """
+        left: dict[int, bytes] = {}
         released = Counter(blocks)
         self._require_used(released)
         if any(count > self._references[block] for block, count in released.items()):
             raise ValueError("a block is released more often than it is held")
         for block, count in released.items():
             self._references[block] -= count
-            if not self._references[block]:
-                del self._references[block]
-                self._hashes.pop(block, None)
+            if self._references[block]:
+                continue
+            del self._references[block]
+            content = self._hashes.pop(block, None)
+            if content is not None and self._sealed.get(content) == block:
+                del self._sealed[content]
+            if content is not None and (keep or block in self._cached):
+                self._cached.discard(block)
+                left[block] = content
+            else:
                 self._free.append(block)
+        return left
 
     def seal(self, block: int, parent_hash: bytes, token_ids: Sequence[int]) -> bytes:
         """A full block becomes immutable; returns its chain hash."""
@@ -98,21 +154,13 @@ class BlockStore:
             raise ValueError(f"block {block} is sealed already")
         if len(token_ids) != self.block_tokens:
             raise ValueError(f"{len(token_ids)} tokens do not fill {self.block_tokens}")
-        self._hashes[block] = chain_hash(parent_hash, token_ids, self.salt)
-        return self._hashes[block]
+        content = chain_hash(parent_hash, token_ids, self.salt)
+        self._note(block, content)
+        return content
 
     def hash_of(self, block: int) -> bytes | None:
         """The chain hash of a sealed block, None while it is open."""
         return self._hashes.get(block)
-
-    def remove(self, blocks: Sequence[int]) -> None:
-        """Used blocks leave the store, for the pool to keep; each must have one user only."""
-        self._require_used(blocks)
-        if any(self._references[block] != 1 for block in blocks):
-            raise ValueError("a block that leaves has other users")
-        for block in blocks:
-            del self._references[block]
-            self._hashes.pop(block, None)
 
     def check(self, used: Mapping[int, int] | None = None) -> None:
         """``used``: how many users each block should have."""
@@ -122,6 +170,13 @@ class BlockStore:
         assert not free & self._references.keys(), "a block is free and used"
         assert all(count > 0 for count in self._references.values())
         assert self._hashes.keys() <= self._references.keys(), "a free block has a hash"
+        assert self._cached <= self._hashes.keys(), "a cached block is not sealed"
+        assert self._sealed.keys() <= {*self._hashes.values()}, "a hash outlives its blocks"
+        assert all(self._hashes[block] == content for content, block in self._sealed.items())
+
+    def _note(self, block: int, content: bytes) -> None:
+        self._hashes[block] = content
+        self._sealed.setdefault(content, block)
 
     def _require_used(self, blocks: Iterable[int]) -> None:
         for block in blocks:

@@ -116,6 +116,11 @@ class Books:
             del self._pins[block]
             self._idle[block] = None
 
+    @property
+    def pins(self) -> dict[int, int]:
+        """How often each pinned block is pinned."""
+        return dict(self._pins)
+
     def check(self) -> None:
         """Conservation: each block in one state, each list agrees, the sums match."""
         assert len(self._states) == self.num_blocks

@@ -1,5 +1,6 @@
 """What a pool lends, to whom, until when. First come, first served; the lender comes first."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -57,8 +58,13 @@ class Lending:
     def __init__(self, config: Config, *, pool: Memory, books: Books) -> None:
         self.config = config
         self.loans = Loans()
+        self._held: set[int] = set()
+        """cached blocks that the own step uses; each is pinned once for it"""
         self.recalls = Recalls(
-            loans=self.loans, recall_s=config.recall_s, min_residence_s=config.min_residence_s
+            loans=self.loans,
+            held=self._held,
+            recall_s=config.recall_s,
+            min_residence_s=config.min_residence_s,
         )
         self._pool = pool
         self._books = books
@@ -182,7 +188,7 @@ class Lending:
         ended = loan.release(slots)
         self.recalls.ended(loan, ended)
         zeroed = []
-        for slot in ended:
+        for slot in reversed(ended):  # what is cached first goes first, and no head before its tail
             block, content = loan.blocks[slot], loan.contents[slot]
             if loan.pinned:
                 self._books.unpin(block)
@@ -201,15 +207,43 @@ class Lending:
             out for loan in loans for out in self.release(loan, loan.standing_slots, keep=True)[1]
         ]
 
+    def recover(self, contents: Sequence[bytes]) -> dict[int, int]:
+        """Index -> block of those contents that are cached and that the own step does not use yet.
+
+        It uses them from now on; they stay cached, and others may pin them too.
+        """
+        found = {}
+        for index, content in enumerate(contents):
+            block = self._books.find(content)
+            if block is not None and block not in self._held:
+                self._books.pin(block)
+                self._held.add(block)
+                found[index] = block
+        return found
+
+    def is_given(self, block: int) -> bool:
+        """Whether the own step has this block, to use or for copies."""
+        drawn = (BlockState.USED, BlockState.STAGING)
+        return block in self._held or self._books.state(block) in drawn
+
     def give(self, blocks: Sequence[int], contents: Sequence[bytes]) -> None:
         """The own step returns blocks; those with a content stay cached."""
         for block, content in zip_longest(blocks, contents, fillvalue=b""):
             assert isinstance(block, int)
             assert isinstance(content, bytes)
-            if not content:
+            if block in self._held:
+                self._held.discard(block)
+                self._books.unpin(block)
+            elif not content:
                 self.free([block])
             elif not self._books.cache(block, content):
                 self._pool.bump(block)
+
+    def take_back(self) -> None:
+        """The own step is dead: what it had is free, or cached."""
+        for state in (BlockState.USED, BlockState.STAGING):
+            self.free(self._books.blocks(state))
+        self.give(list(self._held), [])
 
     def take(self, num_blocks: int, state: BlockState) -> list[int]:
         """Blocks for a new holder: nobody may read them as what they were."""
@@ -238,6 +272,7 @@ class Lending:
     def check(self) -> None:
         self.loans.check()
         self.recalls.check()
+        self._check_pins()
         ours = [loan for loan in self.loans if not loan.pinned]
         lent = [loan.blocks[slot] for loan in ours for slot in loan.standing_slots]
         assert sorted(lent) == self._books.blocks(BlockState.LENT), "loans and books disagree"
@@ -245,6 +280,12 @@ class Lending:
             for slot in loan.standing_slots:
                 there = self._pool.generation(loan.blocks[slot])
                 assert there == loan.generations[slot], "a lent block was handed on"
+
+    def _check_pins(self) -> None:
+        pins = Counter(self._held)
+        for loan in self.loans:
+            pins.update(loan.blocks[slot] for slot in loan.standing_slots if loan.pinned)
+        assert pins == self._books.pins, "pins and books disagree"
 
     def extend(self, loan: Loan, lease_s: float, now: float) -> None:
         loan.lease_s = lease_s

@@ -7,7 +7,7 @@ step does not wait for a round to end. A block that several have pinned comes ba
 slot. No I/O.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +27,12 @@ class _Claim:
 class Recalls:
     """What is called back, and for whom freed blocks are kept."""
 
-    def __init__(self, *, loans: Loans, recall_s: float, min_residence_s: float) -> None:
+    def __init__(
+        self, *, loans: Loans, held: Collection[int], recall_s: float, min_residence_s: float
+    ) -> None:
+        """``held``: blocks that the own step uses itself; nothing comes of calling them back."""
         self._loans = loans
+        self._held = held
         self._recall_s = recall_s
         self._min_residence_s = min_residence_s
         self._pending: dict[tuple[int, int], float] = {}
@@ -136,7 +140,7 @@ class Recalls:
             for slot in reversed(loan.standing_slots):
                 if num_blocks <= 0:
                     break
-                missing = holders[loan.blocks[slot]] - self._pending.keys()
+                missing = holders.get(loan.blocks[slot], set()) - self._pending.keys()
                 if not missing or any(number not in may for number, _ in missing):
                     continue
                 num_blocks -= 1
@@ -150,7 +154,8 @@ class Recalls:
         found: dict[int, set[tuple[int, int]]] = {}
         for loan in self._loans:
             for slot in loan.standing_slots:
-                found.setdefault(loan.blocks[slot], set()).add((loan.number, slot))
+                if loan.blocks[slot] not in self._held:
+                    found.setdefault(loan.blocks[slot], set()).add((loan.number, slot))
         return found
 
     def _debtor(self, number: int) -> Debtor | None:

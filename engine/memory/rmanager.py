@@ -103,8 +103,7 @@ class RManager:
         """A channel is closed. If it was the own step's, the caller has made sure that the process
         is dead: what it drew is free from now on."""
         if self._peers.is_step(peer):
-            for state in (BlockState.USED, BlockState.STAGING):
-                self._lending.free(self.books.blocks(state))
+            self._lending.take_back()
         self._peers.forget(peer)
         self._tables.forget(peer)
         return self.tick(now)
@@ -186,18 +185,22 @@ class RManager:
     def _draw(self, peer: int, draw: p.Draw, now: float) -> list[Output]:
         self._peers.require_step(peer, "Draw")
         state = BlockState.STAGING if draw.staging else BlockState.USED
+        found = self._lending.recover(draw.contents)
+        wanted = max(0, draw.num_blocks - len(found))
         drawable = self._lending.num_drawable(host=draw.host)
         device = self._lending.num_drawable(host=False)
-        blocks = self._lending.take(min(draw.num_blocks, drawable), state)
+        blocks = self._lending.take(min(wanted, drawable), state)
         num_host = max(0, len(blocks) - device)
         recalls, coming = self._lending.recalls, 0
         recalled: dict[Loan, list[int]] = {}
         if draw.recall:
-            coming, recalled = recalls.want(draw.num_blocks - len(blocks), now)
+            coming, recalled = recalls.want(wanted - len(blocks), now)
         else:
-            recalls.drew(len(blocks))
+            recalls.drew(len(blocks) + len(found))
         left, within_s = self.books.num_available, recalls.longest_s if coming else 0.0
-        drawn = p.Drawn(blocks, left, draw.staging, coming, within_s, num_host)
+        drawn = p.Drawn(
+            blocks, left, draw.staging, coming, within_s, num_host, [*found], [*found.values()]
+        )
         return [Reply(peer, drawn), *self._recall(recalled)]
 
     def _recall(self, recalled: dict[Loan, list[int]]) -> list[Output]:
@@ -211,10 +214,8 @@ class RManager:
 
     def _give(self, peer: int, give: p.Give) -> list[Output]:
         self._peers.require_step(peer, "Give")
-        drawn = (BlockState.USED, BlockState.STAGING)
         if len(set(give.blocks)) != len(give.blocks) or not all(
-            block < self.books.num_blocks and self.books.state(block) in drawn
-            for block in give.blocks
+            block < self.books.num_blocks and self._lending.is_given(block) for block in give.blocks
         ):
             raise Violation("Give names blocks that the step does not have")
         if len(give.contents) > len(give.blocks):
@@ -229,7 +230,8 @@ class RManager:
         for slot in release.slots:
             _require_slot(loan, slot)
         slots = release.slots or loan.standing_slots
-        ended, effects = self._lending.release(loan, slots, keep=release.keep)
+        keep = release.keep and not self._config.zero_on_return
+        ended, effects = self._lending.release(loan, slots, keep=keep)
         return [*effects, Reply(peer, p.Released(release.loan, ended))]
 
     def _write(self, peer: int, debtor: Debtor, write: p.Write, num_bytes: int) -> list[Output]:

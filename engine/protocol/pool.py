@@ -53,6 +53,8 @@ class Draw(Message, frozen=True):
     """call lent blocks back for what is missing; they are kept for the next Draw"""
     host: bool = False
     """also from host memory, which is the last resort"""
+    contents: Contents = []
+    """all that is cached of these comes first, and counts"""
 
 
 class Drawn(Message, frozen=True):
@@ -65,6 +67,10 @@ class Drawn(Message, frozen=True):
     recall_s: float = 0.0
     num_host: Count = 0
     """of the blocks, those that are host memory"""
+    found: Blocks = []
+    """indexes into the contents asked for"""
+    cached: Blocks = []
+    """the blocks that hold them: to be read, never written, and given back like others"""
 
 
 class Give(Message, frozen=True):
