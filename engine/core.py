@@ -139,6 +139,8 @@ class Request:
     """lower numbers are served first, and are the last to give way"""
     tenant: Annotated[str, Meta(max_length=4096)] = ""
     """for whom it is; those who wait are served in turn"""
+    cache_salt: Annotated[str, Meta(max_length=4096)] = ""
+    """its keys are used by requests of the same salt only"""
 
 
 class BlockRef(NamedTuple):

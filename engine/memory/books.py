@@ -35,6 +35,10 @@ class Books:
         """cached and pinned: how often"""
         self._content: dict[int, bytes] = {}
         self._cached: dict[bytes, int] = {}
+        self.num_cachings = 0
+        """grows whenever what is cached changes"""
+        self.num_evicted = 0
+        """cached blocks that were reclaimed since the pool began"""
 
     def state(self, block: int) -> BlockState:
         return self._states[self._known(block)]
@@ -92,6 +96,7 @@ class Books:
         self._content[block] = content
         self._cached[content] = block
         self._idle[block] = None
+        self.num_cachings += 1
         return True
 
     def find(self, content: bytes) -> int | None:
@@ -115,6 +120,11 @@ class Books:
         if not self._pins[block]:
             del self._pins[block]
             self._idle[block] = None
+
+    @property
+    def contents(self) -> list[bytes]:
+        """All that is cached."""
+        return list(self._cached)
 
     @property
     def pins(self) -> dict[int, int]:
@@ -146,3 +156,5 @@ class Books:
     def _forget(self, block: int) -> None:
         del self._idle[block]
         del self._cached[self._content.pop(block)]
+        self.num_cachings += 1
+        self.num_evicted += 1

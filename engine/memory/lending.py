@@ -88,6 +88,12 @@ class Lending:
         """Blocks the own step may draw; its host memory only as the last resort."""
         return max(0, self._books.num_available - (0 if host else self.config.host_blocks))
 
+    @property
+    def num_used(self) -> int:
+        """Blocks that the own step has."""
+        drawn = self._books.count(BlockState.USED) + self._books.count(BlockState.STAGING)
+        return drawn + len(self._held)
+
     def find(self, debtor: Debtor, number: int) -> Loan | None:
         """The debtor's loan, None when it has ended."""
         loan = self.loans.get(number)

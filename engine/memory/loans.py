@@ -1,6 +1,7 @@
 """Loans of one pool: which of its blocks a debtor holds, how far they are written, until when."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import NamedTuple
@@ -159,6 +160,14 @@ class Loans:
             for loan in self
             if loan.debtor.instance == debtor.instance and loan.debtor.epoch < debtor.epoch
         ]
+
+    def owed(self) -> list[tuple[int, int]]:
+        """Who owes how many lent blocks, by instance; what is pinned is only read."""
+        owed: Counter[int] = Counter()
+        for loan in self:
+            if not loan.pinned:
+                owed[loan.debtor.instance] += len(loan.standing_slots)
+        return sorted(owed.items())
 
     def check(self) -> None:
         assert self._loans.keys() == {loan.number for loan in self._reservations.values()}

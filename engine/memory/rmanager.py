@@ -15,7 +15,6 @@ then compute" is atomic. A peer that breaks the protocol is lost; nothing it sen
   so no loan is ever longer than one hop.
 """
 
-from collections import Counter
 from typing import Any
 
 from engine import protocol as p
@@ -24,6 +23,7 @@ from engine.memory.effects import CopyIn, CopyOut, LosePeer, Output, Reply, Viol
 from engine.memory.lending import Lending, Memory
 from engine.memory.loans import Debtor, Loan, Slot
 from engine.memory.peers import Peers
+from engine.memory.sketch import Sketcher
 from engine.memory.tables import Tables
 
 
@@ -43,6 +43,7 @@ class RManager:
         self.books = Books(pool.num_blocks)
         self._lending = Lending(config, pool=pool, books=self.books)
         self._tables = Tables(self._lending.loans)
+        self._sketcher = Sketcher(self.books)
         self._own = Debtor(instance, epoch)
         self._peers = Peers(self._own, cluster=cluster, layout=pool.layout.fingerprint)
         self._config = config
@@ -113,9 +114,6 @@ class RManager:
         return self._tables.resolve(peer, sequence, version, now)
 
     def heartbeat(self, *, address: str, host: str, now: float) -> p.Heartbeat:
-        owed: Counter[int] = Counter()
-        for loan in self._lending.loans:
-            owed[loan.debtor.instance] += 0 if loan.pinned else len(loan.standing_slots)
         return p.Heartbeat(
             instance=self._own.instance,
             epoch=self._own.epoch,
@@ -127,8 +125,10 @@ class RManager:
             num_lent=self.books.count(BlockState.LENT),
             num_lend_cap=self._lending.num_lend_cap,
             num_cached=self.books.count(BlockState.CACHED),
-            lent=[p.Debt(debtor, num) for debtor, num in sorted(owed.items()) if num],
-            num_used=self.books.count(BlockState.USED) + self.books.count(BlockState.STAGING),
+            lent=[p.Debt(*owed) for owed in self._lending.loans.owed()],
+            num_used=self._lending.num_used,
+            sketch=self._sketcher.at(now),
+            num_evicted=self.books.num_evicted,
         )
 
     def check(self) -> None:
@@ -205,12 +205,11 @@ class RManager:
 
     def _recall(self, recalled: dict[Loan, list[int]]) -> list[Output]:
         """Tell the debtors; who has no channel now finds its slots ended when it comes back."""
-        outputs: list[Output] = []
-        for loan, slots in recalled.items():
-            peer = self._peers.peer_of(loan.debtor)
-            if peer is not None:
-                outputs.append(Reply(peer, p.Recall(loan.number, slots, self._config.recall_s)))
-        return outputs
+        return [
+            Reply(peer, p.Recall(loan.number, slots, self._config.recall_s))
+            for loan, slots in recalled.items()
+            if (peer := self._peers.peer_of(loan.debtor)) is not None
+        ]
 
     def _give(self, peer: int, give: p.Give) -> list[Output]:
         self._peers.require_step(peer, "Give")

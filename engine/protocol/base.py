@@ -20,6 +20,8 @@ Priority = Annotated[int, Meta(ge=-1000, le=1000)]
 Lease = Annotated[float, Meta(gt=0, le=3600)]
 Content = Annotated[bytes, Meta(max_length=32)]
 """a block's chain hash (memory/blocks.py)"""
+Sketch = Annotated[bytes, Meta(max_length=2048)]
+"""which contents a pool has cached (memory/sketch.py)"""
 Contents = Annotated[list[Content], Meta(max_length=MAX_BLOCKS)]
 
 

@@ -20,6 +20,8 @@ class Tokens(Message, frozen=True):
     """empty while running; then stop or length"""
     scores: list[Score] = []
     """of each token, if the request wants logprobs"""
+    num_reused: Count = 0
+    """with the first token: tokens whose keys were found, not computed"""
 
 
 class PromptScores(Message, frozen=True):

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from engine.protocol.base import Count, Decoder, Goodbye, Index, Message, Seconds, Text
+from engine.protocol.base import Count, Decoder, Goodbye, Index, Message, Seconds, Sketch, Text
 from engine.protocol.counts import RequestLoad, Shares
 
 
@@ -42,6 +42,9 @@ class Heartbeat(Message, frozen=True):
     """who owes how many blocks"""
     num_used: Count = 0
     """drawn by the own step"""
+    sketch: Sketch = b""
+    num_evicted: Count = 0
+    """cached blocks that were reclaimed since the pool began"""
 
 
 class Creditor(Struct, frozen=True, array_like=True, gc=False):
@@ -57,6 +60,10 @@ class Creditor(Struct, frozen=True, array_like=True, gc=False):
 
 Relief = Annotated[dict[Text, Count], Meta(max_length=16)]
 """how often memory was found by each means since the step began (scheduler/loads.py)"""
+
+
+Reuse = Annotated[dict[Text, Count], Meta(max_length=16)]
+"""tokens whose keys were looked for and found since the step began (scheduler/loads.py)"""
 
 
 class SequenceLoad(Struct, frozen=True, array_like=True, gc=False):
@@ -93,6 +100,7 @@ class Load(Message, frozen=True):
     borrowed: Shares = []
     """blocks that its sequences have of others, by creditor: the other side of Heartbeat.lent"""
     requests: Annotated[list[RequestLoad], Meta(max_length=1 << 16)] = []
+    reuse: Reuse = {}
 
 
 class Move(Message, frozen=True):
@@ -205,6 +213,9 @@ class Member(Struct, frozen=True, array_like=True, gc=False):
     pool_address: Text = ""
     draining: bool = False
     relief: Relief = {}
+    sketch: Sketch = b""
+    reuse: Reuse = {}
+    num_evicted: Count = 0
 
 
 class Members(Message, frozen=True):

@@ -6,15 +6,18 @@ back what it lent, let the placement decide, borrow the rest all or nothing. Who
 back what it was just given and pauses, longer each time.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from engine.core import BlockLayout
 from engine.errors import CapacityError
+from engine.memory.blocks import chain
 from engine.protocol import Drawn, Failed
 from engine.scheduler.base import Need, Placement
 from engine.scheduler.effects import Effect, ToClient
 from engine.scheduler.growth import Growth
 from engine.scheduler.holdings import Holdings
+from engine.scheduler.loads import Loads
 from engine.scheduler.negotiator import Negotiator, NotPlaced, Placed
 from engine.scheduler.pins import Pins
 from engine.scheduler.sequence import Sequence, State
@@ -40,6 +43,8 @@ class Admission:
         retry_s: float,
         lease_s: float,
         sure_s: float,
+        prefix_caching: bool,
+        loads: Loads,
         effects: list[Effect],
     ) -> None:
         self._need = need
@@ -53,6 +58,8 @@ class Admission:
         self._lease_s = lease_s
         self._sure_s = sure_s
         self.turns = Turns()
+        self._prefix_caching = prefix_caching
+        self._loads = loads
         self.waiting: list[Sequence] = []
         self.placing: Sequence | None = None
         self._redraw: tuple[float, float] | None = None
@@ -74,12 +81,13 @@ class Admission:
         self.waiting.remove(sequence)
         self.placing, sequence.state = sequence, State.PLACING
         self._has_freed = False
-        if sequence.table or not self._pins.search(sequence, self._lease_s, now):
-            self._draw(sequence, now)
+        self._look_up(sequence, now)
 
     def on_drawn(self, drawn: Drawn, now: float) -> None:
         """Blocks came for the one being placed."""
         assert self.placing is not None
+        if self._pins.is_searching:  # what else it needs is drawn when that is over
+            return
         if self.num_missing(self.placing) > 0 and drawn.num_recalled:
             _, until = self._redraw or (now, now + drawn.recall_s)
             if now < until:
@@ -108,6 +116,8 @@ class Admission:
         self._holdings.trim(sequence, num_own + (self._need.working_blocks if leaves else 0))
         sequence.state, sequence.num_tries = State.RUNNING, 0
         sequence.on_host = False
+        self._loads.looked_up(sequence, self._layout.tokens)
+        sequence.is_reused = False
         return sequence
 
     def on_not_placed(self, failed: NotPlaced, now: float) -> None:
@@ -184,11 +194,33 @@ class Admission:
             return first
         return self.turns.choose([one for one in self.waiting if key(one) == key(first)])
 
+    def _look_up(self, sequence: Sequence, now: float) -> None:
+        """Find its keys where others have left them, before it is given memory to compute them."""
+        tokens, has_failed = self._layout.tokens, sequence.is_plain
+        sequence.chain, sequence.is_plain = [], False
+        wants_all_rows = sequence.request.sampling.prompt_logprobs is not None
+        if sequence.table or has_failed or wants_all_rows:
+            self._draw(sequence, now)
+            return
+        # The last token's keys are computed in any case: its row gives the next token.
+        num_leaves = (len(sequence.token_ids) - 1) // tokens
+        store = self._holdings.store
+        sequence.chain = chain(sequence.root, sequence.token_ids, num_leaves, tokens, store.salt)
+        if self._prefix_caching:
+            self._holdings.share(sequence, range(num_leaves))
+        left = {leaf: of for leaf, of in enumerate(sequence.chain) if not sequence.has(leaf)}
+        if not left or not self._pins.search(sequence, left, self._lease_s, now):
+            self._draw(sequence, now, left)
+        elif self._prefix_caching:  # what is here as well is used here
+            self._holdings.draw(0, whom=sequence, wanted=left)
+
     def _go_on(self, sequence: Sequence, now: float) -> None:
+        if self._holdings.drawing:
+            return
         found = self._pins.result(now)
         if found is not None:
             self._draw(found, now)
-        elif self._redraw is not None and now >= self._redraw[0] and not self._holdings.drawing:
+        elif self._redraw is not None and now >= self._redraw[0]:
             self._draw(sequence, now)
 
     def num_missing(self, sequence: Sequence) -> int:
@@ -196,11 +228,21 @@ class Admission:
         there = len(sequence.spare) + self._holdings.store.num_free
         return len(sequence.to_place(self._layout.tokens)) - there
 
-    def _draw(self, sequence: Sequence, now: float) -> None:
+    def _draw(
+        self, sequence: Sequence, now: float, wanted: Mapping[int, bytes] | None = None
+    ) -> None:
+        """Draw what it misses, and first of all what may be cached of these leaves."""
         missing = self.num_missing(sequence)
-        if missing > 0:
+        wanted = wanted if wanted and self._prefix_caching else {}
+        if missing > 0 or (wanted and self._holdings.has_given(next(iter(wanted.values())))):
             recall = self._growth.fits_home(sequence)
-            self._holdings.draw(missing, whom=sequence, recall=recall, host=sequence.on_host)
+            self._holdings.draw(
+                max(0, missing),
+                whom=sequence,
+                recall=recall,
+                host=sequence.on_host,
+                wanted=wanted,
+            )
         else:
             self._place(sequence, now)
 

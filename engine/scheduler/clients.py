@@ -56,7 +56,9 @@ class Clients:
         elif num_output >= sampling.max_tokens or len(sequence.token_ids) >= self._max_positions:
             reason = "length"
         scores = [] if score is None else [score]
-        self._tell(sequence.request, Tokens(name, num_output - 1, [last], reason, scores))
+        reused = 0 if num_output > 1 else min(sequence.num_reused, sequence.num_prompt)
+        told = Tokens(name, num_output - 1, [last], reason, scores, reused)
+        self._tell(sequence.request, told)
         return bool(reason)
 
     def publish_scores(self, sequence: Sequence, scores: Several[Score]) -> None:

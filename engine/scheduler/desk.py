@@ -48,6 +48,8 @@ class Desk:
         """a sequence that must give way may go on at another instance"""
         max_tpot_s: float = 0.0
         """when a decode step takes longer, the own pool computes less for others; 0: never"""
+        prefix_caching: bool = True
+        """keep the keys of finished requests in memory that nobody needs, and use them again"""
 
     def __init__(
         self,
@@ -61,7 +63,9 @@ class Desk:
         max_positions: int,
         eos_ids: frozenset[int],
         epoch: int = 0,
+        model: str = "",
     ) -> None:
+        """``model``: keys are used again by instances of the same one only."""
         self._config = config
         self._instance = instance
         self._layout = layout
@@ -70,7 +74,11 @@ class Desk:
         self.clients = Clients(max_positions=max_positions, eos_ids=eos_ids, effects=self._effects)
         self.debts = Debts()
         self.holdings = Holdings(
-            instance=instance, layout=layout, debts=self.debts, effects=self._effects
+            instance=instance,
+            layout=layout,
+            model=model,
+            debts=self.debts,
+            effects=self._effects,
         )
         self.negotiator = Negotiator(
             placement, self.debts, effects=self._effects, lease_s=config.lease_s
@@ -78,11 +86,11 @@ class Desk:
         self.pins = Pins(
             instance=instance,
             tokens=layout.tokens,
-            salt=self.holdings.store.salt,
             debts=self.debts,
             effects=self._effects,
         )
         self.returns = Returns(self.holdings)
+        self.loads = Loads(instance, epoch)
         need = Need(
             owner=instance,
             host=host,
@@ -109,10 +117,11 @@ class Desk:
             retry_s=config.retry_s,
             lease_s=config.lease_s,
             sure_s=config.sure_s,
+            prefix_caching=config.prefix_caching,
+            loads=self.loads,
             effects=self._effects,
         )
         self.batch = Batch(layout, config.max_step_tokens)
-        self.loads = Loads(instance, epoch)
         self.neighbours = Neighbours(instance)
         self.roster = Roster(
             layout=layout,
@@ -251,6 +260,8 @@ class Desk:
 
     def _on_not_placed(self, outcome: NotPlaced, now: float) -> None:
         placing = self.admission.placing
+        if placing is not None and placing.is_reused:
+            self.roster.forgo(placing)
         self.admission.on_not_placed(outcome, now)
         if placing is None or placing not in self.admission.waiting:
             return

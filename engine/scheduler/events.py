@@ -41,6 +41,7 @@ class StepHeader(Header, frozen=True, kw_only=True, tag="step"):
     max_positions: int
     eos_ids: frozenset[int]
     epoch: int = 0
+    model: str = ""
 
     def make(self) -> Scheduler:
         kind = PLACEMENTS.load(self.placement)
@@ -54,6 +55,7 @@ class StepHeader(Header, frozen=True, kw_only=True, tag="step"):
             max_positions=self.max_positions,
             eos_ids=self.eos_ids,
             epoch=self.epoch,
+            model=self.model,
         )
 
     def matters(self, machine: Scheduler, name: str, arguments: Sequence[Any]) -> bool:

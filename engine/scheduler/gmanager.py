@@ -210,6 +210,9 @@ class GManager:
                     beat.address,
                     self._is_draining(beat),
                     told.load.relief if told is not None else {},
+                    beat.sketch,
+                    told.load.reuse if told is not None else {},
+                    beat.num_evicted,
                 )
             )
         return Members(members)

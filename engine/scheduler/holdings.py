@@ -4,30 +4,45 @@ A leaf is always written to an own block first. When it is sealed and has a targ
 and the own block is free for the next leaf.
 """
 
+from collections.abc import Iterable, Mapping
+
 from engine.core import BlockLayout, BlockRef
-from engine.memory.blocks import ROOT, BlockStore
+from engine.memory.blocks import BlockStore
 from engine.protocol import Draw, Drawn, Give, Granted, Release
 from engine.scheduler.debts import Debts
 from engine.scheduler.effects import Cancel, Effect, Finish, Move, ToPool
 from engine.scheduler.sequence import Sequence
+
+MAX_GIVEN = 1 << 14
+"""hashes of given blocks that are remembered"""
 
 
 class Holdings:
     """All that this instance's sequences hold."""
 
     def __init__(
-        self, *, instance: int, layout: BlockLayout, debts: Debts, effects: list[Effect]
+        self,
+        *,
+        instance: int,
+        layout: BlockLayout,
+        model: str = "",
+        debts: Debts,
+        effects: list[Effect],
     ) -> None:
         self._instance = instance
         self._layout = layout
         self._debts = debts
-        self.store = BlockStore(block_tokens=layout.tokens)
+        self.store = BlockStore(block_tokens=layout.tokens, salt=model.encode())
         self.drawing = False
         """a draw is under way"""
         self.draw_for: Sequence | None = None
         """the sequence that it is for, if that still wants it"""
         self.found_none = False
         """the last draw brought nothing"""
+        self._asked: tuple[Sequence, Mapping[int, bytes]] | None = None
+        """whose leaves the draw under way looks for"""
+        self._given: dict[bytes, None] = {}
+        """hashes of the latest sealed blocks that went to the pool"""
         self.effects = effects
 
     def draw(
@@ -37,24 +52,38 @@ class Holdings:
         whom: Sequence | None = None,
         recall: bool = False,
         host: bool = False,
+        wanted: Mapping[int, bytes] | None = None,
     ) -> None:
         """Ask the own pool for blocks, one draw at a time; what comes next is for ``whom``.
 
         With ``recall`` it calls back what it has lent; with ``host`` it gives host memory as well.
+        ``wanted``: leaves of ``whom`` that may be cached there, and their hashes.
         """
         self.draw_for = whom or self.draw_for
         if not self.drawing:
             self.drawing = True
-            draw = Draw(num_blocks, recall=recall, host=host)
+            self._asked = (whom, wanted) if whom and wanted else None
+            contents = [*wanted.values()] if self._asked and wanted else []
+            draw = Draw(num_blocks, recall=recall, host=host, contents=contents)
             self.effects.append(ToPool(self._instance, draw))
 
     def on_drawn(self, message: Drawn) -> Sequence | None:
         """Blocks came; returns the sequence that they are for."""
         self.drawing = False
-        self.found_none = not message.blocks
+        self.found_none = not message.blocks and not message.cached
         self.store.add(message.blocks)
         sequence, self.draw_for = self.draw_for, None
+        if self._asked is not None:
+            self._on_found(message, sequence, *self._asked)
+            self._asked = None
         return sequence
+
+    def share(self, sequence: Sequence, leaves: Iterable[int]) -> None:
+        """Use those of the leaves of its chain that other sequences have in own blocks."""
+        blocks = {leaf: self.store.find(sequence.chain[leaf]) for leaf in leaves}
+        found = {leaf: block for leaf, block in blocks.items() if block is not None}
+        self.store.share(found.values())
+        self._reuse(sequence, found)
 
     def give_surplus(self, keep: int) -> None:
         """Return free blocks beyond ``keep`` to the pool, where others can borrow them."""
@@ -70,7 +99,22 @@ class Holdings:
         """Free what was put aside beyond ``num_spare``."""
         extra = sequence.spare[num_spare:]
         del sequence.spare[num_spare:]
-        self.store.release(extra)
+        self.free(extra)
+
+    def free(self, blocks: Iterable[int], *, keep: bool = False) -> None:
+        """Give up a use of each. What nobody uses then is free, or cached at the pool: those that
+        came from its cache, with ``keep`` all sealed ones.
+        """
+        left = self.store.release(blocks, keep=keep)
+        if left:
+            self.effects.append(ToPool(self._instance, Give([*left], [*left.values()])))
+            self._given |= dict.fromkeys(left.values())
+            for content in list(self._given)[: max(0, len(self._given) - MAX_GIVEN)]:
+                del self._given[content]
+
+    def has_given(self, content: bytes) -> bool:
+        """Whether the own pool got a block with this hash lately, and may have it still."""
+        return content in self._given
 
     def adopt(self, sequence: Sequence, grants: dict[int, Granted], leaves: dict[int, int]) -> None:
         """Give lent slots to ``leaves`` (leaf -> instance); slots left over go back."""
@@ -104,7 +148,7 @@ class Holdings:
         """Positions [first, end) are computed: hash the leaves that are full now, start moves."""
         tokens = self._layout.tokens
         for leaf in range(first // tokens, end // tokens):
-            parent = sequence.hashes[leaf - 1] if leaf else ROOT
+            parent = sequence.hashes[leaf - 1] if leaf else sequence.root
             chunk = sequence.token_ids[leaf * tokens : (leaf + 1) * tokens]
             content = self.store.seal(sequence.table[leaf].block, parent, chunk)
             if leaf == len(sequence.hashes):
@@ -121,11 +165,13 @@ class Holdings:
             self.effects.append(Move(sequence.number, leaf, block, to, content))
 
     def own_sealed(self, sequence: Sequence) -> list[int]:
-        """Leaves at home that could be lent, the oldest first."""
+        """Leaves at home whose lending frees a block, the oldest first."""
         return [
             leaf
             for leaf in range(len(sequence.hashes))
-            if self._is_sealed(sequence, leaf) and leaf not in sequence.targets
+            if self._is_sealed(sequence, leaf)
+            and leaf not in sequence.targets
+            and not self.store.is_shared(sequence.table[leaf].block)
         ]
 
     def moved(self, sequence: Sequence, leaf: int) -> None:
@@ -134,14 +180,15 @@ class Holdings:
         block = sequence.table[leaf].block
         sequence.table[leaf] = sequence.targets.pop(leaf)
         sequence.table_version += 1
-        self.store.release([block])
-        if sequence.is_prefill or not sequence.spare:
+        self.free([block])
+        # A block that others use, or that the pool has cached, is not free here now.
+        if (sequence.is_prefill or not sequence.spare) and self.store.num_free:
             self.reserve(sequence, 1)
 
     def fetched(self, sequence: Sequence, leaf: int, block: int) -> None:
         """A lent leaf is home again: use it here, give its slot back."""
         tokens = self._layout.tokens
-        parent = sequence.hashes[leaf - 1] if leaf else ROOT
+        parent = sequence.hashes[leaf - 1] if leaf else sequence.root
         self.store.seal(block, parent, sequence.token_ids[leaf * tokens : (leaf + 1) * tokens])
         lent, sequence.table[leaf] = sequence.table[leaf], BlockRef(self._instance, block)
         sequence.table_version += 1
@@ -182,11 +229,8 @@ class Holdings:
             )
         )
         own = [ref.block for ref in sequence.table if self._is_own(ref)]
-        if keep_own:
-            sealed = [block for block in own if self.store.hash_of(block)]
-            self._cache(sealed)
-            own = [block for block in own if block not in sealed]
-        self.store.release(own + sequence.spare)
+        # What is cached first goes first, and a head is of use without its tail.
+        self.free([*reversed(own), *sequence.spare], keep=keep_own)
         for instance, loan in list(sequence.loans):
             self._release(sequence, instance, loan, [], keep=keep_lent)
         sequence.loans.clear()
@@ -199,6 +243,7 @@ class Holdings:
         sequence.returning.clear()
         sequence.num_computed = 0
         sequence.table_version += 1
+        sequence.is_reused = False
 
     def can_shorten(self, sequence: Sequence) -> bool:
         """Its last leaf lies at home, and is not all that it has."""
@@ -210,19 +255,28 @@ class Holdings:
         leaf = len(sequence.table) - 1
         if leaf in sequence.targets:
             self.untarget(sequence, leaf, release=True)
-        self.store.release([sequence.table.pop().block])
+        self.free([sequence.table.pop().block])
         sequence.table_version += 1
         del sequence.hashes[leaf:]
         lost = max(0, sequence.num_computed - leaf * self._layout.tokens)
         sequence.num_computed -= lost
         return lost
 
-    def _cache(self, blocks: list[int]) -> None:
-        """Sealed blocks go to the pool, which keeps them for their content."""
-        contents = [self.store.hash_of(block) or b"" for block in blocks]
-        self.store.remove(blocks)
-        if blocks:
-            self.effects.append(ToPool(self._instance, Give(blocks, contents)))
+    def _on_found(
+        self, message: Drawn, whom: Sequence | None, asker: Sequence, wanted: Mapping[int, bytes]
+    ) -> None:
+        """Cached blocks came for the asker; it may have lost interest meanwhile."""
+        leaves = [*wanted]
+        found = dict(zip((leaves[at] for at in message.found), message.cached, strict=True))
+        self.store.recover({block: wanted[leaf] for leaf, block in found.items()})
+        if whom is asker:
+            self._reuse(asker, found)
+        else:
+            self.free(found.values())
+
+    def _reuse(self, sequence: Sequence, found: Mapping[int, int]) -> None:
+        refs = {leaf: BlockRef(self._instance, block) for leaf, block in found.items()}
+        sequence.reuse(refs, self._layout.tokens)
 
     def _is_sealed(self, sequence: Sequence, leaf: int) -> bool:
         """The leaf is full and lies in an own block."""

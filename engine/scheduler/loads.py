@@ -7,7 +7,7 @@ from engine.core import Plan
 from engine.protocol import Load, RequestLoad, SequenceLoad, Share, StepSample
 from engine.scheduler.debts import Debts
 from engine.scheduler.holdings import Holdings
-from engine.scheduler.sequence import Sequence, State
+from engine.scheduler.sequence import NOWHERE, Sequence, State
 
 MAX_SAMPLES = 64
 SMOOTHING = 0.1
@@ -26,6 +26,22 @@ class Loads:
         self.relief: Counter[str] = Counter()
         """loans, host_blocks, handovers, preemptions: in the order in which they are tried; a
         preemption is a sequence that stops, or gives up a block, or all that it has"""
+        self.reuse: Counter[str] = Counter()
+        """tokens: queries, those of the sequences that began; hits_own and hits_other, those whose
+        keys were found here and at other instances"""
+
+    def looked_up(self, sequence: Sequence, tokens: int) -> None:
+        """A sequence begins to run, with what was found for it; ``tokens`` to a block."""
+        if not sequence.chain:
+            return
+        found = sequence.table if sequence.is_reused else []
+        here = [ref for ref in found if ref is not NOWHERE]
+        num_lent = sum(1 for ref in here if ref.loan)
+        sequence.num_reused = tokens * len(here)
+        self.reuse["queries"] += len(sequence.token_ids)
+        self.reuse["hits_own"] += tokens * (len(here) - num_lent)
+        self.reuse["hits_other"] += tokens * num_lent
+        sequence.chain = []
 
     def timed(self, plan: Plan, seconds: float, tokens: int) -> None:
         """A step was run; ``tokens`` to a block. Only decode steps are samples."""
@@ -69,6 +85,7 @@ class Loads:
             dict(self.relief),
             _borrowed(all_sequences, debts),
             [_request_load(one, now) for one in all_sequences],
+            dict(self.reuse),
         )
 
 

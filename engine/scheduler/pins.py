@@ -1,22 +1,27 @@
 """Pins: before a sequence is placed, find those of its blocks that others have cached. No I/O.
 
-A pool that says it has cached blocks is asked for the sequence's chain hashes; what it has is
-pinned: a loan of slots that are written already. What nobody has becomes a hole, computed like any
-other. (DESIGN: a dead owner's lent blocks are found by the request that is sent again.)
+A pool is asked for the sequence's chain hashes when its sketch (memory/sketch.py) says that it is
+likely to have the first that is missing at home; what it has is pinned: a loan of slots that are
+written already. What nobody has becomes a hole, computed like any other. (DESIGN: a dead owner's
+lent blocks are found by the request that is sent again.)
 """
 
+from collections.abc import Mapping
+from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
 from engine.core import BlockRef
-from engine.memory.blocks import ROOT, chain_hash
+from engine.memory.sketch import may_have
 from engine.protocol import Member, Pin, Pinned, Release
 from engine.scheduler.debts import Debts
 from engine.scheduler.effects import Connect, Effect, ToPool
-from engine.scheduler.sequence import NOWHERE, Sequence
+from engine.scheduler.sequence import Sequence
 
 WAIT_S = 0.25
 """longest wait for pools to say what they have; then the tokens are computed instead"""
-MAX_POOLS = 8
+MAX_POOLS = 3
+SURE = 2
+"""so many hashes must be likely to be there, or all that there are to look for"""
 FIRST_ID = 1 << 40
 """reservations of pins are numbered apart from those of loans"""
 
@@ -24,7 +29,7 @@ FIRST_ID = 1 << 40
 @dataclass(slots=True)
 class _Search:
     sequence: Sequence
-    contents: list[bytes]
+    leaves: list[int]
     asked_at: float
     asked: dict[int, int]
     """reservation -> instance, unanswered"""
@@ -35,16 +40,13 @@ class _Search:
 class Pins:
     """One search at a time, for the sequence that is about to be placed."""
 
-    def __init__(
-        self, *, instance: int, tokens: int, salt: bytes, debts: Debts, effects: list[Effect]
-    ) -> None:
+    def __init__(self, *, instance: int, tokens: int, debts: Debts, effects: list[Effect]) -> None:
         self._instance = instance
         self._tokens = tokens
-        self._salt = salt
         self._debts = debts
         self._effects = effects
-        self._holders: dict[int, str] = {}
-        """instances with cached blocks, the fullest first -> address"""
+        self._holders: list[Member] = []
+        """others with cached blocks"""
         self._search: _Search | None = None
         self._next_id = FIRST_ID
 
@@ -54,29 +56,27 @@ class Pins:
 
     def on_members(self, members: list[Member]) -> None:
         others = [m for m in members if m.pool_address and m.instance != self._instance]
-        have = [member for member in others if member.num_cached]
-        have.sort(key=lambda member: (-member.num_cached, member.instance))
-        self._holders = {m.instance: m.pool_address for m in have[:MAX_POOLS]}
+        self._holders = [member for member in others if member.sketch]
 
-    def search(self, sequence: Sequence, lease_s: float, now: float) -> bool:
-        """Begin; False when there is nothing to look for, or nobody to ask."""
-        # The last token's keys are computed in any case: its row gives the next token.
-        num_leaves = (len(sequence.token_ids) - 1) // self._tokens
-        wants_all_rows = sequence.request.sampling.prompt_logprobs is not None
-        if not self._holders or not num_leaves or wants_all_rows:
-            return False
-        contents: list[bytes] = []
-        for leaf in range(num_leaves):
-            chunk = sequence.token_ids[leaf * self._tokens : (leaf + 1) * self._tokens]
-            contents.append(chain_hash(contents[-1] if contents else ROOT, chunk, self._salt))
+    def search(
+        self, sequence: Sequence, wanted: Mapping[int, bytes], lease_s: float, now: float
+    ) -> bool:
+        """Begin to look for these leaves, by their hashes; False when nobody is likely to have any
+        that is of use.
+        """
+        contents = [*wanted.values()]
+        likely = [(_num_likely(member.sketch, contents), member) for member in self._holders]
+        likely = [one for one in likely if one[0]]
+        likely.sort(key=lambda one: (-one[0], one[1].instance))
         asked = {}
-        for instance, address in self._holders.items():
+        for _, member in likely[:MAX_POOLS]:
             self._next_id += 1
-            asked[self._next_id] = instance
-            self._effects.append(Connect(instance, address))
-            self._effects.append(ToPool(instance, Pin(self._next_id, contents, lease_s)))
-        self._search = _Search(sequence, contents, now, asked)
-        return True
+            asked[self._next_id] = member.instance
+            self._effects.append(Connect(member.instance, member.pool_address))
+            self._effects.append(ToPool(member.instance, Pin(self._next_id, contents, lease_s)))
+        if asked:
+            self._search = _Search(sequence, [*wanted], now, asked)
+        return bool(asked)
 
     def on_pinned(self, instance: int, message: Pinned) -> None:
         search = self._search
@@ -97,8 +97,9 @@ class Pins:
         ]
         num_used = 0
         doubled = []
-        for leaf, ref in zip(message.found, refs, strict=True):
-            if leaf in search.found or leaf >= len(search.contents):
+        for index, ref in zip(message.found, refs, strict=True):
+            leaf = search.leaves[index] if index < len(search.leaves) else None
+            if leaf is None or leaf in search.found:
                 doubled.append(ref.slot)
             else:
                 search.found[leaf] = ref
@@ -127,15 +128,17 @@ class Pins:
         if search is None or (search.asked and now < search.asked_at + WAIT_S):
             return None
         self._search = None
-        sequence, found = search.sequence, search.found
-        if found:
-            num_leaves = max(found) + 1
-            sequence.table = [found.get(leaf, NOWHERE) for leaf in range(num_leaves)]
-            sequence.table_version += 1
-            sequence.hashes = search.contents[:num_leaves]
-            sequence.loans = search.loans
-            sequence.num_computed = num_leaves * self._tokens
-            sequence.open_holes(set(range(num_leaves)) - found.keys(), self._tokens)
+        sequence = search.sequence
+        for leaf in [leaf for leaf in search.found if sequence.has(leaf)]:  # at home as well
+            ref = search.found.pop(leaf)
+            key = ref.instance, ref.loan
+            self._effects.append(ToPool(ref.instance, Release(ref.loan, [ref.slot], True)))
+            search.loans[key] -= 1
+            if not search.loans[key]:
+                del search.loans[key]
+                self._debts.remove(*key)
+        sequence.loans |= search.loans
+        sequence.reuse(search.found, self._tokens)
         return sequence
 
     def cancel(self, sequence: Sequence) -> None:
@@ -147,3 +150,13 @@ class Pins:
     def _forget(self, instance: int, loan: int) -> None:
         self._debts.remove(instance, loan)
         self._effects.append(ToPool(instance, Release(loan, [], True)))
+
+
+def _num_likely(sketch: bytes, contents: Many[bytes]) -> int:
+    """How many of the hashes, from the first on, the pool is likely to have; 0 for too few."""
+    num_likely = 0
+    for says in (may_have(sketch, content) for content in contents):
+        if says is False:
+            return num_likely if num_likely >= SURE else 0
+        num_likely += says is True
+    return num_likely

@@ -62,6 +62,8 @@ class Preemption:
         self._give_way(youngest, self._roster.shorten)
         if self._holdings.store.num_free:
             self._holdings.reserve(short, 1)  # before it goes to who waits
+        else:  # the pool has it, cached
+            self._holdings.draw(1, whom=short)
 
     def make_way(self, waiting: Sequence, *, hopeless: bool) -> bool:
         """One that waits found no memory; True if a sequence gave way.

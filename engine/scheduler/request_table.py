@@ -46,6 +46,8 @@ class Entry:
     started_at: float | None = None
     """when an instance first said that it works on it"""
     first_token_at: float | None = None
+    num_reused: int = 0
+    """tokens of the prompt whose keys were found, not computed"""
     ended_at: float | None = None
 
     @property
@@ -190,6 +192,8 @@ class RequestTable:
     def _take(self, entry: Entry, message: Tokens, now: float) -> None:
         if message.index != len(entry.token_ids):
             return  # not the next token: it came before, or something was lost on the way
+        if not entry.token_ids:
+            entry.num_reused = message.num_reused
         entry.token_ids += message.token_ids
         entry.scores += message.scores
         entry.first_token_at = entry.first_token_at or now

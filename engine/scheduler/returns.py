@@ -100,7 +100,7 @@ class Returns:
         if ref is None:
             return
         if sequence is None or leaf not in sequence.returning or sequence.table[leaf] != ref:
-            self._holdings.store.release([block])
+            self._holdings.free([block])
             return
         del sequence.returning[leaf]
         self._holdings.fetched(sequence, leaf, block)
@@ -124,7 +124,7 @@ class Returns:
         under_way = self._blocks.pop((sequence.number, leaf), None)
         if under_way is not None:
             self._holdings.effects.append(Cancel(sequence.number, leaf))
-            self._holdings.store.release([under_way[1]])
+            self._holdings.free([under_way[1]])
 
     def _draw(self, num_blocks: int, now: float) -> bool:
         """Ask the pool for room; True when it had none the last time."""

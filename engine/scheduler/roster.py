@@ -63,6 +63,12 @@ class Roster:
         self._returns.drop(sequence)
         self._holdings.drop(sequence, final=final, keep_own=keep_own, keep_lent=keep_lent)
 
+    def forgo(self, sequence: Sequence) -> None:
+        """It was not placed with what was found for it; others may use that memory meanwhile."""
+        self._returns.drop(sequence)
+        self._holdings.drop(sequence, final=False, keep_own=True, keep_lent=True)
+        sequence.is_plain = True
+
     def restart(self, sequence: Sequence) -> None:
         """Drop its memory and queue it again; its tokens stay, their keys are recomputed."""
         sequence.recomputed_tokens += sequence.num_computed

@@ -137,6 +137,7 @@ class Scheduler(Desk):
     # --- inside -------------------------------------------------------------------------------
 
     def _stop(self, sequence: Sequence) -> None:
-        self.roster.drop(sequence, final=True)
+        keep = self._config.prefix_caching
+        self.roster.drop(sequence, final=True, keep_own=keep, keep_lent=keep)
         self.admission.wake()
         self._give_surplus()

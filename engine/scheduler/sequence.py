@@ -1,10 +1,11 @@
 """Sequence: a request's tokens, where its keys live, and what it holds while it runs."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
 from engine.core import BlockRef, Request
+from engine.memory.blocks import root_of
 
 NOWHERE = BlockRef(-1, 0)
 """stands in the table for a leaf whose keys are in no block: a hole not yet begun"""
@@ -65,12 +66,25 @@ class Sequence:
     """its tenant has had this turn"""
     num_scored: int = 0
     """prompt tokens behind the first whose Score the client was told"""
+    chain: list[bytes] = field(default_factory=list)
+    """hashes of the leaves that it looked for before it was placed"""
+    is_reused: bool = False
+    """its table is what was found, and it has not run with it yet"""
+    is_plain: bool = False
+    """with what was found it was not placed: the next time it is tried without"""
+    num_reused: int = 0
+    """tokens whose keys were found when it began to run"""
 
     @property
     def seniority(self) -> tuple[int, float, int]:
         """Smaller for more urgent, then older requests: they come first, and give way last."""
         arrived = float("inf") if self.arrived is None else self.arrived
         return (self.request.priority, arrived, self.number)
+
+    @property
+    def root(self) -> bytes:
+        """Parent of its first block's hash."""
+        return root_of(self.request.cache_salt)
 
     @property
     def num_prompt(self) -> int:
@@ -108,6 +122,24 @@ class Sequence:
         first, end = self.holes.pop(0)
         if first + num_rows < end:
             self.holes.insert(0, (first + num_rows, end))
+
+    def has(self, leaf: int) -> bool:
+        """Whether the leaf has a block."""
+        return leaf < len(self.table) and self.table[leaf] is not NOWHERE
+
+    def reuse(self, found: Mapping[int, BlockRef], tokens: int) -> None:
+        """These leaves of ``chain`` are found; what is missing before the last one is a hole."""
+        if not found:
+            return
+        here = {leaf: ref for leaf, ref in enumerate(self.table) if ref is not NOWHERE} | {**found}
+        num_leaves = max(here) + 1
+        self.table = [here.get(leaf, NOWHERE) for leaf in range(num_leaves)]
+        self.table_version += 1
+        self.hashes = self.chain[:num_leaves]
+        self.num_computed = num_leaves * tokens
+        self.holes = []
+        self.open_holes(set(range(num_leaves)) - here.keys(), tokens)
+        self.is_reused = True
 
     def open_holes(self, leaves: Collection[int], tokens: int) -> None:
         """These leaves' keys are nowhere; ``tokens`` to a leaf."""

@@ -206,6 +206,8 @@ class Cluster:
         if self._owners.get(request_id) != self.gateway.life:
             step.abort(request_id)  # nobody waits for this request any more
             return
+        if isinstance(message, p.Tokens):
+            self.world.notes["reused_tokens"] += message.num_reused
         self.post.send(self.gateway, message, lambda: self.gateway.on_message(message))
 
     # --- processes ----------------------------------------------------------------------------

@@ -34,6 +34,10 @@ class SimConfig:
     requests: int = 40
     prompt_tokens: list[int] = field(default_factory=lambda: [4, 160])
     output_tokens: list[int] = field(default_factory=lambda: [4, 60])
+    prefix_share: float = 0.6
+    """of the requests: they begin with one of a few common prefixes"""
+    salt_share: float = 0.3
+    """of the requests: they have one of two salts"""
     arrive_s: float = 7.0
     """all requests come within so long"""
     period_s: float = 0.0

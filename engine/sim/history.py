@@ -12,6 +12,7 @@ from engine.sim.trouble import Trouble
 from engine.sim.world import World
 
 CHECK_S = 0.05
+NUM_PREFIXES = 2
 QUIET_S = 15.0
 """after the last answer: leases run out, and everything must be where it belongs"""
 
@@ -88,18 +89,25 @@ def run(
 def _requests(world: World, cluster: Cluster) -> list[tuple[float, Request]]:
     """Each fits the cluster without its two largest pools; all together are far more."""
     config, chance = world.config, world.chance
+    low, high = config.prompt_tokens
+    prefixes = [[chance.randrange(1, 90) for _ in range(high)] for _ in range(NUM_PREFIXES)]
     sizes = sorted(pool.num_blocks - 1 for pool in cluster.pools.values())
     most = int(0.6 * sum(sizes[:-2])) * config.block_tokens
     requests = []
     for number in range(config.requests):
-        low, high = config.prompt_tokens
         top = high if chance.random() < 0.3 else low + (high - low) // 5
         long = 5 if chance.random() < 0.2 else 1
         num_output = min(most // 2, long * chance.randint(*config.output_tokens))
         length = min(chance.randint(low, top), max(low, most - num_output))
-        prompt = (1000 + number, *(chance.randrange(1, 90) for _ in range(length - 1)))
-        sampling = SamplingParams(max_tokens=num_output)
-        request = Request(request_id=str(number), prompt_ids=prompt, sampling=sampling)
+        own = [1000 + number, *(chance.randrange(1, 90) for _ in range(length - 1))]
+        common = chance.choice(prefixes)[: chance.randint(length // 2, length)]
+        prompt = (*common, *own)[:length] if chance.random() < config.prefix_share else own
+        request = Request(
+            request_id=str(number),
+            prompt_ids=tuple(prompt),
+            sampling=SamplingParams(max_tokens=num_output),
+            cache_salt=chance.choice("ab") if chance.random() < config.salt_share else "",
+        )
         requests.append((_moment(world, 0.5, config.arrive_s, config.pause_s), request))
     return requests
 

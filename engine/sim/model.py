@@ -1,24 +1,24 @@
 """Model: the fake one. It writes, for each position, the key of the prefix up to it."""
 
-from collections.abc import Callable
-
 from engine.core import Plan
+from engine.scheduler.roster import Roster
 from engine.sim.truth import EOS, Keys, SimMemory, next_token
 
 
 class Model:
     """One life of a step: the keys of its sequences, by number."""
 
-    def __init__(
-        self, memory: SimMemory, block_tokens: int, tokens_of: Callable[[int], list[int]]
-    ) -> None:
+    def __init__(self, memory: SimMemory, block_tokens: int, roster: Roster) -> None:
         self._memory = memory
         self._block_tokens = block_tokens
-        self._tokens_of = tokens_of
+        self._roster = roster
         self._keys: dict[int, Keys] = {}
 
     def keys_of(self, number: int) -> list[int]:
-        return self._keys.setdefault(number, Keys()).of(self._tokens_of(number))
+        sequence = next(one for one in self._roster.all() if one.number == number)
+        if number not in self._keys:
+            self._keys[number] = Keys(sequence.request.cache_salt)
+        return self._keys[number].of(sequence.token_ids)
 
     def forget(self, number: int) -> None:
         self._keys.pop(number, None)

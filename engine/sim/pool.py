@@ -114,6 +114,9 @@ class SimPool(Party):
                     said = out.message if isinstance(out, Reply) else None
                     if isinstance(message, p.Draw) and isinstance(said, p.Drawn):
                         self._promises.on_draw(message, said, now)
+                        self.world.notes["recovered_blocks"] += len(said.cached)
+                    if isinstance(said, p.Pinned):
+                        self.world.notes["pinned_blocks"] += len(said.found)
                 self._perform(outputs, payload)
 
     def lost(self, link: Link) -> None:

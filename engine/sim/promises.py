@@ -34,7 +34,7 @@ class Promises:
             if draw.recall:
                 wanted = promise.num_drawn + draw.num_blocks
                 promise.num_blocks = min(promise.num_blocks, wanted)
-            promise.num_drawn += len(drawn.blocks)
+            promise.num_drawn += len(drawn.blocks) + len(drawn.cached)
         if drawn.num_recalled:
             self._promises.append(_Promise(drawn.num_recalled, now + drawn.recall_s))
 

@@ -15,6 +15,8 @@ SITUATIONS = (
     "joined",
     "donors",
     "left",
+    "recovered_blocks",
+    "pinned_blocks",
 )
 
 
@@ -54,6 +56,7 @@ def merge(found: Iterable[Found]) -> dict[str, Any]:
         "recall_deadlines": notes["recall_deadlines"],
         "rests": notes["rests"],
         "recomputed_tokens": notes["recomputed_tokens"],
+        "reused_tokens": notes["reused_tokens"],
         "faults": dict(sorted(faults.items())),
         "failing_seeds": failing,
         "what": texts,
@@ -78,6 +81,7 @@ def as_text(report: dict[str, Any], seconds: float) -> str:
                 "recall_deadlines",
                 "rests",
                 "recomputed_tokens",
+                "reused_tokens",
             )
         ),
         f"  {cells['covered']} of {cells['cells']} cells seen {cells['enough']} times",

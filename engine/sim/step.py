@@ -67,7 +67,7 @@ class SimStep(Party):
         self._control: deque[Callable[[], None]] = deque()
         self._inbox: deque[tuple[int, p.Message, Any]] = deque()
         self.copies = Copies(self, self.pool.memory)
-        self._model = Model(self.pool.memory, self.world.config.block_tokens, self._tokens_of)
+        self._model = Model(self.pool.memory, self.world.config.block_tokens, self.scheduler.roster)
         self._told_to_leave = False
         self.attached: dict[tuple[int, int], tuple[int, list[tuple[int, int, int]]]] = {}
         self._reading: Reading | None = None
@@ -205,9 +205,6 @@ class SimStep(Party):
         self.scheduler.timed(reading.plan, STEP_S, self.clock())
         self._perform()
         self._turn_soon(0.0)
-
-    def _tokens_of(self, number: int) -> list[int]:
-        return next(s.token_ids for s in self.scheduler.roster.all() if s.number == number)
 
     # --- messages and effects -----------------------------------------------------------------
 

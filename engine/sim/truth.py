@@ -1,5 +1,6 @@
 """Truth: what keys must be, and what the fake model says. All are functions of the tokens alone."""
 
+import zlib
 from functools import lru_cache
 
 from engine.core import BlockLayout, Request
@@ -14,16 +15,16 @@ def layout_of(tokens: int) -> BlockLayout:
 
 
 class Keys:
-    """Keys of a token sequence: each names the whole prefix up to it."""
+    """Keys of a token sequence: each names the whole prefix up to it, and the salt before it."""
 
-    def __init__(self) -> None:
-        self._tokens: list[int] = []
+    def __init__(self, cache_salt: str) -> None:
+        self._first = zlib.crc32(cache_salt.encode()) + 17
         self._keys: list[int] = []
 
     def of(self, tokens: list[int]) -> list[int]:
         """The key at each position; tokens only ever grow at the end."""
         for at in range(len(self._keys), len(tokens)):
-            before = self._keys[-1] if at else 17
+            before = self._keys[-1] if at else self._first
             self._keys.append((before * 1_000_003 + tokens[at] + 1) % (1 << 61))
         return self._keys
 
@@ -36,7 +37,7 @@ def next_token(key: int) -> int:
 @lru_cache(maxsize=4096)
 def answer_to(request: Request) -> tuple[int, ...]:
     """All that a client must get."""
-    tokens, keys = list(request.prompt_ids), Keys()
+    tokens, keys = list(request.prompt_ids), Keys(request.cache_salt)
     answer: list[int] = []
     while len(answer) < request.sampling.max_tokens:
         answer.append(next_token(keys.of(tokens)[-1]))

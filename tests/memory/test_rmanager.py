@@ -1,7 +1,7 @@
 """Protects each refusal and each boundary of the RManager, one at a time."""
 
 import pytest
-from rmanager_harness import OWN, OWN_EPOCH, Talk, hello
+from rmanager_harness import LAYOUT, OWN, OWN_EPOCH, Talk, hello
 
 from engine import protocol as p
 from engine.memory.effects import LosePeer, Zero
@@ -191,10 +191,15 @@ def test_returned_blocks_are_zeroed_when_configured():
     talk = Talk(zero_on_return=True)
     talk.ask(1, hello(1))
     granted = talk.loan(1)
-    zeroed = [Zero(block) for block in granted.blocks]
+    zeroed = [Zero(block) for block in reversed(granted.blocks)]
     assert talk.say(1, p.Release(granted.loan))[:-1] == zeroed
-    granted = talk.loan(1, lease_s=1.0)
-    assert talk.rmanager.tick(talk.now + 2) == [Zero(block) for block in granted.blocks]
+    granted = talk.loan(1, 1, 2, written=False)
+    talk.ask(1, p.Write(granted.loan, 0, 0, True, b"content"), LAYOUT.block_bytes)
+    kept = talk.say(1, p.Release(granted.loan, keep=True))
+    assert kept[:-1] == [Zero(granted.blocks[0])], "then nothing is cached for others"
+    granted = talk.loan(1, reservation=3, lease_s=1.0)
+    ended = [Zero(block) for block in reversed(granted.blocks)]
+    assert talk.rmanager.tick(talk.now + 2) == ended
 
 
 def test_generations_grow_on_grant_and_on_return(talk):

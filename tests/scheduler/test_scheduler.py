@@ -73,7 +73,8 @@ def test_an_idle_instance_gives_all_its_blocks_back():
     run(two)
     two.round()
     for instance in two.instances:
-        assert instance.rmanager.books.count(BlockState.FREE) == 9
+        assert instance.rmanager.books.num_available == 9
+        assert instance.rmanager.books.count(BlockState.USED) == 0
     answer = two.submit(1, prompt(1, 26), 1)  # all but 3 working blocks, and all of the other's
     run(two)
     assert not answer.error
