@@ -71,6 +71,7 @@ class Completions:
             sampling=sampling,
             priority=tenant.priority_of(body.priority),
             tenant=tenant.name,
+            cache_salt=body.cache_salt or "",
         )
         known = self._gateway.table.entries.values()
         self._limits.check(request, tenant, known, self._gateway.members, time.monotonic())
@@ -192,7 +193,7 @@ class Completions:
         )
 
     def _usage(self, entry: Entry) -> Usage:
-        return Usage(len(entry.request.prompt_ids), len(entry.token_ids))
+        return Usage(len(entry.request.prompt_ids), len(entry.token_ids), entry.num_reused)
 
     def _problem(self, entry: Entry) -> Problem:
         return Problem(400, entry.error, code=entry.error_code)

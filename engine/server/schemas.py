@@ -47,6 +47,7 @@ class Common(BaseModel):
     ignore_eos: bool = False
     priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
     return_token_ids: bool = False
+    cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
 
     @model_validator(mode="before")
     @classmethod
