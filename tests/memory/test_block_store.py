@@ -1,12 +1,14 @@
 """Protects the step's own blocks: nothing leaks, nothing is freed early, hashes name content."""
 
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from engine.errors import CapacityError
-from engine.memory.blocks import ROOT, BlockStore, chain_hash
+from engine.memory.blocks import ROOT, BlockStore, chain, chain_hash, root_of
 
 TOKENS = st.lists(st.integers(0, 2**32 - 1), min_size=2, max_size=2)
 
@@ -18,7 +20,8 @@ class BlockStoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.store = BlockStore(block_tokens=2)
         self.free, self.references, self.hashes = set(), {}, {}
-        self.next_block = 0
+        self.cached, self.next_block = set(), 0
+        """``cached``: those in use that the pool keeps"""
 
     def used(self, data):
         return data.draw(st.sampled_from(sorted(self.references)))
@@ -29,6 +32,17 @@ class BlockStoreMachine(RuleBasedStateMachine):
         self.next_block += num_blocks
         self.store.add(new)
         self.free.update(new)
+
+    @rule(tokens=st.lists(TOKENS, max_size=3))
+    def recover(self, tokens):
+        """The pool found these; it may have them under a hash that is in use here as well."""
+        blocks = range(self.next_block, self.next_block + len(tokens))
+        self.next_block += len(tokens)
+        found = {b: chain_hash(ROOT, of) for b, of in zip(blocks, tokens, strict=True)}
+        self.store.recover(found)
+        self.hashes |= found
+        self.references.update(dict.fromkeys(blocks, 1))
+        self.cached.update(blocks)
 
     @rule(keep=st.integers(0, 3))
     def surplus(self, keep):
@@ -57,18 +71,25 @@ class BlockStoreMachine(RuleBasedStateMachine):
         self.references[block] += 1
 
     @precondition(lambda self: self.references)
-    @rule(data=st.data(), times=st.integers(1, 3))
-    def release(self, data, times):
+    @rule(data=st.data(), times=st.integers(1, 3), keep=st.booleans())
+    def release(self, data, times, keep):
         block = self.used(data)
         if times > self.references[block]:
             with pytest.raises(ValueError, match="more often"):
                 self.store.release([block] * times)
             return
-        self.store.release([block] * times)
+        left = self.store.release([block] * times, keep=keep)
         self.references[block] -= times
-        if not self.references[block]:
-            del self.references[block]
-            self.hashes.pop(block, None)
+        if self.references[block]:
+            assert not left
+            return
+        del self.references[block]
+        content = self.hashes.pop(block, None)
+        if block in self.cached or (keep and content):
+            assert left == {block: content}, "the pool has it, and it must not be written"
+            self.cached.discard(block)
+        else:
+            assert not left
             self.free.add(block)
 
     @precondition(lambda self: self.references)
@@ -89,6 +110,9 @@ class BlockStoreMachine(RuleBasedStateMachine):
         assert self.store.num_used == len(self.references)
         for block in range(self.next_block):
             assert self.store.hash_of(block) == self.hashes.get(block)
+        for content in {chain_hash(ROOT, [0, 0]), *self.hashes.values()}:
+            found = self.store.find(content)
+            assert found is None or self.hashes[found] == content
 
 
 TestBlockStore = BlockStoreMachine.TestCase
@@ -133,3 +157,19 @@ def test_a_chain_hash_names_all_tokens_before_it(first, second, other):
     assert (chain == chain_hash(chain_hash(ROOT, other), second)) == (first == other)
     assert (chain == chain_hash(chain_hash(ROOT, first), other)) == (second == other)
     assert chain != chain_hash(chain_hash(ROOT, first), second, salt=b"tenant")
+
+
+@given(tokens=st.lists(st.integers(0, 9), min_size=4, max_size=4), salt=st.text(max_size=4))
+def test_a_salt_is_in_every_hash_of_a_chain(tokens, salt):
+    hashes = chain(root_of(salt), tokens, 2, 2)
+    assert hashes[1] == chain_hash(chain_hash(root_of(salt), tokens[:2]), tokens[2:])
+    assert (hashes == chain(ROOT, tokens, 2, 2)) == (not salt)
+    assert not {*hashes} & {*chain(root_of(salt + "x"), tokens, 2, 2)}
+
+
+def test_no_text_is_a_salt_that_goes_on_behind_somebodys_block():
+    """What chain_hash hashes for a block of the letters A, as text: its hash must be no root."""
+    letters = [0x41414141] * 2
+    parts = (b"", b"", struct.pack("<2I", *letters))
+    text = b"".join(struct.pack("<Q", len(part)) + part for part in parts).decode()
+    assert root_of(text) != chain_hash(ROOT, letters)

@@ -53,13 +53,15 @@ def check_cluster(cluster):
 
 
 def _check_drawn(cluster, instance):
-    """What the pool calls used is what the step has, or what is on its way between them."""
+    """What the pool thinks that its step has is what it has, or what is between them."""
     channel = cluster.channels[instance.number, instance.number]
     store = instance.scheduler.holdings.store
     drawn = [*store._free, *store._references]
-    drawn += [b for m in channel.down if isinstance(m, p.Drawn) for b in m.blocks]
+    drawn += [b for m in channel.down if isinstance(m, p.Drawn) for b in (*m.blocks, *m.cached)]
     drawn += [b for m, _ in channel.up if isinstance(m, p.Give) for b in m.blocks]
-    assert sorted(drawn) == instance.rmanager.books.blocks(BlockState.USED)
+    held = instance.rmanager._lending._held
+    assert sorted(drawn) == sorted([*instance.rmanager.books.blocks(BlockState.USED), *held])
+    assert store._cached <= held
 
 
 def _check_states(instance):
@@ -96,6 +98,8 @@ def _check_loans(cluster, instance):
     known = {key for sequence in instance.scheduler.roster.all() for key in sequence.loans}
     for deal in instance.scheduler.negotiator._deals.values():
         known |= {(holder, grant.loan) for holder, grant in deal.grants.items()}
+    search = instance.scheduler.pins._search
+    known |= search.loans.keys() if search else set()
     assert known == debts._debts.keys()
     for (holder, number), debt in debts._debts.items():
         if holder in instance.lost or debt.ends <= cluster.now:
@@ -137,8 +141,10 @@ def _recalled(cluster, instance, holder, number):
 def _wanted(instance, holder, number):
     """Slots of a loan that a leaf has or will have, or that a deal has just got."""
     wanted = set()
+    search = instance.scheduler.pins._search
+    pinned = [*search.found.values()] if search else []
     for sequence in instance.scheduler.roster.all():
-        refs = [*sequence.table, *sequence.targets.values()]
+        refs = [*sequence.table, *sequence.targets.values(), *pinned]
         wanted |= {ref.slot for ref in refs if (ref.instance, ref.loan) == (holder, number)}
     for deal in instance.scheduler.negotiator._deals.values():
         grant = deal.grants.get(holder)

@@ -64,6 +64,7 @@ class Cluster:
             case p.Tokens():
                 assert message.index == len(answer.tokens), "a token is lost or comes twice"
                 answer.tokens += message.token_ids
+                answer.num_reused += message.num_reused
                 answer.finish_reason = message.finish_reason
                 wanted, _ = answer.expected()
                 assert answer.tokens == wanted[: len(answer.tokens)]
@@ -117,6 +118,13 @@ class Cluster:
             address = str(instance.number)
             beat = instance.rmanager.heartbeat(address=address, host="host", now=self.now)
             self.planner.handle(beat, self.now)
+        self.tell_members()
+
+    def tell_members(self):
+        members = self.planner.handle(p.MembersQuery(), self.now)
+        for instance in self.instances:
+            instance.scheduler.on_advice(members, self.now)
+            instance.perform()
 
     # --- what goes wrong ------------------------------------------------------------------------
 

@@ -73,6 +73,7 @@ class Answered:
     error: str = ""
     aborted: bool = False
     num_reports: int = 0
+    num_reused: int = 0
 
     @property
     def done(self):
@@ -177,8 +178,9 @@ class Instance:
     def push_move(self):
         move = self.moves.popleft()
         keys = list(self.memory.keys[move.block])
-        tokens = self.sequence(move.sequence).token_ids
-        assert keys == self.keys_of(tokens, move.leaf * TOKENS, TOKENS), "a move copies other keys"
+        sequence = self.sequence(move.sequence)
+        wanted = self.keys_of(sequence, move.leaf * TOKENS, TOKENS)
+        assert keys == wanted, "a move copies other keys"
         self.send(
             move.to.instance, p.Write(move.to.loan, move.to.slot, 0, True, move.content), keys
         )
@@ -231,30 +233,31 @@ class Instance:
         check_plan(self, plan)
         poisoned, next_ids = set(), {}
         for index, span in enumerate(plan.spans):
-            tokens = self.sequence(span.sequence).token_ids
-            read = self.read(span, tokens, misses, plan.step)
+            sequence = self.sequence(span.sequence)
+            read = self.read(span, sequence, misses, plan.step)
             if not read or (spoil and not index):
                 poisoned.add(span.sequence)
             end = span.first_position + span.num_rows
-            keys = self.keys_of(tokens, span.first_position, span.num_rows)
+            keys = self.keys_of(sequence, span.first_position, span.num_rows)
             for position, key in zip(range(span.first_position, end), keys, strict=True):
                 ref = span.table[position // TOKENS]
                 wrong = span.sequence in poisoned
                 self.memory.keys[ref.block][position % TOKENS] = "nonsense" if wrong else key
             if index in plan.sampled:
-                next_ids[index] = EOS if span.sequence in poisoned else next_token(tokens)
+                is_wrong = span.sequence in poisoned
+                next_ids[index] = EOS if is_wrong else next_token(sequence.token_ids)
         self.scheduler.commit(plan, next_ids, frozenset(poisoned), NO_SCORES)
         self.perform()
         return True
 
-    def read(self, span, tokens, misses, step):
+    def read(self, span, sequence, misses, step):
         """True when all keys before the span were read; asserts that they are the right ones."""
         remote, complete = {}, True
         for leaf, ref in enumerate(span.table):
             if ref.loan:
                 remote.setdefault(ref.instance, []).append((leaf, ref.loan, ref.slot))
             else:
-                self.compare(self.memory.keys[ref.block], tokens, leaf, span.first_position)
+                self.compare(self.memory.keys[ref.block], sequence, leaf, span.first_position)
         for instance, leaves in remote.items():
             channel = self.cluster.channels.get((self.number, instance))
             if channel is None or instance in misses:
@@ -279,11 +282,11 @@ class Instance:
             assert [leaf for leaf, _ in found] == [leaf for leaf, _, _ in leaves]
             for leaf, block in found:
                 assert span.table[leaf].block == block
-                self.compare(holder.memory.keys[block], tokens, leaf, span.first_position)
+                self.compare(holder.memory.keys[block], sequence, leaf, span.first_position)
         return complete
 
-    def compare(self, keys, tokens, leaf, end):
-        wanted = self.keys_of(tokens, leaf * TOKENS, TOKENS)
+    def compare(self, keys, sequence, leaf, end):
+        wanted = self.keys_of(sequence, leaf * TOKENS, TOKENS)
         for offset in range(min(TOKENS, end - leaf * TOKENS)):
             assert keys[offset] == wanted[offset], f"leaf {leaf} is read from other keys"
 
@@ -291,5 +294,6 @@ class Instance:
         return next(one for one in self.scheduler.roster.all() if one.number == number)
 
     @staticmethod
-    def keys_of(tokens, first, num):
-        return [tuple(tokens[: at + 1]) for at in range(first, first + num)]
+    def keys_of(sequence, first, num):
+        salt, tokens = sequence.request.cache_salt, sequence.token_ids
+        return [(salt, *tokens[: at + 1]) for at in range(first, first + num)]

@@ -49,7 +49,6 @@ class Handing(Cluster):
         for _ in range(max_rounds):
             if all(answer.done for answer in self.answers.values()):
                 return
-            self.tell_members()
             ran = self.round()
             check_cluster(self)
             self.now += 0.05 if ran else 0.5

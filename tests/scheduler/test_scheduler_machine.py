@@ -55,18 +55,21 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         lengths=st.lists(st.tuples(st.integers(1, 24), st.integers(1, 30)), min_size=1, max_size=4),
+        num_common=st.sampled_from([0, 4, 11, 24]),
+        salt=st.sampled_from(["", "", "a", "b"]),
         seed=st.integers(0, 99),
         tenant=st.sampled_from(["", "a"]),
         priority=st.sampled_from([0, 0, -1, 5]),
     )
-    def submit(self, data, lengths, seed, tenant, priority):
-        """Requests of (prompt tokens, answer tokens)."""
+    def submit(self, data, lengths, num_common, salt, seed, tenant, priority):
+        """Requests of (prompt tokens, answer tokens); some begin with the same tokens."""
         draw, instance = random.Random(seed), self.instance(data)
         for num_prompt, max_tokens in lengths:
-            first = 100 + len(self.cluster.answers)  # no two have a key in common
-            rest = [draw.randrange(1, 50) for _ in range(num_prompt - 1)]
-            prompt = [first, *rest]
-            self.cluster.submit(instance, prompt, max_tokens, tenant=tenant, priority=priority)
+            own = [100 + len(self.cluster.answers)]
+            own += [draw.randrange(1, 50) for _ in range(num_prompt - 1)]
+            prompt = [*range(1, num_common + 1), *own][:num_prompt]
+            who = {"tenant": tenant, "priority": priority, "cache_salt": salt}
+            self.cluster.submit(instance, prompt, max_tokens, **who)
 
     @precondition(lambda self: any(not one.done for one in self.cluster.answers.values()))
     @rule(data=st.data())

@@ -9,7 +9,10 @@ from engine.server.journal import KEEP_ENDED, Ended, Journal, Terms
 
 def request(name: str) -> Request:
     return Request(
-        request_id=name, prompt_ids=(1, 2, 3), sampling=SamplingParams(max_tokens=9, seed=7)
+        request_id=name,
+        prompt_ids=(1, 2, 3),
+        sampling=SamplingParams(max_tokens=9, seed=7),
+        cache_salt="s",
     )
 
 
