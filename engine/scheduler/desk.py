@@ -262,6 +262,7 @@ class Desk:
         placing = self.admission.placing
         if placing is not None and placing.is_reused:
             self.roster.forgo(placing)
+            return
         self.admission.on_not_placed(outcome, now)
         if placing is None or placing not in self.admission.waiting:
             return

@@ -64,10 +64,10 @@ class Roster:
         self._holdings.drop(sequence, final=final, keep_own=keep_own, keep_lent=keep_lent)
 
     def forgo(self, sequence: Sequence) -> None:
-        """It was not placed with what was found for it; others may use that memory meanwhile."""
-        self._returns.drop(sequence)
-        self._holdings.drop(sequence, final=False, keep_own=True, keep_lent=True)
+        """It was not placed with what was found for it: it is tried without, at once."""
+        self.drop(sequence, final=False, keep_own=True, keep_lent=True)
         sequence.is_plain = True
+        self._admission.queue_again(sequence)
 
     def restart(self, sequence: Sequence) -> None:
         """Drop its memory and queue it again; its tokens stay, their keys are recomputed."""

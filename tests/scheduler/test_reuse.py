@@ -125,6 +125,15 @@ def test_who_is_not_placed_with_what_was_found_is_placed_without():
     assert answer.tokens
 
 
+def test_who_can_never_run_is_refused_whatever_is_found():
+    """With what others have cached it is not hopeless, and is not placed either."""
+    three = cluster(10, 3, 3, max_step_tokens=3)
+    ask(three, [100, *range(23)], 1)
+    refused = three.submit(0, [100, *range(27)], 20)  # 15 blocks; 7 and 6 there are
+    run(three)
+    assert "needs 15 blocks" in refused.error
+
+
 @pytest.mark.parametrize("num_tries", [0, 3])
 def test_what_was_found_for_one_that_waits_is_there_for_others(num_tries):
     one = cluster(10)
