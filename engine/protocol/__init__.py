@@ -10,6 +10,7 @@ Three conversations:
 Nothing absolute travels: leases are durations in seconds.
 """
 
+from engine.protocol.asks import Answer, Ask, AskSpan, Attach, Begin, Busy, Detach
 from engine.protocol.base import VERSION, Decoder, Goodbye, Message, encode
 from engine.protocol.client import (
     FROM_STEP,
@@ -53,14 +54,7 @@ from engine.protocol.pool import (
     FROM_POOL,
     TO_POOL,
     Ack,
-    Answer,
-    Ask,
-    AskSpan,
-    Attach,
-    Begin,
-    Busy,
     Data,
-    Detach,
     Draw,
     Drawn,
     FencedOff,

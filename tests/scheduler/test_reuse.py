@@ -7,7 +7,7 @@ import pytest
 from scheduler_checks import TOKENS, check_cluster
 from test_scheduler import cluster, run
 
-from engine.core import BlockRef, Request
+from engine.core import BlockRef, Request, SamplingParams
 from engine.memory.books import BlockState
 from engine.scheduler.sequence import Sequence
 
@@ -132,6 +132,20 @@ def test_who_can_never_run_is_refused_whatever_is_found():
     refused = three.submit(0, [100, *range(27)], 20)  # 15 blocks; 7 and 6 there are
     run(three)
     assert "needs 15 blocks" in refused.error
+
+
+def test_who_wants_every_row_of_the_prompt_computes_them_all():
+    one = cluster(40)
+    ask(one, COMMON)
+    sampling = SamplingParams(max_tokens=2, prompt_logprobs=0)
+    one.instances[0].scheduler.add(
+        Request(request_id="all", prompt_ids=tuple(COMMON), sampling=sampling)
+    )
+    plan = one.instances[0].scheduler.schedule(one.now)
+    one.instances[0].perform()
+    one.deliver_all()
+    plan = plan or one.instances[0].scheduler.schedule(one.now)
+    assert plan.spans[0].first_position == 0
 
 
 @pytest.mark.parametrize("num_tries", [0, 3])
