@@ -227,7 +227,9 @@ def build_loop(
 ) -> Loop:
     """The step role, connected to its own pool; parts not given are those the recipe names."""
     from engine.attention.lenders import Lenders
+    from engine.constrained import Constrained
     from engine.loop import Loop
+    from engine.model.grammar import Compiler
     from engine.model.runner import ModelRunner
     from engine.mover import Mover
 
@@ -262,6 +264,9 @@ def build_loop(
         "eos_ids": frozenset(checkpoint.eos_ids),
         "epoch": step_epoch,
     }
+    compiler = Compiler(
+        lambda: checkpoint.tokenizer, vocab_size=shape.vocab_size, eos_ids=checkpoint.eos_ids
+    )
     chosen = build_placement(config, placement)
     scheduler = Scheduler(config.scheduler, placement=chosen, **parts)
     record_step(config, scheduler, **parts)
@@ -273,6 +278,7 @@ def build_loop(
         lenders=lenders,
         mover=Mover(lenders, pool, checksums=config.pool.lending.checksums),
         eos_ids=parts["eos_ids"],
+        constrained=Constrained(compiler),
         to_planner=to_planner,
         to_client=to_client,
         callbacks=[*callbacks, *(kind() for kind in callback_classes(config))],

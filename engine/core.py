@@ -14,6 +14,8 @@ from msgspec import Meta
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=1 << 24)]
 """bounds hold where they are decoded: a message may be garbage"""
+MAX_GRAMMAR = 1 << 17
+"""characters: one of so many takes about a second to compile"""
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -97,6 +99,8 @@ class SamplingParams:
     """a Score for each token of the answer, with so many of the likeliest"""
     prompt_logprobs: Annotated[int, Meta(ge=0, le=1 << 10)] | None = None
     """the same for those of the prompt: all its rows are computed, whatever is cached"""
+    grammar: Annotated[str, Meta(max_length=MAX_GRAMMAR)] = ""
+    """of llguidance, which the answer must match (model/grammar.py); empty: any answer will do"""
 
 
 class Score(NamedTuple):

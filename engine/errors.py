@@ -3,6 +3,7 @@
 LendKVError
 |-- ConfigError        a recipe, an override or the machine cannot give what was asked
 |-- CheckpointError    model files are missing, damaged or of an unsupported kind
+|-- GrammarError       a grammar that is invalid, too complex, or cannot be followed any further
 |-- CapacityError      memory or positions are short; nothing was taken
 |-- PeerLost           the other end of a channel is gone, frozen or talks nonsense
 |-- Fenced             a pool refused to answer: its books no longer match the caller's
@@ -23,6 +24,10 @@ class ConfigError(LendKVError):
 
 class CheckpointError(LendKVError):
     """Model files are missing, damaged, or of a kind the engine does not support."""
+
+
+class GrammarError(LendKVError):
+    """A grammar that does not compile, or of which no token of the model is the continuation."""
 
 
 class CapacityError(LendKVError):

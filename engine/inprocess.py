@@ -197,7 +197,7 @@ class Engine:
 
     def close(self) -> None:
         for loop in self.loops:
-            loop.lenders.close()
+            loop.close()
         for server in self.servers:
             server.close()
         for pool in self.pools:

@@ -6,22 +6,31 @@ It carries out what the scheduler wants (its effects) and reports back; it decid
 import time
 from collections.abc import Callable, Collection, Sequence
 
-from torch import Tensor
-
 from engine.attention.dist import DistAttention
 from engine.attention.lenders import Lenders
 from engine.attention.slices import WontFit
 from engine.attention.travel import Travel
 from engine.callbacks import Callback
-from engine.core import Plan, Request, Scores
+from engine.choice import Chooser
+from engine.constrained import Constrained
+from engine.core import Request
 from engine.errors import PeerLost
 from engine.fetcher import Fetcher
 from engine.model.runner import ModelRunner
-from engine.model.sampler import Row, sample
-from engine.model.scores import score
 from engine.mover import Mover
 from engine.profile import profile
-from engine.protocol import Ack, Draw, Drawn, FencedOff, Granted, Message, Report, StepSample
+from engine.protocol import (
+    Ack,
+    Draw,
+    Drawn,
+    Failed,
+    FencedOff,
+    Granted,
+    HandedOver,
+    Message,
+    Report,
+    StepSample,
+)
 from engine.scheduler.effects import (
     Cancel,
     Connect,
@@ -55,6 +64,7 @@ class Loop:
         backend: DistAttention,
         lenders: Lenders,
         mover: Mover,
+        constrained: Constrained,
         eos_ids: Collection[int],
         to_planner: Callable[[Message], None],
         to_client: Callable[[str, Message], None],
@@ -67,7 +77,8 @@ class Loop:
         self._backend = backend
         self.lenders = lenders
         self._mover = mover
-        self._eos_ids = eos_ids
+        self._constrained = constrained
+        self._chooser = Chooser(scheduler, constrained, eos_ids)
         self._fetcher = Fetcher(backend.reads)
         self._to_planner = to_planner
         self._to_client = to_client
@@ -96,7 +107,14 @@ class Loop:
         return self._clock()
 
     def submit(self, request: Request) -> None:
-        self.scheduler.add(request)
+        if request.sampling.grammar:
+            self._constrained.prepare(request)
+        else:
+            self.scheduler.add(request)
+
+    def abort(self, request_id: str) -> None:
+        self._constrained.forget(request_id)
+        self.scheduler.abort(request_id)
 
     def step(self) -> bool:
         """Receive, schedule, run, sample, publish; False when nothing could run."""
@@ -111,11 +129,11 @@ class Loop:
         try:
             logits_NV, poisoned = self._runner.run(plan)
         except WontFit as error:
-            self.scheduler.refuse(error.sequence, str(error))
+            self.scheduler.refuse(error.sequence, str(error), "too_large")
             self._perform()
             return True
-        next_ids, scores = self._sample(plan, logits_NV)
-        self.scheduler.commit(plan, next_ids, poisoned, scores)
+        chosen = self._chooser.choose(plan, logits_NV, poisoned)
+        self.scheduler.commit(plan, *chosen, poisoned)
         self._step_s = elapsed = time.perf_counter() - began
         if not poisoned:
             self.scheduler.timed(plan, elapsed, self._clock())
@@ -136,6 +154,11 @@ class Loop:
             self._lose(*self.lenders.lost.popitem())
         for fetch in self._fetcher.arrived():
             self.scheduler.on_fetched(fetch.sequence, fetch.leaf, self._clock())
+        for request, problem in self._constrained.prepared():
+            if problem:
+                self._tell(request.request_id, Failed(request.request_id, problem, "grammar"))
+            else:
+                self.scheduler.add(request)
         self._mover.push()
         self._perform()
 
@@ -159,7 +182,11 @@ class Loop:
     def wait(self, timeout_s: float, also: Sequence[int] = ()) -> None:
         """Sleep until a pool or a file descriptor has something to say."""
         busy = self._mover.busy or self._fetcher.busy
-        self.lenders.wait(0.001 if busy else timeout_s, also)
+        self.lenders.wait(0.001 if busy else timeout_s, (*also, self._constrained.fileno()))
+
+    def close(self) -> None:
+        self._constrained.close()
+        self.lenders.close()
 
     def _take(self, instance: int, message: Message) -> None:
         if isinstance(message, Ack):
@@ -188,26 +215,6 @@ class Loop:
         for callback in self._callbacks:
             callback.on_peer_lost(instance, reason)
 
-    def _sample(self, plan: Plan, logits_NV: Tensor) -> tuple[dict[int, int], Scores]:
-        """Each sampled span's next token, and the Scores that are asked for."""
-        running = self.scheduler.running_sequence
-        sequences = [running(plan.spans[index].sequence) for index in plan.sampled]
-        rows = [Row(one.request.sampling, one.token_ids, one.num_prompt) for one in sequences]
-        tokens = sample(logits_NV[: len(rows)], rows, self._eos_ids)
-        scores = Scores({}, {})
-        for row, index in enumerate(plan.sampled):
-            num_top = rows[row].params.logprobs
-            if num_top is not None:
-                scores.answer[index] = score(logits_NV[row].numpy(force=True), tokens[row], num_top)
-        rest = iter(logits_NV[len(rows) :])
-        for one in plan.scored:
-            sampling = running(plan.spans[one.span].sequence).request.sampling
-            scores.prompt[one.span] = tuple(
-                score(next(rest).numpy(force=True), token, sampling.prompt_logprobs or 0)
-                for token in one.token_ids
-            )
-        return dict(zip(plan.sampled, tokens, strict=True)), scores
-
     def _perform(self) -> None:
         """Carry out effects until there are none; some bring new ones."""
         while effects := self.scheduler.take_effects():
@@ -221,7 +228,7 @@ class Loop:
             case ToPlanner():
                 self._to_planner(effect.message)
             case ToClient():
-                self._to_client(effect.request_id, effect.message)
+                self._tell(effect.request_id, effect.message)
             case Move():
                 self._mover.add(effect)
             case Fetch():
@@ -236,6 +243,11 @@ class Loop:
                     self.lenders.lost[effect.instance] = str(error)
             case Finish():
                 self._finish(effect)
+
+    def _tell(self, request_id: str, message: Message) -> None:
+        if isinstance(message, Report | Failed | HandedOver):
+            self._constrained.forget(request_id)
+        self._to_client(request_id, message)
 
     def _finish(self, effect: Finish) -> None:
         self._mover.cancel(effect.sequence)
@@ -254,6 +266,6 @@ class Loop:
             dict(travel.steps_by_way),
             effect.recomputed_tokens,
         )
-        self._to_client(effect.request_id, report)
+        self._tell(effect.request_id, report)
         for callback in self._callbacks:
             callback.on_request_finished(report)

@@ -149,7 +149,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
             clients.send(peer, message)
         except PeerLost:  # nobody waits for this request any more
             del owners[request_id]
-            loop.scheduler.abort(request_id)
+            loop.abort(request_id)
             return
         if isinstance(message, Report | Failed | HandedOver):
             del owners[request_id]
@@ -189,7 +189,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
                     owners[message.request.request_id] = peer
                     loop.submit(message.request)
                 case Abort():
-                    loop.scheduler.abort(message.request_id)
+                    loop.abort(message.request_id)
                 case Goodbye():
                     told_to_end = True
         for message in planner_client.receive(0.0):
@@ -203,7 +203,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
     while True:
         listen()
         if told_to_end:
-            loop.lenders.close()
+            loop.close()
             return 0
         now = time.monotonic()
         if now >= next_load:
@@ -219,7 +219,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
             to_planner(Register(place.instance, place.epoch, ""))
             for ours in (clients, planner_client):
                 ours.close()  # waits a moment for the last words
-            loop.lenders.close()
+            loop.close()
             pipe.send({"left": True})
             return 0
         try:

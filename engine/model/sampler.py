@@ -26,6 +26,8 @@ class Row(NamedTuple):
     token_ids: Sequence[int]
     """the prompt's and the answer's so far"""
     num_prompt: int
+    allowed_V: NDArray[np.bool_] | None = None
+    """tokens that may be chosen at all; None: every one"""
 
 
 def sample(logits_TV: Tensor, rows: Sequence[Row], eos_ids: Collection[int] = ()) -> list[int]:
@@ -34,7 +36,8 @@ def sample(logits_TV: Tensor, rows: Sequence[Row], eos_ids: Collection[int] = ()
     logits = logits_TV.cpu().numpy()
     tokens: list[int] = logits.argmax(-1).tolist()
     for index, (raw_V, row) in enumerate(zip(logits, rows, strict=True)):
-        logits_V = edited(raw_V, row.params, row.token_ids, row.num_prompt, eos_ids)
+        logits_V = raw_V if row.allowed_V is None else np.where(row.allowed_V, raw_V, -np.inf)
+        logits_V = edited(logits_V, row.params, row.token_ids, row.num_prompt, eos_ids)
         if row.params.temperature > 0:
             tokens[index] = _draw(logits_V, row.params, len(row.token_ids))
         elif logits_V is not raw_V:

@@ -32,8 +32,8 @@ class Clients:
             return True
         return False
 
-    def fail(self, request: Request, reason: str) -> None:
-        self._tell(request, Failed(request.request_id, reason))
+    def fail(self, request: Request, reason: str, code: str = "too_large") -> None:
+        self._tell(request, Failed(request.request_id, reason, code))
 
     def hand_over(self, request: Request) -> None:
         self._tell(request, HandedOver(request.request_id))
@@ -45,13 +45,14 @@ class Clients:
         done = min(sequence.num_computed, num_total)
         self._tell(request, Progress(request.request_id, done, num_total))
 
-    def publish(self, sequence: Sequence, score: Score | None = None) -> bool:
-        """Send the newest token; True when it was the last one."""
+    def publish(self, sequence: Sequence, score: Score | None, is_complete: bool) -> bool:
+        """Send the newest token; True when it was the last one, as it is in a complete answer."""
         name, sampling = sequence.request.request_id, sequence.request.sampling
         last, num_output = sequence.token_ids[-1], sequence.num_output
         reason = ""
         is_end = last in self._eos_ids and not sampling.ignore_eos
-        if num_output > sampling.min_tokens and (is_end or last in sampling.stop_token_ids):
+        is_end |= last in sampling.stop_token_ids
+        if is_complete or (num_output > sampling.min_tokens and is_end):
             reason = "stop"
         elif num_output >= sampling.max_tokens or len(sequence.token_ids) >= self._max_positions:
             reason = "length"

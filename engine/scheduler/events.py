@@ -16,7 +16,7 @@ class StepHeader(Header, frozen=True, kw_only=True, tag="step"):
     INPUTS: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "add": (Request,),
         "abort": (str,),
-        "refuse": (int, str),
+        "refuse": (int, str, str),
         "on_message": (int, Message, float),
         "on_offer": (BorrowOffer, float),
         "on_advice": (Message, float),
@@ -25,7 +25,7 @@ class StepHeader(Header, frozen=True, kw_only=True, tag="step"):
         "on_lost": (int, float),
         "tick": (float,),
         "schedule": (float,),
-        "commit": (Plan, dict[int, int], frozenset[int], Scores),
+        "commit": (Plan, dict[int, int], Scores, frozenset[int], frozenset[int]),
         "timed": (Plan, float, float),
         "load": (float,),
         "take_effects": (),

@@ -39,11 +39,11 @@ class Scheduler(Desk):
             if sequence.request.request_id == request_id:
                 self._stop(sequence)
 
-    def refuse(self, number: int, reason: str) -> None:
+    def refuse(self, number: int, reason: str, code: str) -> None:
         """A running sequence that cannot be computed here; the client is told why."""
         for sequence in [one for one in self.running if one.number == number]:
             self.roster.drop(sequence, final=False)
-            self.clients.fail(sequence.request, reason)
+            self.clients.fail(sequence.request, reason, code)
 
     def load(self, now: float) -> p.Load:
         """What the planner wants to know of this step."""
@@ -83,11 +83,13 @@ class Scheduler(Desk):
         self,
         plan: Plan,
         next_ids: Mapping[int, int],
-        poisoned: frozenset[int],
         scores: Scores,
+        complete: frozenset[int],
+        poisoned: frozenset[int],
     ) -> None:
         """Book a finished step; ``next_ids`` maps a sampled span's index to its token.
 
+        ``complete`` are the indexes of those whose answer ends with it, whatever the token is.
         Poisoned sequences publish nothing and run the same rows again.
         """
         by_number = {sequence.number: sequence for sequence in self.running}
@@ -110,7 +112,8 @@ class Scheduler(Desk):
                 self.admission.turns.answered(sequence.request.tenant)
                 if not sequence.targets:  # nothing passes through to creditors any more
                     self.holdings.trim(sequence, 1)
-                if self.clients.publish(sequence, scores.answer.get(index)):
+                score = scores.answer.get(index)
+                if self.clients.publish(sequence, score, index in complete):
                     self._stop(sequence)
 
     def timed(self, plan: Plan, seconds: float, now: float) -> None:

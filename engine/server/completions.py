@@ -18,6 +18,7 @@ from engine.model.tokenizer import Tokenizer
 from engine.scheduler.request_table import Entry
 from engine.server.answers import DONE, Shape, Usage, event
 from engine.server.api_keys import Tenant
+from engine.server.constraints import Constraints
 from engine.server.gateway import Gateway
 from engine.server.journal import Terms
 from engine.server.limits import NO_LIMITS, Limits
@@ -50,6 +51,7 @@ class Completions:
         self._max_positions = max_positions
         self._vocab_size = vocab_size
         self._limits = limits
+        self._constraints = Constraints(tokenizer, vocab_size=vocab_size)
 
     async def accept(self, body: ChatBody | CompletionBody, tenant: Tenant) -> Entry:
         """Check and submit; raises Problem."""
@@ -63,7 +65,8 @@ class Completions:
         if not self._gateway.ready:
             raise Problem(503, "No instance is ready yet; try again soon.", retry_after_s=2)
         prompt_ids = await asyncio.to_thread(self._encode, body)
-        sampling = self._sampling(body, len(prompt_ids))
+        grammar = await self._constraints.grammar(body)
+        sampling = self._sampling(body, len(prompt_ids), grammar)
         chat = isinstance(body, ChatBody)
         request = Request(
             request_id=f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}",
@@ -170,7 +173,7 @@ class Completions:
             ids += self._tokenizer.encode(part) if isinstance(part, str) else [part]
         return ids
 
-    def _sampling(self, body: Common, num_prompt: int) -> SamplingParams:
+    def _sampling(self, body: Common, num_prompt: int, grammar: str) -> SamplingParams:
         room = self._max_positions - num_prompt
         if room < 1:
             raise Problem(
@@ -190,6 +193,7 @@ class Completions:
             top_k=max(body.top_k or 0, 0),
             seed=seed % (1 << 48),
             ignore_eos=body.ignore_eos,
+            grammar=grammar,
         )
 
     def _usage(self, entry: Entry) -> Usage:

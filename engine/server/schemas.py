@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.server.api_keys import MAX_PRIORITY
+from engine.server.structured import ResponseFormat, StructuredOutputs
 
 Tokens = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(max_length=1 << 24)]
 
@@ -20,7 +21,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (None, 0, 0.0),
     "tools": (None, []),
     "functions": (None, []),
-    "response_format": (None, {"type": "text"}),
+    **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar"), (None,)),
 }
 """parameters that would change the answer and are not there yet, with the values that would not"""
 
@@ -48,6 +49,8 @@ class Common(BaseModel):
     priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
     return_token_ids: bool = False
     cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -65,7 +68,14 @@ class Common(BaseModel):
                 raise ValueError(f"{name}={value!r} is not supported yet; leave it out")
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is only allowed when stream is true")
+        if self.response_format is not None and self.structured_outputs is not None:
+            raise ValueError("give response_format or structured_outputs, not both")
         return self
+
+    @property
+    def wanted(self) -> ResponseFormat | StructuredOutputs | None:
+        """What the answer is to be like."""
+        return self.response_format or self.structured_outputs
 
     @property
     def stops(self) -> list[str]:

@@ -201,7 +201,8 @@ class SimStep(Party):
             self.world.notes["wrong_reads"] += 1
             self.world.violation(f"{self.name}: {what}")
         next_ids = self._model.run(reading.plan, poisoned)
-        self.scheduler.commit(reading.plan, next_ids, poisoned, NO_SCORES)
+        nobody = frozenset[int]()
+        self.scheduler.commit(reading.plan, next_ids, NO_SCORES, nobody, poisoned)
         self.scheduler.timed(reading.plan, STEP_S, self.clock())
         self._perform()
         self._turn_soon(0.0)

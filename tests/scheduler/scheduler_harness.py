@@ -246,7 +246,7 @@ class Instance:
             if index in plan.sampled:
                 is_wrong = span.sequence in poisoned
                 next_ids[index] = EOS if is_wrong else next_token(sequence.token_ids)
-        self.scheduler.commit(plan, next_ids, frozenset(poisoned), NO_SCORES)
+        self.scheduler.commit(plan, next_ids, NO_SCORES, frozenset(), frozenset(poisoned))
         self.perform()
         return True
 

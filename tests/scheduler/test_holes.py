@@ -148,7 +148,8 @@ class Alone:
         assert plan.token_ids == tuple(self.sequence.token_ids[rows[0] : end])
         assert bool(plan.sampled) == (end == len(self.sequence.token_ids))
         next_ids = dict.fromkeys(plan.sampled, 5)
-        self.scheduler.commit(plan, next_ids, frozenset({1} if poisoned else ()), NO_SCORES)
+        poison = frozenset({1} if poisoned else ())
+        self.scheduler.commit(plan, next_ids, NO_SCORES, frozenset(), poison)
         self.scheduler.roster.check()
         if poisoned:
             return []

@@ -34,8 +34,8 @@ POSITIONS = 1024
 BLOCK_TOKENS = 8
 
 
-def make_chatting_checkpoint(path: Path) -> Path:
-    make_tiny_checkpoint(path, max_positions=POSITIONS)
+def make_chatting_checkpoint(path: Path, **overrides: Any) -> Path:
+    make_tiny_checkpoint(path, **{"max_positions": POSITIONS} | overrides)
     (path / "chat_template.jinja").write_text(TEMPLATE)
     return path
 

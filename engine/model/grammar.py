@@ -1,0 +1,125 @@
+"""Grammars: which tokens may come next in an answer that must match one. Over llguidance.
+
+A grammar travels as text (``SamplingParams.grammar``). Its Matcher is a function of that text and
+of the answer's tokens, so it is made anew wherever a request is sent again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from threading import Lock
+
+import numpy as np
+import tokenizers
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from numpy.typing import NDArray
+
+from engine.errors import GrammarError
+from engine.model.tokenizer import Tokenizer
+
+END = "<|end of grammar|>"
+"""stands for the end-of-sequence token of a model that has none"""
+NUM_KEPT = 32
+"""compiled grammars that are kept for requests to come"""
+
+
+class Matcher:
+    """How far one answer has got in its grammar."""
+
+    def __init__(self, matcher: LLMatcher, vocab_size: int, stop_ids: Sequence[int]) -> None:
+        """``stop_ids`` may not be chosen: end-of-sequence tokens that the request ignores."""
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+        self._stop_ids = [token for token in stop_ids if token < vocab_size]
+
+    def read(self, answer_ids: Sequence[int]) -> None:
+        """The tokens that there are already; raises GrammarError when they do not match."""
+        self._matcher.consume_tokens(list(answer_ids))
+        self._check()
+
+    def take(self, token: int) -> bool:
+        """The answer's next token; True when nothing may follow it."""
+        self._matcher.consume_token(token)
+        return bool(self._matcher.is_stopped())
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Bools ``[V]``: tokens that may come next, the end of the sequence where it may end.
+
+        Raises GrammarError when there is none, or when finding them is too much work.
+        """
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._check()
+        allowed_V = np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
+        allowed_V[self._stop_ids] = False
+        if not allowed_V.any():
+            raise GrammarError("no token of this model continues the answer as its grammar wants")
+        return allowed_V
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise GrammarError(_one_sentence(self._matcher.get_error()))
+
+
+class Compiler:
+    """Makes matchers; the tokenizer is prepared for them when the first one is wanted.
+
+    Calls may come from any thread. What takes long, compiling, lets other threads run; only the
+    preparation does not, half a second for 50,000 tokens.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Callable[[], Tokenizer | None],
+        *,
+        vocab_size: int,
+        eos_ids: Collection[int] = (),
+    ) -> None:
+        """``vocab_size`` is that of the logits."""
+        self._load = tokenizer
+        self._vocab_size = vocab_size
+        self._eos_ids = list(eos_ids)
+        self._tokenizer: LLTokenizer | None = None
+        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._lock = Lock()
+
+    def matcher(self, grammar: str, *, ignore_eos: bool = False) -> Matcher:
+        """At the beginning of an answer; raises GrammarError with the library's reason."""
+        with self._lock:
+            if self._tokenizer is None:
+                self._tokenizer = _prepared(self._load(), self._eos_ids)
+            compiled = self._compiled.pop(grammar, None)
+            if compiled is None:
+                limits = LLParserLimits(verbose_errors=False)
+                compiled = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
+                if compiled.is_error():
+                    raise GrammarError(_one_sentence(compiled.get_error()))
+            self._compiled[grammar] = compiled
+            if len(self._compiled) > NUM_KEPT:
+                self._compiled.popitem(last=False)
+            stop_ids = self._eos_ids if ignore_eos else ()
+            return Matcher(compiled.deep_copy(), self._vocab_size, stop_ids)
+
+
+def _prepared(tokenizer: Tokenizer | None, eos_ids: list[int]) -> LLTokenizer:
+    if tokenizer is None:
+        raise GrammarError("this model has no tokenizer.json, which constrained answers need")
+    backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    if not eos_ids:
+        backend.add_special_tokens([END])
+        eos_ids = [backend.get_vocab_size() - 1]
+    try:
+        return LLTokenizer(backend.to_str(), eos_token=eos_ids)
+    except ValueError as error:
+        raise GrammarError(
+            f"this model's tokenizer cannot be used for constrained answers: {_one_sentence(error)}"
+        ) from error
+
+
+def _one_sentence(reason: object) -> str:
+    """The library draws pictures below its reasons."""
+    lines = [line.strip() for line in str(reason).splitlines()]
+    said = [line for line in lines if line and not line.startswith("<") and "|" not in line]
+    return "; ".join(said[:3])[:400]
