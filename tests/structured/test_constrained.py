@@ -50,9 +50,7 @@ def test_json_that_ends_is_valid(llm, schema, seed):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 5.0])
-@pytest.mark.parametrize(
-    "regex", ["(yes|no)", r"[a-f]{3}-\d{2,5}", "a*b+c?", "[а-я]😀", "x[^z]+z"]
-)
+@pytest.mark.parametrize("regex", ["(yes|no)", r"[a-f]{3}-\d{2,5}", "a*b+c?", "[а-я]😀", "x[^z]+z"])
 def test_a_regex_is_matched_as_a_whole(llm, regex, temperature):
     ended = [
         answer.text
