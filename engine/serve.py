@@ -8,7 +8,8 @@ from pathlib import Path
 from engine.comm.auth import KEY_VARIABLE, read_key
 from engine.config import Config
 from engine.errors import ConfigError
-from engine.model.checkpoint import describe, load_tokenizer
+from engine.model.checkpoint import describe, end_ids, load_tokenizer
+from engine.model.generation import GenerationDefaults, generation_defaults
 from engine.server.api_keys import ApiKeys
 from engine.world import World
 
@@ -51,6 +52,7 @@ class Serve:
         from engine.server.gateway import Gateway
         from engine.server.limits import Limits
         from engine.server.metrics import Metrics
+        from engine.server.teller import Teller
 
         config, wanted = self.config, self.config.serve
         shape = describe(config.model.path, library=config.model.library).shape
@@ -58,6 +60,9 @@ class Serve:
         if tokenizer is None:
             raise ConfigError(f"model {config.model.path!r} has no tokenizer.json")
         model = wanted.model_name or config.model.path
+        defaults = GenerationDefaults()
+        if wanted.generation_config == "auto":
+            defaults = generation_defaults(config.model.path)
         metrics = Metrics(model)
         gateway = Gateway(
             planner,
@@ -73,18 +78,22 @@ class Serve:
             model=model,
             max_positions=shape.max_positions,
             vocab_size=shape.vocab_size,
+            defaults=defaults,
             limits=Limits(
                 max_queued_requests=wanted.max_queued_requests,
                 max_queued_tokens=wanted.max_queued_tokens,
             ),
         )
+        eos_ids = end_ids(config.model.path)
         app = build_app(
             gateway,
             completions,
+            Teller(gateway, tokenizer, model=model, eos_ids=eos_ids),
             metrics,
             model=model,
             max_positions=shape.max_positions,
             max_body_bytes=wanted.max_body_bytes,
+            tokenizer=tokenizer,
             keys=self.keys,
         )
         host, port = self.listener.getsockname()[:2]

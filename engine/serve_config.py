@@ -1,6 +1,7 @@
 """What ``lendkv serve`` offers over HTTP: the part ``serve`` of the configuration tree."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 MASK = "***"
 
@@ -15,6 +16,9 @@ class ServeConfig:
     model_name: str = ""
     """what clients call the model; its path where empty"""
     max_body_bytes: int = 16 << 20
+    generation_config: Literal["auto", "vllm"] = "auto"
+    """what a request that does not say it is sampled with: auto takes it from the model's
+    generation_config.json; vllm is plain, temperature 1"""
     max_queued_requests: int = 1024
     """accepted and not begun at any instance; more are answered 503; 0: any number"""
     max_queued_tokens: int = 0

@@ -29,14 +29,14 @@ class ChatTemplate:
             raise CheckpointError(f"the checkpoint's chat template is invalid: {error}") from error
         self._special_tokens = dict(special_tokens)
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def render(self, messages: Sequence[Mapping[str, Any]], *, begins_answer: bool = True) -> str:
         """The conversation as text, up to where the assistant answers.
 
         Raises ValueError when the template refuses the messages (roles, order, missing content).
         """
         try:
             return self._template.render(
-                messages=messages, add_generation_prompt=True, **self._special_tokens
+                messages=messages, add_generation_prompt=begins_answer, **self._special_tokens
             )
         except (jinja2.TemplateError, TypeError, KeyError) as error:
             raise ValueError(f"the chat template refuses these messages: {error}") from error

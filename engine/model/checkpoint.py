@@ -99,6 +99,11 @@ def describe(path_or_name: str, *, library: str = "lendkv") -> LlamaConfig | Tra
     return _source(path_or_name).config
 
 
+def end_ids(path_or_name: str) -> tuple[int, ...]:
+    """The tokens that end an answer."""
+    return _source(path_or_name).eos_ids
+
+
 def load_tokenizer(path_or_name: str, *, library: str = "lendkv") -> Tokenizer | None:
     """The tokenizer alone, without torch; None when the folder has no tokenizer.json."""
     if library == "transformers":

@@ -33,7 +33,7 @@ def edited(
     if params.allowed_token_ids:
         others = np.ones(len(logits_V), bool)
         others[list(params.allowed_token_ids)] = False
-        logits_V[others] = -np.inf
+        _forbid(logits_V, np.flatnonzero(others))
     _forbid(logits_V, [word[-1] for word in params.bad_words if _would_end(output_ids, word)])
     if is_early:
         _forbid(logits_V, [*eos_ids, *params.stop_token_ids])
@@ -62,9 +62,9 @@ def _changes(params: SamplingParams) -> bool:
     )
 
 
-def _forbid(logits_V: Logits, ids: Sequence[int]) -> None:
+def _forbid(logits_V: Logits, ids: Sequence[int] | NDArray[np.int64]) -> None:
     """Unless nothing would be left to choose."""
-    if not ids:
+    if not len(ids):
         return
     kept = logits_V[ids]
     logits_V[ids] = -np.inf

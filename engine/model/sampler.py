@@ -16,6 +16,8 @@ from torch import Tensor
 from engine.core import SamplingParams
 from engine.model.logit_edits import edited
 
+LOWEST_TEMPERATURE = 1e-5
+"""below it only the likeliest would ever be drawn"""
 _MASK = (1 << 64) - 1
 
 
@@ -38,7 +40,7 @@ def sample(logits_TV: Tensor, rows: Sequence[Row], eos_ids: Collection[int] = ()
     for index, (raw_V, row) in enumerate(zip(logits, rows, strict=True)):
         logits_V = raw_V if row.allowed_V is None else np.where(row.allowed_V, raw_V, -np.inf)
         logits_V = edited(logits_V, row.params, row.token_ids, row.num_prompt, eos_ids)
-        if row.params.temperature > 0:
+        if row.params.temperature >= LOWEST_TEMPERATURE:
             tokens[index] = _draw(logits_V, row.params, len(row.token_ids))
         elif logits_V is not raw_V:
             tokens[index] = int(logits_V.argmax())

@@ -19,8 +19,15 @@ REPLACEMENT = "\ufffd"
 class Tokenizer:
     """The tokenizer of one checkpoint."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, template: ChatTemplate | None) -> None:
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        template: ChatTemplate | None,
+        info: Mapping[str, Any] | None = None,
+    ) -> None:
+        """``info``: what clients who make their own prompts want to know (see ``_info``)."""
         self.backend, self.template = backend, template
+        self.info = dict(info or {})
 
     @classmethod
     def from_huggingface(cls, folder: Path) -> Tokenizer | None:
@@ -42,7 +49,8 @@ class Tokenizer:
         if (folder / "chat_template.jinja").exists():
             source = (folder / "chat_template.jinja").read_text(encoding="utf-8")
         special = {key: _content(v) for key, v in settings.items() if key.endswith("_token")}
-        return cls(backend, ChatTemplate(source, special) if source else None)
+        template = ChatTemplate(source, special) if source else None
+        return cls(backend, template, _info(settings.get("tokenizer_class"), special, source))
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:
@@ -54,7 +62,8 @@ class Tokenizer:
             if f"tokenizer.ggml.{name}_token_id" in metadata
         }
         source = metadata.get("tokenizer.chat_template")
-        return cls(backend, ChatTemplate(source, special) if source else None)
+        template = ChatTemplate(source, special) if source else None
+        return cls(backend, template, _info(None, special, source))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a prompt, with the tokens that the model puts before one (BOS), if any."""
@@ -113,6 +122,16 @@ class TextStream:
         piece = self._tokenizer.decode(self._ids)[self._num_sent :]
         self._num_sent += len(piece)
         return piece
+
+
+def _info(kind: Any, special: Mapping[str, Any], template: Any) -> dict[str, Any]:
+    """The keys of tokenizer_config.json that evaluation tools ask a server for."""
+    return {
+        "tokenizer_class": kind or "PreTrainedTokenizerFast",
+        **{name: special.get(name) for name in ("bos_token", "eos_token", "pad_token")},
+        **special,
+        "chat_template": template,
+    }
 
 
 def _content(token: Any) -> Any:

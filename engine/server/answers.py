@@ -22,9 +22,21 @@ class Usage:
         }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """What is told of one choice at once: some of it, or all."""
+
+    text: str = ""
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    """the stop string or stop token that ended it, as vLLM says it"""
+    token_ids: Sequence[int] = ()
+    logprobs: dict[str, Any] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One request's answers: chat or plain completion.
+    """One choice's answers: chat or plain completion.
 
     With ``prompt_ids`` they carry token ids, in vLLM's places: ``token_ids`` in each choice, and
     once ``prompt_token_ids``, beside the choices of a chat and in the choice of a completion.
@@ -35,36 +47,31 @@ class Shape:
     created: int
     chat: bool
     prompt_ids: Sequence[int] | None = None
+    index: int = 0
 
-    def whole(
-        self, text: str, finish_reason: str, usage: Usage, token_ids: Sequence[int] = ()
-    ) -> dict[str, Any]:
-        choice: dict[str, Any] = {"index": 0, "finish_reason": finish_reason, "logprobs": None}
+    def whole(self, piece: Piece, prompt_logprobs: list[Any] | None = None) -> dict[str, Any]:
+        choice = self._choice(piece)
         if self.chat:
-            choice["message"] = {"role": "assistant", "content": text}
+            choice["message"] = {"role": "assistant", "content": piece.text}
         else:
-            choice["text"] = text
+            choice["text"] = piece.text
         kind = "chat.completion" if self.chat else "text_completion"
-        return self._body(kind, choice, token_ids, first=True) | {"usage": usage.body()}
+        body = self._body(kind, choice, piece.token_ids, first=True)
+        if prompt_logprobs is not None:
+            (body if self.chat else choice)["prompt_logprobs"] = prompt_logprobs
+        return body
 
-    def chunk(
-        self,
-        text: str | None,
-        finish_reason: str | None = None,
-        *,
-        first: bool = False,
-        token_ids: Sequence[int] = (),
-    ) -> dict[str, Any]:
+    def chunk(self, piece: Piece, *, first: bool = False) -> dict[str, Any]:
         """A piece of the answer; the first chat chunk names the role."""
-        choice: dict[str, Any] = {"index": 0, "finish_reason": finish_reason, "logprobs": None}
+        choice = self._choice(piece)
         if self.chat:
             delta: dict[str, str] = {"role": "assistant", "content": ""} if first else {}
-            if text:
-                delta["content"] = text
+            if piece.text:
+                delta["content"] = piece.text
             choice["delta"] = delta
         else:
-            choice["text"] = text or ""
-        return self._body(self._chunk_kind, choice, token_ids, first=first)
+            choice["text"] = piece.text
+        return self._body(self._chunk_kind, choice, piece.token_ids, first=first)
 
     def usage_chunk(self, usage: Usage) -> dict[str, Any]:
         """The last chunk when usage was asked for: no choices."""
@@ -73,6 +80,14 @@ class Shape:
     @property
     def _chunk_kind(self) -> str:
         return "chat.completion.chunk" if self.chat else "text_completion"
+
+    def _choice(self, piece: Piece) -> dict[str, Any]:
+        return {
+            "index": self.index,
+            "finish_reason": piece.finish_reason,
+            "stop_reason": piece.stop_reason,
+            "logprobs": piece.logprobs,
+        }
 
     def _body(
         self, kind: str, choice: dict[str, Any], token_ids: Sequence[int], *, first: bool

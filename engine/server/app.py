@@ -17,26 +17,32 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine import __version__
+from engine.model.tokenizer import Tokenizer
 from engine.protocol import Member
-from engine.scheduler.request_table import Entry
 from engine.server.api_keys import NO_KEYS, ApiKeys
 from engine.server.auth import Auth
+from engine.server.choices import BETWEEN, Choices, name_of
 from engine.server.completions import Completions
 from engine.server.gateway import Gateway
 from engine.server.metrics import Metrics
 from engine.server.page import build_router
 from engine.server.problems import Problem, error_body
+from engine.server.request_ids import id_of
 from engine.server.schemas import ChatBody, CompletionBody
+from engine.server.teller import Teller
+from engine.server.tokenize import add_tokenize_routes
 
 
 def build_app(
     gateway: Gateway,
     completions: Completions,
+    teller: Teller,
     metrics: Metrics,
     *,
     model: str,
     max_positions: int,
     max_body_bytes: int,
+    tokenizer: Tokenizer,
     keys: ApiKeys = NO_KEYS,
 ) -> FastAPI:
     """The application; the gateway is pumped while it lives."""
@@ -65,7 +71,8 @@ def build_app(
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first: dict[str, Any] = dict(error.errors()[0])
         where = ".".join(str(part) for part in first["loc"] if part != "body")
-        text = f"{where}: {first['msg']}" if where else str(first["msg"])
+        said = str(first["msg"]).removeprefix("Value error, ")
+        text = f"{where}: {said}" if where else said
         return JSONResponse(error_body(400, text, param=where or None), 400)
 
     @app.exception_handler(HTTPException)
@@ -77,22 +84,27 @@ def build_app(
     ) -> Response:
         if last_event_id and body.stream:
             return resume(last_event_id)
-        entry = await completions.accept(body, request.state.tenant)
+        request_id = id_of(request, body)
+        choices = await completions.accept(body, request.state.tenant, request_id)
+        headers = {"X-Request-Id": choices.request_id.partition("-")[2]}
         if not body.stream:
-            return JSONResponse(await completions.whole(entry, request.is_disconnected))
-        await completions.first_token(entry, request.is_disconnected)
-        return events(entry)
+            whole = await teller.whole(choices, request.is_disconnected)
+            return JSONResponse(whole, headers=headers)
+        await teller.first_token(choices, request.is_disconnected)
+        return events(choices, headers=headers)
 
     def resume(last_event_id: str) -> Response:
         name, _, told = last_event_id.rpartition(":")
+        if name_of(name, 0, 2) in gateway.table.entries or BETWEEN in name:
+            text = "A stream of several choices cannot be resumed; send the request again."
+            raise Problem(400, text)
         entry = gateway.table.entries.get(name)
         if entry is None or not re.fullmatch("-1|[0-9]{1,12}", told):
             raise Problem(404, f"There is no stream to resume at {last_event_id!r}.")
-        return events(entry, int(told))
+        return events(Choices(name, [entry]), int(told))
 
-    def events(entry: Entry, told: int = -1) -> Response:
-        attended = gateway.attend(entry.request.request_id)
-        return _Events(completions.stream(entry, told), attended)
+    def events(choices: Choices, told: int = -1, headers: dict[str, str] | None = None) -> Response:
+        return _Events(teller.stream(choices, told), teller.attend(choices), headers or {})
 
     @app.post("/v1/chat/completions")
     async def chat_completions(
@@ -135,6 +147,8 @@ def build_app(
         """Instances, loans as both sides know them, requests and where their contexts lie."""
         return gateway.overview()
 
+    add_tokenize_routes(app, completions, tokenizer, max_positions=max_positions)
+
     @app.get("/version")
     async def version() -> dict[str, str]:
         return {"version": __version__}
@@ -170,9 +184,12 @@ class _Events(StreamingResponse):
     """A stream that is attended until it is told, or its client is gone before it began."""
 
     def __init__(
-        self, chunks: AsyncIterator[str], attended: contextlib.AbstractContextManager[None]
+        self,
+        chunks: AsyncIterator[str],
+        attended: contextlib.AbstractContextManager[None],
+        headers: dict[str, str],
     ) -> None:
-        headers = {"Cache-Control": "no-cache"}
+        headers = {"Cache-Control": "no-cache", **headers}
         super().__init__(chunks, media_type="text/event-stream", headers=headers)
         self._attended = attended
 

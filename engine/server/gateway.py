@@ -136,6 +136,11 @@ class Gateway:
                 del self._attending[request_id]
                 self.cancel(request_id)
 
+    def is_busy(self, request_id: str) -> bool:
+        """A request of this id runs, or somebody is still told its answer."""
+        entry = self.table.entries.get(request_id)
+        return (entry is not None and not entry.done) or bool(self._attending[request_id])
+
     def cancel(self, request_id: str) -> None:
         self.table.cancel(request_id, time.monotonic())
         self._pump(time.monotonic())

@@ -22,8 +22,19 @@ class Terms(Struct, frozen=True, array_like=True):
     stops: list[str] = []
     usage: bool = False
     token_ids: bool = False
+    index: int = 0
     choices: int = 1
-    """of the same answer; each is a request"""
+    """which of how many choices of the same answer it is; each is a request"""
+    logprobs: int | None = None
+    """so many of the likeliest tokens are told with each; None: no logprobs"""
+    prompt_logprobs: int | None = None
+    echo: str | None = None
+    """the prompt's text, which begins the answer"""
+    no_answer: bool = False
+    """only the prompt is wanted: the token that comes is not told"""
+    keep_stop: bool = False
+    token_names: bool = False
+    """tokens are called by their ids"""
 
 
 class Accepted(Struct, tag=True, frozen=True, array_like=True):

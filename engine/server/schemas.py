@@ -2,23 +2,35 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from engine.server.api_keys import MAX_PRIORITY
 from engine.server.structured import ResponseFormat, StructuredOutputs
 
-Tokens = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(max_length=1 << 24)]
+MAX_LOGPROBS = 20
+MAX_N, MAX_CHOICES = 64, 1024
+"""choices of a prompt, and of all prompts of a request"""
+MAX_STOPS, MAX_STOP_LENGTH = 64, 1024
+MAX_IDS = 1024
+"""tokens that one parameter may name"""
+MAX_PROMPT = 1 << 24
+
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+FewIds = Annotated[list[TokenId], Field(max_length=MAX_IDS)]
+Word = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
+Stop = Annotated[str, Field(max_length=MAX_STOP_LENGTH)]
+NumLogprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+REQUEST_ID = "[A-Za-z0-9._:-]{1,128}"
+RequestId = Annotated[str, Field(pattern=f"^{REQUEST_ID}$")]
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "n": (None, 1),
     "best_of": (None, 1),
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
-    "echo": (None, False),
     "suffix": (None, ""),
-    "logit_bias": (None, {}),
-    "presence_penalty": (None, 0, 0.0),
-    "frequency_penalty": (None, 0, 0.0),
+    "skip_special_tokens": (None, True),
+    "truncate_prompt_tokens": (None,),
+    "use_beam_search": (None, False),
     "tools": (None, []),
     "functions": (None, []),
     **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar"), (None,)),
@@ -40,12 +52,26 @@ class Common(BaseModel):
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
+    n: Annotated[int, Field(ge=1, le=MAX_N)] = 1
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, lt=1 << 31)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=MAX_IDS)] = {}
+    allowed_token_ids: Annotated[list[TokenId], Field(max_length=1 << 18)] = []
+    bad_words: Annotated[list[Word], Field(max_length=MAX_STOPS)] = []
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    stop_token_ids: FewIds = []
+    include_stop_str_in_output: bool = False
     ignore_eos: bool = False
+    prompt_logprobs: NumLogprobs | None = None
+    return_tokens_as_token_ids: bool = False
+    request_id: RequestId | None = None
     priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
     return_token_ids: bool = False
     cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
@@ -68,9 +94,20 @@ class Common(BaseModel):
                 raise ValueError(f"{name}={value!r} is not supported yet; leave it out")
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is only allowed when stream is true")
+        if self.prompt_logprobs is not None and self.stream:
+            raise ValueError("prompt_logprobs is only allowed when stream is false")
         if self.response_format is not None and self.structured_outputs is not None:
             raise ValueError("give response_format or structured_outputs, not both")
         return self
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many of the likeliest tokens are wanted at each of the answer's."""
+        raise NotImplementedError
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        return self.prompt_logprobs
 
     @property
     def wanted(self) -> ResponseFormat | StructuredOutputs | None:
@@ -103,7 +140,66 @@ class ChatMessage(BaseModel):
 
 class ChatBody(Common):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1 << 16)]
+    logprobs: bool = False
+    top_logprobs: NumLogprobs = 0
+
+    @model_validator(mode="after")
+    def _top_of_logprobs(self) -> "ChatBody":
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs is only allowed when logprobs is true")
+        if (self.model_extra or {}).get("echo"):
+            raise ValueError("echo is for /v1/completions; leave it out")
+        return self
+
+    @property
+    def num_logprobs(self) -> int | None:
+        return self.top_logprobs if self.logprobs else None
+
+
+def _as_prompts(value: Any) -> list[str | list[int]]:
+    """One prompt or several; texts, or lists of token ids."""
+    several = [value] if isinstance(value, str) or _are_ids(value) else value
+    if not isinstance(several, list) or not all(
+        isinstance(one, str) or _are_ids(one) for one in several
+    ):
+        raise ValueError("a text, a list of token ids, or a list of these is wanted")
+    if len(several) > MAX_CHOICES:
+        raise ValueError(f"{len(several)} prompts are too many; at most {MAX_CHOICES} are taken")
+    return several
+
+
+def _are_ids(value: Any) -> bool:
+    is_list = isinstance(value, list) and 0 < len(value) <= MAX_PROMPT
+    return is_list and all(type(one) is int and 0 <= one < 1 << 31 for one in value)
 
 
 class CompletionBody(Common):
-    prompt: str | Tokens | Annotated[list[str], Field(min_length=1, max_length=1)]
+    prompt: Annotated[
+        list[str | list[int]],
+        Field(min_length=1),
+        BeforeValidator(_as_prompts, json_schema_input_type=str | list[int | str | list[int]]),
+    ]
+    max_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
+    logprobs: NumLogprobs | None = None
+    echo: bool = False
+
+    @model_validator(mode="after")
+    def _all_choices(self) -> "CompletionBody":
+        if len(self.prompt) * self.n > MAX_CHOICES:
+            raise ValueError(
+                f"{len(self.prompt)} prompts with n={self.n} are more than {MAX_CHOICES} choices"
+            )
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens=0 is only allowed with echo")
+        return self
+
+    @property
+    def num_logprobs(self) -> int | None:
+        return self.logprobs
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """Those of the prompt are also part of what is echoed."""
+        echoed = self.logprobs if self.echo else None
+        wanted = [one for one in (echoed, self.prompt_logprobs) if one is not None]
+        return max(wanted, default=None)

@@ -4,22 +4,27 @@ from collections.abc import Sequence
 
 
 class StopFilter:
-    """``push`` text, send what it returns; ``stopped`` once a stop string was seen."""
+    """``push`` text, send what it returns; ``stopped`` once a stop string was seen: ``found``."""
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, keep: bool = False) -> None:
+        """``keep``: the stop itself is sent as well, once it is whole."""
         self._stops = tuple(stops)
+        self._keep = keep
         self._held = ""
         self.stopped = False
+        self.found: str | None = None
 
     def push(self, text: str) -> str:
         """What may be sent now; the end that could be a stop's beginning is held back."""
         if self.stopped:
             return ""
         self._held += text
-        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        found = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
             self.stopped = True
-            sent, self._held = self._held[: min(found)], ""
+            at, self.found = min(found)
+            end = at + len(self.found) if self._keep else at
+            sent, self._held = self._held[:end], ""
             return sent
         keep = max((self._overlap(stop) for stop in self._stops), default=0)
         cut = len(self._held) - keep

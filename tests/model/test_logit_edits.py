@@ -19,9 +19,12 @@ penalty = st.floats(-2, 2)
 params = st.builds(
     SamplingParams,
     min_tokens=st.integers(0, 5),
-    repetition_penalty=st.floats(0.1, 3),
+    repetition_penalty=st.floats(0.01, 100),
     presence_penalty=penalty,
     frequency_penalty=penalty,
+    top_p=st.floats(1e-300, 1),
+    min_p=st.floats(0, 1),
+    top_k=st.integers(0, 1 << 31),
     logit_bias=st.lists(st.tuples(token, st.floats(-100, 100)), max_size=3).map(tuple),
     stop_token_ids=st.lists(token, max_size=2).map(tuple),
     allowed_token_ids=st.lists(token, max_size=9).map(tuple),
@@ -66,7 +69,7 @@ def test_edits_are_those_of_a_plain_calculation(wanted, seed, prompt, answer):
     )
 
 
-@given(params, st.floats(0, 2), st.integers(0, 1 << 30), tokens.filter(bool), tokens)
+@given(params, st.floats(0, 100), st.integers(0, 1 << 30), tokens.filter(bool), tokens)
 def test_a_choice_depends_on_its_own_row_only(wanted, temperature, seed, prompt, answer):
     """Also where every token but the forbidden ones is gone."""
     logits = torch.from_numpy(np.random.default_rng(seed).normal(size=(3, VOCAB)))

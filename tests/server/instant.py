@@ -5,17 +5,24 @@ from collections import Counter
 
 from served import byte_tokenizer, httpx
 
+from engine.core import Score
 from engine.model.chat import ChatTemplate
 from engine.model.tokenizer import Tokenizer
-from engine.protocol import Member, Submit, Tokens
+from engine.protocol import Member, PromptScores, Submit, Tokens
 from engine.scheduler.request_table import RequestTable
 from engine.server.app import build_app
 from engine.server.completions import Completions
 from engine.server.gateway import Gateway
 from engine.server.limits import NO_LIMITS
 from engine.server.metrics import Metrics
+from engine.server.teller import Teller
 
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ m.name }}\n{% endfor %}"
+
+
+def score(token, num_top):
+    """A Score that tells whose it is."""
+    return Score(-token / 8, 3, tuple((250 - n, -n / 8) for n in range(num_top)))
 
 
 class InstantGateway(Gateway):
@@ -35,21 +42,36 @@ class InstantGateway(Gateway):
             attempt = effect.message.request
             assert attempt.sampling.max_tokens > 0
             ids = [65, 250, 66][: attempt.sampling.max_tokens]
-            self.table.on_message(Tokens(attempt.request_id, 0, ids, "length"), 0.0)
+            name, sampling = attempt.request_id, attempt.sampling
+            if sampling.prompt_logprobs is not None:
+                scores = [
+                    score(token, sampling.prompt_logprobs) for token in request.prompt_ids[1:]
+                ]
+                self.table.on_message(PromptScores(name, 0, scores), 0.0)
+            scores = [score(token, sampling.logprobs or 0) for token in ids]
+            scores = scores if sampling.logprobs is not None else []
+            self.table.on_message(Tokens(name, 0, ids, "length", scores), 0.0)
         return entry
 
     def _pump(self, now):
         self.table.take_effects()
 
 
-def build(gateway=None, limits=NO_LIMITS, **options):
+def build(gateway=None, limits=NO_LIMITS, defaults=None, **options):
     tokenizer = Tokenizer(byte_tokenizer(), ChatTemplate(TEMPLATE, {}))
     gateway = gateway or InstantGateway()
     completions = Completions(
-        gateway, tokenizer, model="tiny", max_positions=40, vocab_size=256, limits=limits
+        gateway,
+        tokenizer,
+        model="tiny",
+        max_positions=40,
+        vocab_size=256,
+        limits=limits,
+        defaults=defaults,
     )
     options = {"model": "tiny", "max_positions": 40, "max_body_bytes": 4000} | options
-    return build_app(gateway, completions, Metrics("tiny"), **options)
+    teller = Teller(gateway, tokenizer, model="tiny")
+    return build_app(gateway, completions, teller, Metrics("tiny"), tokenizer=tokenizer, **options)
 
 
 def send(app, method, path, content=b"", headers=None):

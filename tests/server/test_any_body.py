@@ -48,7 +48,7 @@ message = st.one_of(
 PLAUSIBLE = {
     "model": st.just("tiny") | value,
     "messages": st.lists(message, max_size=3) | value,
-    "prompt": text | st.lists(st.integers(-1, 300), max_size=45) | value,
+    "prompt": text | st.lists(text | st.lists(st.integers(-1, 300), max_size=45)) | value,
     "stream": st.booleans() | value,
     "stream_options": st.just({}) | st.just({"include_usage": True}) | value,
     "stop": text | st.lists(text, max_size=3) | value,
@@ -56,7 +56,18 @@ PLAUSIBLE = {
         ("max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "seed"),
         number | value,
     ),
-    **dict.fromkeys(("n", "logprobs", "echo", "logit_bias", "tools", "response_format"), value),
+    **dict.fromkeys(
+        ("min_p", "min_tokens", "top_logprobs", "prompt_logprobs", "presence_penalty"),
+        st.integers(0, 3) | st.floats(-3, 3) | value,
+    ),
+    "n": st.integers(-1, 5) | number | value,
+    "logprobs": st.booleans() | st.integers(-1, 25) | value,
+    "logit_bias": st.dictionaries(st.integers(-1, 300).map(str), st.floats(-101, 101), max_size=2),
+    **dict.fromkeys(("stop_token_ids", "allowed_token_ids"), st.lists(st.integers(0, 300)) | value),
+    **dict.fromkeys(("echo", "ignore_eos", "include_stop_str_in_output"), st.booleans() | value),
+    "bad_words": st.lists(text, max_size=2) | value,
+    "request_id": text | value,
+    **dict.fromkeys(("repetition_penalty", "tools", "response_format"), value),
 }
 body = st.fixed_dictionaries(
     {
@@ -102,3 +113,67 @@ def test_what_is_right_is_answered(app, path, stream):
     answer = send(app, "POST", path, json.dumps(body).encode())
     assert answer.status_code == 200, answer.text
     assert answer.text.endswith("data: [DONE]\n\n") is stream
+
+
+HUGE = {
+    "n": [0, -1, 65, 10**9, 1.5, "two"],
+    "temperature": [-0.1, float("nan"), float("inf"), 1e308],
+    "top_p": [0, -1, 1.1, float("nan")],
+    "min_p": [-0.1, 1.1, float("nan")],
+    "presence_penalty": [2.1, float("-inf"), float("nan")],
+    "repetition_penalty": [0, -1, float("inf")],
+    "stop": [["x"] * 10_000, "x" * 10_000, [1]],
+    "stop_token_ids": [[256], [-1], list(range(2000))],
+    "logit_bias": [{"256": 1}, {"x": 1}, {"1": 101}, {"1": float("nan")}, [1]],
+    "allowed_token_ids": [[256], [-1]],
+    "min_tokens": [-1, 17],
+    "max_tokens": [-1, 0, 1 << 31],
+    "logprobs": [21, -1],
+    "prompt_logprobs": [21, -1],
+    "request_id": ["", "a b", "a/0", "x" * 129],
+    "prompt": [[], [[]], "", [""], ["a", [1]] * 600, [1, "a", None], [True], 7, "x" * 3000],
+}
+"""none of these may be taken; for /v1/completions with 16 tokens by default"""
+
+
+@pytest.mark.parametrize(("name", "given_"), [(k, v) for k, vs in HUGE.items() for v in vs])
+def test_what_cannot_be_is_refused_with_what_is_allowed(name, given_):
+    app = build(max_body_bytes=1 << 20)
+    body = {"model": "tiny", "prompt": "hi", name: given_}
+    answer = send(app, "POST", "/v1/completions", json.dumps(body).encode())
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert name in f"{error['param']} {error['message']}" or error["code"]
+    assert "Value error" not in error["message"]
+
+
+def test_ten_megabytes_are_refused_before_they_are_encoded():
+    app = build(max_body_bytes=32 << 20)
+    for text_ in ("word " * (2 << 20), "x" * (10 << 20)):
+        body = {"model": "tiny", "prompt": text_, "messages": [{"role": "user", "content": text_}]}
+        for path in PATHS:
+            answer = send(app, "POST", path, json.dumps(body).encode())
+            assert answer.status_code == 400
+            assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+
+TOKENIZE = st.fixed_dictionaries(
+    {},
+    optional={
+        "model": st.just("tiny") | value,
+        "prompt": text | value,
+        "messages": st.lists(message, max_size=2) | value,
+        "tokens": st.lists(st.integers(-1, 300)) | value,
+        "add_special_tokens": st.booleans() | value,
+        "return_token_strs": st.booleans() | value,
+    },
+)
+
+
+@given(path=st.sampled_from(["/tokenize", "/detokenize"]), body=TOKENIZE | value)
+def test_tokenize_answers_or_refuses_anything(app, path, body):
+    send(app, "POST", path, json.dumps(body).encode())
+
+
+def test_the_schema_can_be_shown(app):
+    assert send(app, "GET", "/openapi.json").status_code == 200

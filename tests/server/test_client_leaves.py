@@ -4,13 +4,7 @@ import asyncio
 import json
 
 import pytest
-from instant import InstantGateway
-from served import byte_tokenizer
-
-from engine.model.tokenizer import Tokenizer
-from engine.server.app import build_app
-from engine.server.completions import Completions
-from engine.server.metrics import Metrics
+from instant import InstantGateway, build
 
 
 class SilentGateway(InstantGateway):
@@ -21,15 +15,12 @@ class SilentGateway(InstantGateway):
         return self.table.add(request, 0.0)
 
 
+@pytest.mark.parametrize("choices", [{"prompt": "hi"}, {"prompt": ["a", "b"], "n": 2}])
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_request_without_a_token_ends_with_its_client(stream):
+def test_a_request_without_a_token_ends_with_its_client(stream, choices):
     gateway = SilentGateway()
-    tokenizer = Tokenizer(byte_tokenizer(), None)
-    completions = Completions(gateway, tokenizer, model="m", max_positions=40, vocab_size=256)
-    app = build_app(
-        gateway, completions, Metrics("m"), model="m", max_positions=40, max_body_bytes=4000
-    )
-    body = json.dumps({"model": "m", "prompt": "hi", "stream": stream}).encode()
+    app = build(gateway)
+    body = json.dumps({"model": "tiny", "stream": stream, **choices}).encode()
     scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -49,5 +40,5 @@ def test_a_request_without_a_token_ends_with_its_client(stream):
         pass
 
     asyncio.run(asyncio.wait_for(app(scope, receive, send), 20))
-    (entry,) = gateway.table.entries.values()
-    assert entry.finish_reason == "abort"
+    entries = gateway.table.entries.values()
+    assert [entry.finish_reason for entry in entries] == ["abort"] * (4 if "n" in choices else 1)

@@ -14,8 +14,9 @@ from served import byte_tokenizer
 from engine.core import Request
 from engine.model.tokenizer import Tokenizer
 from engine.scheduler.request_table import Entry
-from engine.server.completions import Completions
+from engine.server.choices import Choices
 from engine.server.journal import Terms
+from engine.server.teller import Teller
 
 SMILE = byte_tokenizer().encode("a\N{GRINNING FACE}b").ids
 """six tokens; the four in the middle are one letter"""
@@ -40,12 +41,10 @@ class Answered:
 def events(answer, told=-1, **terms):
     """(number, choice or None, body) of each event but the last, which is [DONE]."""
     gateway = Answered(answer, Terms(**terms))
-    completions = Completions(
-        gateway, Tokenizer(byte_tokenizer(), None), model="m", max_positions=99, vocab_size=256
-    )
+    teller = Teller(gateway, Tokenizer(byte_tokenizer(), None), model="m")
 
     async def collect():
-        return [one async for one in completions.stream(gateway.entry, told)]
+        return [one async for one in teller.stream(Choices("r", [gateway.entry]), told)]
 
     *told_events, done = asyncio.run(collect())
     assert done == "data: [DONE]\n\n"

@@ -1,0 +1,75 @@
+"""Choices: the requests that answer one body, and what comes of them at the same time."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TypeVar
+
+from engine.scheduler.request_table import Entry
+
+Result = TypeVar("Result")
+
+BETWEEN = "/"
+"""a body's id and the number of the choice, where there are several; no client's id has one"""
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    request_id: str
+    """what the client knows the answer by"""
+    entries: Sequence[Entry]
+    """choice i of prompt p is number p * n + i"""
+    n: int = 1
+    """of each prompt"""
+
+    @property
+    def names(self) -> list[str]:
+        return [entry.request.request_id for entry in self.entries]
+
+
+def name_of(request_id: str, index: int, num_choices: int) -> str:
+    return request_id if num_choices == 1 else f"{request_id}{BETWEEN}{index}"
+
+
+async def all_of(work: Sequence[Awaitable[Result]]) -> list[Result]:
+    """Results in order; at the first error the others are cancelled."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def merged(streams: Sequence[AsyncGenerator[Result]]) -> AsyncGenerator[Result]:
+    """What all of them give, as it comes; of one stream in its order."""
+    if len(streams) == 1:
+        async with aclosing(streams[0]) as stream:
+            async for one in stream:
+                yield one
+        return
+    queue: asyncio.Queue[Result | None] = asyncio.Queue(maxsize=len(streams))
+
+    async def read(stream: AsyncGenerator[Result]) -> None:
+        try:
+            async with aclosing(stream):
+                async for one in stream:
+                    await queue.put(one)
+        finally:
+            await queue.put(None)
+
+    tasks = [asyncio.create_task(read(stream)) for stream in streams]
+    try:
+        left = len(streams)
+        while left:
+            some = await queue.get()
+            if some is None:
+                left -= 1
+            else:
+                yield some
+        await asyncio.gather(*tasks)  # raises what a stream raised
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

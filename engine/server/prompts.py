@@ -1,0 +1,71 @@
+"""Prompts: from a checked body to token ids that the model can run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.model.tokenizer import Tokenizer
+from engine.server.problems import Problem
+from engine.server.schemas import ChatBody, ChatMessage, CompletionBody
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    ids: list[int]
+    text: str | None = None
+    """as it was sent, if it was text"""
+
+
+class Prompts:
+    def __init__(self, tokenizer: Tokenizer, *, max_positions: int, vocab_size: int) -> None:
+        self._tokenizer = tokenizer
+        self._max_positions = max_positions
+        self._vocab_size = vocab_size
+        pieces = tokenizer.backend.get_vocab(with_added_tokens=True)
+        self._max_characters = max_positions * max(map(len, pieces), default=1)
+        """no token stands for more characters than its name has"""
+
+    def of(self, body: ChatBody | CompletionBody) -> list[Prompt]:
+        """Raises Problem."""
+        if isinstance(body, ChatBody):
+            return [Prompt(self._chat(body))]
+        return [self._plain(prompt) for prompt in body.prompt]
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Raises Problem for more text than can fit, before all of it is encoded."""
+        if len(text) > self._max_characters:
+            raise self.too_long(f"{len(text)} characters")
+        return list(self._tokenizer.backend.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def check_ids(self, ids: Sequence[int], param: str) -> None:
+        bad = next((token for token in ids if token >= self._vocab_size), None)
+        if bad is not None:
+            raise Problem(400, f"Token id {bad} is not below {self._vocab_size}.", param=param)
+
+    def too_long(self, length: str) -> Problem:
+        return Problem(
+            400,
+            f"This model's maximum context length is {self._max_positions} tokens. However, your "
+            f"prompt has {length} and needs room for an answer.",
+            code="context_length_exceeded",
+        )
+
+    def render(self, messages: Sequence[ChatMessage], *, begins_answer: bool = True) -> str:
+        """The conversation as text. Raises Problem."""
+        if self._tokenizer.template is None:
+            raise Problem(400, "This model has no chat template; use /v1/completions.")
+        try:
+            plain = [message.plain() for message in messages]
+            return self._tokenizer.template.render(plain, begins_answer=begins_answer)
+        except ValueError as error:
+            raise Problem(400, f"The chat template refuses: {error}", param="messages") from error
+
+    def _chat(self, body: ChatBody) -> list[int]:
+        return self.encode(self.render(body.messages), add_special_tokens=False)
+
+    def _plain(self, prompt: str | list[int]) -> Prompt:
+        text = prompt if isinstance(prompt, str) else None
+        ids = self.encode(prompt) if isinstance(prompt, str) else prompt
+        if not ids:
+            raise Problem(400, "The prompt is empty.", param="prompt")
+        self.check_ids(ids, "prompt")
+        return Prompt(ids, text)
