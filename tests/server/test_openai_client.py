@@ -146,8 +146,8 @@ REFUSED = {
     "a message without a role": ({"messages": [{}]}, openai.BadRequestError, "messages.0.role"),
     "negative max_tokens": ({"max_tokens": -1}, openai.BadRequestError, "max_tokens"),
     "temperature": ({"temperature": -0.1}, openai.BadRequestError, "temperature"),
-    "n": ({"n": 2}, openai.BadRequestError, None),
-    "logprobs": ({"logprobs": True}, openai.BadRequestError, None),
+    "n": ({"n": 65}, openai.BadRequestError, "n"),
+    "logprobs": ({"logprobs": True, "top_logprobs": 21}, openai.BadRequestError, "top_logprobs"),
     "tools": ({"tools": [{"type": "function"}]}, openai.BadRequestError, None),
     "usage of no stream": ({"stream_options": {}}, openai.BadRequestError, None),
     "beyond the positions": (
