@@ -9,8 +9,8 @@ from engine.model.generation import GenerationDefaults
 from engine.model.tokenizer import Tokenizer
 from engine.scheduler.request_table import Entry
 from engine.server.api_keys import Tenant
-from engine.server.constraints import Constraints
 from engine.server.choices import Choices, name_of
+from engine.server.constraints import Constraints
 from engine.server.gateway import Gateway
 from engine.server.journal import Terms
 from engine.server.limits import NO_LIMITS, Limits

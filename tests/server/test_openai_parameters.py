@@ -83,12 +83,8 @@ def test_the_request_of_lm_eval(server, num_tokens):
     wanted = [float(rows[at - 1][ids[at]]) for at in range(ctxlen, num_tokens)]
     assert told.token_logprobs[ctxlen:-1] == pytest.approx(wanted, abs=CLOSE)
     assert math.isclose(sum(told.token_logprobs[1:-1]), _total(rows, ids), abs_tol=0.05)
-    is_greedy = [
-        own == max(top.values())
-        for own, top in zip(
-            told.token_logprobs[ctxlen:-1], told.top_logprobs[ctxlen:-1], strict=True
-        )
-    ]
+    pairs = zip(told.token_logprobs, told.top_logprobs, strict=True)
+    is_greedy = [own == max(top.values()) for own, top in list(pairs)[ctxlen:-1]]
     assert is_greedy == [int(rows[at - 1].argmax()) == ids[at] for at in range(ctxlen, num_tokens)]
     alone = server.openai.completions.create(
         **MODEL, **body | {"max_tokens": 0}, extra_body={"echo": True}

@@ -118,7 +118,8 @@ def test_choices_of_prompts_have_their_index_and_their_own_seeds(app, gateway, s
     options = {"stream_options": {"include_usage": True}} if stream else {}
     answer = post(app, prompt=["ab", [1, 2, 3]], n=3, seed=5, stream=stream, **options)
     *bodies, last = chunks(answer) if stream else [answer.json()] * 2
-    assert last["usage"] == {"prompt_tokens": 5, "completion_tokens": 18, "total_tokens": 23}
+    usage = last["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (5, 18)
     by_index = {}
     for body in bodies:
         assert body["id"] == bodies[0]["id"]
