@@ -23,7 +23,7 @@ def opened(path, on_end=lambda _: None):
 
 def say(gateway, entry, message):
     gateway.table.on_message(message, time.monotonic())
-    gateway._write()
+    gateway._write(time.monotonic())
 
 
 def test_a_successor_knows_answers_under_way_complete_and_failed(tmp_path):
