@@ -53,6 +53,7 @@ class Serve:
         from engine.server.limits import Limits
         from engine.server.metrics import Metrics
         from engine.server.teller import Teller
+        from engine.server.tools.formats import format_of
 
         config, wanted = self.config, self.config.serve
         shape = describe(config.model.path, library=config.model.library).shape
@@ -72,6 +73,7 @@ class Serve:
             on_end=metrics.ended,
             only=self.only,
         )
+        tool_format = format_of(tokenizer.template, wanted.tool_parser)
         completions = Completions(
             gateway,
             tokenizer,
@@ -83,12 +85,13 @@ class Serve:
                 max_queued_requests=wanted.max_queued_requests,
                 max_queued_tokens=wanted.max_queued_tokens,
             ),
+            tool_format=tool_format,
         )
         eos_ids = end_ids(config.model.path)
         app = build_app(
             gateway,
             completions,
-            Teller(gateway, tokenizer, model=model, eos_ids=eos_ids),
+            Teller(gateway, tokenizer, model=model, eos_ids=eos_ids, tool_format=tool_format),
             metrics,
             model=model,
             max_positions=shape.max_positions,

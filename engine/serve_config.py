@@ -15,6 +15,8 @@ class ServeConfig:
     """when set, instance i also serves HTTP by itself on this port + i"""
     model_name: str = ""
     """what clients call the model; its path where empty"""
+    tool_parser: Literal["auto", "hermes", "llama3_json", "mistral", "none"] = "auto"
+    """how the model writes tool calls; auto: as its chat template does; none: tools are refused"""
     max_body_bytes: int = 16 << 20
     generation_config: Literal["auto", "vllm"] = "auto"
     """what a request that does not say it is sampled with: auto takes it from the model's

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 import jinja2
+import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from engine.errors import CheckpointError
@@ -23,20 +24,34 @@ class ChatTemplate:
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
+        self.source = source
         try:
             self._template = environment.from_string(source)
+            variables = jinja2.meta.find_undeclared_variables(environment.parse(source))
         except jinja2.TemplateError as error:
             raise CheckpointError(f"the checkpoint's chat template is invalid: {error}") from error
+        self.knows_tools = "tools" in variables
         self._special_tokens = dict(special_tokens)
 
-    def render(self, messages: Sequence[Mapping[str, Any]], *, begins_answer: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        begins_answer: bool = True,
+    ) -> str:
         """The conversation as text, up to where the assistant answers.
+
+        ``tools`` are told to it as the OpenAI API has them, if the template knows what they are.
 
         Raises ValueError when the template refuses the messages (roles, order, missing content).
         """
         try:
             return self._template.render(
-                messages=messages, add_generation_prompt=begins_answer, **self._special_tokens
+                messages=messages,
+                tools=list(tools) or None,
+                add_generation_prompt=begins_answer,
+                **self._special_tokens,
             )
         except (jinja2.TemplateError, TypeError, KeyError) as error:
             raise ValueError(f"the chat template refuses these messages: {error}") from error

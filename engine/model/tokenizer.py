@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,12 @@ class Tokenizer:
         """Token ids of a prompt, with the tokens that the model puts before one (BOS), if any."""
         return list(self.backend.encode(text).ids)
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """Text of tokens; special tokens are left out."""
-        return str(self.backend.decode(list(ids)))
+    def decode(self, ids: Iterable[int], keep: Collection[int] = ()) -> str:
+        """Text of tokens; special tokens are left out, but for those to ``keep``."""
+        if not keep:
+            return str(self.backend.decode(list(ids)))
+        kept = [token for token in ids if token in keep or token not in self._special_ids]
+        return str(self.backend.decode(kept, skip_special_tokens=False))
 
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Token ids of a conversation, ready for the assistant's answer.
@@ -84,9 +88,14 @@ class Tokenizer:
             self.backend.encode(self.template.render(messages), add_special_tokens=False).ids
         )
 
-    def stream(self) -> TextStream:
-        """A decoder for the tokens of one answer."""
-        return TextStream(self)
+    def stream(self, keep: Collection[int] = ()) -> TextStream:
+        """A decoder for the tokens of one answer; ``keep`` as for ``decode``."""
+        return TextStream(self, keep)
+
+    @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        added = self.backend.get_added_tokens_decoder()
+        return frozenset(token for token, what in added.items() if what.special)
 
 
 class TextStream:
@@ -96,8 +105,8 @@ class TextStream:
     replacement characters at the end.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, keep: Collection[int] = ()) -> None:
+        self._tokenizer, self._keep = tokenizer, keep
         self._ids: list[int] = []
         """since the last but one boundary of tokens and characters: decoders need the context"""
         self._boundary = 0
@@ -107,19 +116,19 @@ class TextStream:
     def push(self, token_id: int) -> str:
         """The text that the token completes, perhaps none."""
         self._ids.append(token_id)
-        text = self._tokenizer.decode(self._ids)
+        text = self._tokenizer.decode(self._ids, self._keep)
         num_whole = max(len(text.rstrip(REPLACEMENT)), len(text) - 3)
         piece = text[self._num_sent : num_whole]
         self._num_sent = max(self._num_sent, num_whole)
         if num_whole == len(text):
             self._ids = self._ids[self._boundary :]
             self._boundary = len(self._ids)
-            self._num_sent = len(self._tokenizer.decode(self._ids))
+            self._num_sent = len(self._tokenizer.decode(self._ids, self._keep))
         return piece
 
     def flush(self) -> str:
         """What was held back, at the end of the answer."""
-        piece = self._tokenizer.decode(self._ids)[self._num_sent :]
+        piece = self._tokenizer.decode(self._ids, self._keep)[self._num_sent :]
         self._num_sent += len(piece)
         return piece
 

@@ -12,13 +12,19 @@ class AnswerText:
     """``push`` tokens and tell what it returns, until ``stopped``; else ``flush`` at the end."""
 
     def __init__(
-        self, tokenizer: Tokenizer, entry: Entry, terms: Terms, eos_ids: Collection[int]
+        self,
+        tokenizer: Tokenizer,
+        entry: Entry,
+        terms: Terms,
+        eos_ids: Collection[int],
+        keep: Collection[int] = (),
     ) -> None:
+        """``keep`` are special tokens that are text all the same."""
         self._entry, self._keeps_stop = entry, terms.keep_stop
         sampling = entry.request.sampling
         self._stop_ids = set(sampling.stop_token_ids)
         self._end_ids = self._stop_ids | (set() if sampling.ignore_eos else set(eos_ids))
-        self._stream = tokenizer.stream()
+        self._stream = tokenizer.stream(keep)
         self._stop = StopFilter(terms.stops, keep=terms.keep_stop)
         self._length = len(terms.echo or "")
         self.stop_reason: int | str | None = None

@@ -5,6 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.server.tools.call import CallPiece
+from engine.server.tools.formats import ToolFormat
+from engine.server.tools.told import call_deltas, whole_calls
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -32,6 +36,7 @@ class Piece:
     """the stop string or stop token that ended it, as vLLM says it"""
     token_ids: Sequence[int] = ()
     logprobs: dict[str, Any] | None = None
+    calls: Sequence[CallPiece] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +53,17 @@ class Shape:
     chat: bool
     prompt_ids: Sequence[int] | None = None
     index: int = 0
+    tools: ToolFormat | None = None
+    """how its tool calls are written"""
 
     def whole(self, piece: Piece, prompt_logprobs: list[Any] | None = None) -> dict[str, Any]:
         choice = self._choice(piece)
         if self.chat:
-            choice["message"] = {"role": "assistant", "content": piece.text}
+            message: dict[str, Any] = {"role": "assistant", "content": piece.text}
+            if self.tools and piece.calls:
+                message["content"] = piece.text or None
+                message["tool_calls"] = whole_calls(piece.calls, self.tools, self._call_name)
+            choice["message"] = message
         else:
             choice["text"] = piece.text
         kind = "chat.completion" if self.chat else "text_completion"
@@ -65,9 +76,11 @@ class Shape:
         """A piece of the answer; the first chat chunk names the role."""
         choice = self._choice(piece)
         if self.chat:
-            delta: dict[str, str] = {"role": "assistant", "content": ""} if first else {}
+            delta: dict[str, Any] = {"role": "assistant", "content": ""} if first else {}
             if piece.text:
                 delta["content"] = piece.text
+            if self.tools and piece.calls:
+                delta["tool_calls"] = call_deltas(piece.calls, self.tools, self._call_name)
             choice["delta"] = delta
         else:
             choice["text"] = piece.text
@@ -80,6 +93,11 @@ class Shape:
     @property
     def _chunk_kind(self) -> str:
         return "chat.completion.chunk" if self.chat else "text_completion"
+
+    @property
+    def _call_name(self) -> str:
+        """What the ids of its calls are made from."""
+        return f"{self.request_id}/{self.index}"
 
     def _choice(self, piece: Piece) -> dict[str, Any]:
         return {
@@ -101,6 +119,11 @@ class Shape:
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.request_id, "object": kind, "created": self.created, "model": self.model}
+
+
+def finish_reason(reason: str, is_calling: bool) -> str:
+    """As clients are told it: an answer that stops behind tool calls stops for them."""
+    return "tool_calls" if is_calling and reason == "stop" else reason
 
 
 def event(body: dict[str, Any], event_id: str = "") -> str:

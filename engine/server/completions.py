@@ -18,6 +18,7 @@ from engine.server.problems import Problem
 from engine.server.prompts import Prompt, Prompts
 from engine.server.sampling import Sampling, of_choice
 from engine.server.schemas import ChatBody, CompletionBody
+from engine.server.tools.formats import ToolFormat
 
 
 class Completions:
@@ -31,11 +32,13 @@ class Completions:
         vocab_size: int,
         limits: Limits = NO_LIMITS,
         defaults: GenerationDefaults | None = None,
+        tool_format: ToolFormat | None = None,
     ) -> None:
+        """Without a ``tool_format`` tools are refused."""
         self._gateway = gateway
         self._model = model
         self._limits = limits
-        self._constraints = Constraints(tokenizer, vocab_size=vocab_size)
+        self._constraints = Constraints(tokenizer, vocab_size=vocab_size, tool_format=tool_format)
         self._tokenizer = tokenizer
         self.prompts = Prompts(tokenizer, max_positions=max_positions, vocab_size=vocab_size)
         self._sampling = Sampling(
@@ -109,4 +112,5 @@ class Completions:
             no_answer=is_echoed and body.max_tokens == 0,
             keep_stop=body.include_stop_str_in_output,
             token_names=body.return_tokens_as_token_ids,
+            tools=[tool.function.name for tool in body.usable_tools],
         )

@@ -35,6 +35,8 @@ class Terms(Struct, frozen=True, array_like=True):
     keep_stop: bool = False
     token_names: bool = False
     """tokens are called by their ids"""
+    tools: list[str] = []
+    """names of those that the answer may call"""
 
 
 class Accepted(Struct, tag=True, frozen=True, array_like=True):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from engine.model.tokenizer import Tokenizer
 from engine.server.problems import Problem
 from engine.server.schemas import ChatBody, ChatMessage, CompletionBody
+from engine.server.tools.prompt import for_template
+from engine.server.tools.tool import Tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +51,27 @@ class Prompts:
             code="context_length_exceeded",
         )
 
-    def render(self, messages: Sequence[ChatMessage], *, begins_answer: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[ChatMessage],
+        tools: Sequence[Tool] = (),
+        *,
+        begins_answer: bool = True,
+    ) -> str:
         """The conversation as text. Raises Problem."""
-        if self._tokenizer.template is None:
+        template = self._tokenizer.template
+        if template is None:
             raise Problem(400, "This model has no chat template; use /v1/completions.")
+        told = [tool.plain() for tool in tools]
         try:
             plain = [message.plain() for message in messages]
-            return self._tokenizer.template.render(plain, begins_answer=begins_answer)
+            plain = for_template(plain, told, knows_tools=template.knows_tools)
+            return template.render(plain, told, begins_answer=begins_answer)
         except ValueError as error:
             raise Problem(400, f"The chat template refuses: {error}", param="messages") from error
 
     def _chat(self, body: ChatBody) -> list[int]:
-        return self.encode(self.render(body.messages), add_special_tokens=False)
+        return self.encode(self.render(body.messages, body.told_tools), add_special_tokens=False)
 
     def _plain(self, prompt: str | list[int]) -> Prompt:
         text = prompt if isinstance(prompt, str) else None

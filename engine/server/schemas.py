@@ -6,6 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from engine.server.api_keys import MAX_PRIORITY
 from engine.server.structured import ResponseFormat, StructuredOutputs
+from engine.server.tools.tool import Choice, Chosen, Tool, ToolCall
 
 MAX_LOGPROBS = 20
 MAX_N, MAX_CHOICES = 64, 1024
@@ -14,6 +15,7 @@ MAX_STOPS, MAX_STOP_LENGTH = 64, 1024
 MAX_IDS = 1024
 """tokens that one parameter may name"""
 MAX_PROMPT = 1 << 24
+MAX_TOOLS = 128
 
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 FewIds = Annotated[list[TokenId], Field(max_length=MAX_IDS)]
@@ -31,7 +33,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "skip_special_tokens": (None, True),
     "truncate_prompt_tokens": (None,),
     "use_beam_search": (None, False),
-    "tools": (None, []),
     "functions": (None, []),
     **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar"), (None,)),
 }
@@ -110,6 +111,11 @@ class Common(BaseModel):
         return self.prompt_logprobs
 
     @property
+    def usable_tools(self) -> list[Tool]:
+        """Those that the answer may call."""
+        return []
+
+    @property
     def wanted(self) -> ResponseFormat | StructuredOutputs | None:
         """What the answer is to be like."""
         return self.response_format or self.structured_outputs
@@ -130,18 +136,50 @@ class ChatMessage(BaseModel):
 
     role: str
     content: str | list[TextPart] | None = None
+    tool_calls: list[ToolCall] | None = None
 
     def plain(self) -> dict[str, Any]:
         """The message as chat templates take it."""
         content = self.content or ""
         text = content if isinstance(content, str) else "".join(part.text for part in content)
-        return {**(self.model_extra or {}), "role": self.role, "content": text}
+        plain = {**(self.model_extra or {}), "role": self.role, "content": text}
+        if self.tool_calls:
+            plain["tool_calls"] = [call.plain() for call in self.tool_calls]
+        return plain
 
 
 class ChatBody(Common):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1 << 16)]
     logprobs: bool = False
     top_logprobs: NumLogprobs = 0
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] = []
+    tool_choice: Choice = "auto"
+    parallel_tool_calls: bool = True
+
+    @model_validator(mode="after")
+    def _can_call(self) -> "ChatBody":
+        names = [tool.function.name for tool in self.tools]
+        if self.must_call and not self.usable_tools:
+            raise ValueError(f"tool_choice wants a call of a tool that is not among {names}")
+        if len(set(names)) < len(names):
+            raise ValueError(f"tools have the same name more than once: {names}")
+        return self
+
+    @property
+    def must_call(self) -> bool:
+        return self.tool_choice not in ("none", "auto")
+
+    @property
+    def usable_tools(self) -> list[Tool]:
+        if isinstance(self.tool_choice, Chosen):
+            name = self.tool_choice.function.name
+            return [tool for tool in self.tools if tool.function.name == name]
+        return self.told_tools
+
+    @property
+    def told_tools(self) -> list[Tool]:
+        """Those that the prompt speaks of."""
+        return [] if self.tool_choice == "none" else self.tools
 
     @model_validator(mode="after")
     def _top_of_logprobs(self) -> "ChatBody":

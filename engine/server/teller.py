@@ -26,12 +26,14 @@ from engine.model.token_names import TokenNames
 from engine.model.tokenizer import Tokenizer
 from engine.scheduler.request_table import Entry
 from engine.server.answer_text import AnswerText
-from engine.server.answers import DONE, Piece, Shape, Usage, event
+from engine.server.answers import DONE, Piece, Shape, Usage, event, finish_reason
 from engine.server.choices import BETWEEN, Choices, all_of, merged
 from engine.server.gateway import Gateway
 from engine.server.journal import Terms
 from engine.server.logprobs import Logprobs
 from engine.server.problems import Problem, error_body
+from engine.server.tools.formats import ToolFormat
+from engine.server.tools.parser import AllContent, CallParser, Said
 
 Result = TypeVar("Result")
 
@@ -41,13 +43,20 @@ GONE_S = 0.1
 
 class Teller:
     def __init__(
-        self, gateway: Gateway, tokenizer: Tokenizer, *, model: str, eos_ids: Collection[int] = ()
+        self,
+        gateway: Gateway,
+        tokenizer: Tokenizer,
+        *,
+        model: str,
+        eos_ids: Collection[int] = (),
+        tool_format: ToolFormat | None = None,
     ) -> None:
         self._gateway = gateway
         self._tokenizer = tokenizer
         self._names = TokenNames(tokenizer.backend)
         self._model = model
         self._eos_ids = eos_ids
+        self._tool_format = tool_format
 
     @contextmanager
     def attend(self, choices: Choices) -> Iterator[None]:
@@ -118,29 +127,35 @@ class Teller:
             logprobs = self._logprobs(entry, [], echo=terms.echo is not None)
             yield 0, shape.chunk(Piece(text=terms.echo or "", logprobs=logprobs), first=True)
         text, number = self._text(entry), 0
-        async with aclosing(self._texts(entry, text)) as pieces:
+        is_calling = False
+        async with aclosing(self._said(entry, text)) as pieces:
             async for number, said in pieces:
+                is_calling |= bool(said.calls)
                 offsets = text.offsets[number - 1 : number]
                 if number > told and (said or (offsets and wants_all)):
                     token_ids = entry.token_ids[number - 1 : number] if offsets else []
                     logprobs = self._logprobs(entry, offsets, first=number - 1)
-                    piece = Piece(text=said, token_ids=token_ids, logprobs=logprobs)
+                    piece = Piece(
+                        text=said.content, calls=said.calls, token_ids=token_ids, logprobs=logprobs
+                    )
                     yield number, shape.chunk(piece)
         if entry.error:
             yield number, error_body(500, entry.error, code=entry.error_code)
         else:
-            end = Piece(finish_reason=entry.finish_reason, stop_reason=text.stop_reason)
+            reason = finish_reason(entry.finish_reason, is_calling)
+            end = Piece(finish_reason=reason, stop_reason=text.stop_reason)
             yield number + 1, shape.chunk(end) if number + 1 > told else None
 
     async def _whole(self, entry: Entry) -> dict[str, Any]:
         """The answer with one choice. Raises Problem."""
         terms, text = self._gateway.terms[entry.request.request_id], self._text(entry)
-        said = [said async for _, said in self._texts(entry, text)]
+        said = sum([said async for _, said in self._said(entry, text)], Said())
         if entry.error:
             raise self._problem(entry)
         piece = Piece(
-            text="".join((terms.echo or "", *said)),
-            finish_reason=entry.finish_reason,
+            text=(terms.echo or "") + said.content,
+            calls=said.calls,
+            finish_reason=finish_reason(entry.finish_reason, bool(said.calls)),
             stop_reason=text.stop_reason,
             token_ids=entry.token_ids[: len(text.offsets)],
             logprobs=self._logprobs(entry, text.offsets, echo=True),
@@ -151,18 +166,22 @@ class Teller:
         shown = self._shaper(terms).prompt(ids, scores, terms.prompt_logprobs)
         return self._shape(entry).whole(piece, shown)
 
-    async def _texts(self, entry: Entry, text: AnswerText) -> AsyncGenerator[tuple[int, str]]:
-        """(number, text) as tokens come, the held-back rest last; a stop string ends all."""
+    async def _said(self, entry: Entry, text: AnswerText) -> AsyncGenerator[tuple[int, Said]]:
+        """(number, news) as tokens come, the held-back rest last; a stop string ends all."""
         name = entry.request.request_id
+        terms = self._gateway.terms[name]
+        form = self._tool_format if terms.tools else None
+        parser = CallParser(form.marks, terms.tools) if form else AllContent()
         async with aclosing(self._gateway.follow(entry)) as tokens:
             async for index, token in tokens:
-                if self._gateway.terms[name].no_answer:
+                if terms.no_answer:
                     continue
-                yield index + 1, text.push(token)
+                said = parser.push(text.push(token))
+                yield index + 1, said + parser.flush() if text.stopped else said
                 if text.stopped:
                     self._gateway.finish(name, "stop")
                     return
-        yield len(text.offsets) + 1, text.flush()
+        yield len(text.offsets) + 1, parser.push(text.flush()) + parser.flush()
 
     async def _begins(self, entry: Entry) -> None:
         """Until the first token is there, and with it all of the prompt's Scores."""
@@ -197,7 +216,9 @@ class Teller:
 
     def _text(self, entry: Entry) -> AnswerText:
         terms = self._gateway.terms[entry.request.request_id]
-        return AnswerText(self._tokenizer, entry, terms, self._eos_ids)
+        form = self._tool_format if terms.tools else None
+        keep = form.marker_ids(self._tokenizer.backend.token_to_id) if form else []
+        return AnswerText(self._tokenizer, entry, terms, self._eos_ids, keep)
 
     def _shaper(self, terms: Terms) -> Logprobs:
         return Logprobs(self._names, as_ids=terms.token_names)
@@ -226,6 +247,7 @@ class Teller:
             terms.chat,
             prompt_ids if terms.token_ids else None,
             terms.index,
+            self._tool_format,
         )
 
 

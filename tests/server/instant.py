@@ -16,6 +16,7 @@ from engine.server.gateway import Gateway
 from engine.server.limits import NO_LIMITS
 from engine.server.metrics import Metrics
 from engine.server.teller import Teller
+from engine.server.tools.formats import format_of
 
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ m.name }}\n{% endfor %}"
 
@@ -26,9 +27,10 @@ def score(token, num_top):
 
 
 class InstantGateway(Gateway):
-    """Answers every request at once, with up to three tokens. No sockets, no journal."""
+    """Answers every request at once, with these tokens. No sockets, no journal."""
 
-    def __init__(self):
+    def __init__(self, ids=(65, 250, 66), reason="length"):
+        self.ids, self.reason = list(ids), reason
         self.table = RequestTable(block_tokens=4)
         self.members = [Member(0, 1, "step", 9, 9, 0, 0)]
         self.table.on_members(self.members, 0.0)
@@ -41,7 +43,7 @@ class InstantGateway(Gateway):
             assert isinstance(effect.message, Submit)
             attempt = effect.message.request
             assert attempt.sampling.max_tokens > 0
-            ids = [65, 250, 66][: attempt.sampling.max_tokens]
+            ids = self.ids[: attempt.sampling.max_tokens]
             name, sampling = attempt.request_id, attempt.sampling
             if sampling.prompt_logprobs is not None:
                 scores = [
@@ -50,27 +52,29 @@ class InstantGateway(Gateway):
                 self.table.on_message(PromptScores(name, 0, scores), 0.0)
             scores = [score(token, sampling.logprobs or 0) for token in ids]
             scores = scores if sampling.logprobs is not None else []
-            self.table.on_message(Tokens(name, 0, ids, "length", scores), 0.0)
+            self.table.on_message(Tokens(name, 0, ids, self.reason, scores), 0.0)
         return entry
 
     def _pump(self, now):
         self.table.take_effects()
 
 
-def build(gateway=None, limits=NO_LIMITS, defaults=None, **options):
+def build(gateway=None, limits=NO_LIMITS, defaults=None, max_positions=40, **options):
     tokenizer = Tokenizer(byte_tokenizer(), ChatTemplate(TEMPLATE, {}))
     gateway = gateway or InstantGateway()
+    tool_format = format_of(tokenizer.template, "auto")
     completions = Completions(
         gateway,
         tokenizer,
         model="tiny",
-        max_positions=40,
+        max_positions=max_positions,
         vocab_size=256,
         limits=limits,
         defaults=defaults,
+        tool_format=tool_format,
     )
-    options = {"model": "tiny", "max_positions": 40, "max_body_bytes": 4000} | options
-    teller = Teller(gateway, tokenizer, model="tiny")
+    options = {"model": "tiny", "max_body_bytes": 4000} | options | {"max_positions": max_positions}
+    teller = Teller(gateway, tokenizer, model="tiny", tool_format=tool_format)
     return build_app(gateway, completions, teller, Metrics("tiny"), tokenizer=tokenizer, **options)
 
 
