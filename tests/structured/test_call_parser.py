@@ -44,8 +44,7 @@ def calls_of(draw, form):
     members = [f'"name"{spaces[0]}:{spaces[1]}{json.dumps(name)}', f'"{form.key}": {written}']
     if draw(st.booleans()):
         members.reverse()
-    if draw(st.booleans()):
-        members.append('"id": "x{"')
+    members += draw(st.lists(st.sampled_from(['"id": "x{"', '"n": -1.5', '"o": [{}]']), max_size=2))
     return f"{{{spaces[2]}{', '.join(members)}{spaces[3]}}}", [name, written]
 
 

@@ -57,7 +57,7 @@ class Call:
 
     def _goes_on(self, char: str) -> bool:
         """It can stand behind the arguments."""
-        return self._in_string or self._depth > 1 or char in SPACE or char in ',:"}'
+        return self._key not in KEYS or char in SPACE or char in ",}"
 
     def _take(self, char: str) -> None:
         was_outside = self._depth == 1 and not self._in_string
