@@ -6,6 +6,8 @@ K KV heads, D head dimension, L layers, P blocks in a pool, C tokens in a block,
 """
 
 import hashlib
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple
 
@@ -203,3 +205,17 @@ class Plan:
     @property
     def num_rows(self) -> int:
         return len(self.token_ids)
+
+
+class Distribution:
+    """How many values fell into each class, and their sum; they only grow."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        """``bounds``: the largest value of each class but the last, ascending."""
+        self.bounds = tuple(map(float, bounds))
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value

@@ -23,10 +23,12 @@ from engine.protocol import (
     Ack,
     Draw,
     Drawn,
+    Explained,
     Failed,
     FencedOff,
     Granted,
     HandedOver,
+    Load,
     Message,
     Report,
     StepSample,
@@ -42,6 +44,7 @@ from engine.scheduler.effects import (
     ToPlanner,
     ToPool,
 )
+from engine.scheduler.loads import told
 from engine.scheduler.scheduler import Scheduler
 
 CONNECT_S = 2.0
@@ -99,12 +102,34 @@ class Loop:
             layout=local.layout,
             max_positions=local.shape.max_positions,
         )
-        self._backend.travel.clear()
+        self._backend.travels.of.clear()
         return samples
 
     def now(self) -> float:
         """The clock that leases are counted with."""
         return self._clock()
+
+    def load(self) -> Load:
+        """What the planner is told of this step."""
+        load, travels = self.scheduler.load(self.now()), self._backend.travels
+        counts = {
+            "block_reads": travels.num_block_reads,
+            "missed_deadlines": travels.num_missed,
+            "query_bytes": travels.in_all.query_bytes,
+            "partial_bytes": travels.in_all.partial_bytes,
+            "kv_bytes_avoided": travels.in_all.kv_bytes_avoided,
+        }
+        histograms = load.histograms | {"trip_s": told(travels.trips)}
+        return replace(load, counts=load.counts | counts, histograms=histograms)
+
+    def explain(self, request_id: str) -> Explained | None:
+        """The life so far of a request that is here."""
+        for sequence in self.scheduler.roster.all():
+            if sequence.request.request_id == request_id:
+                travel = self._backend.travels.of.get(sequence.number, Travel())
+                life = replace(sequence.timeline.life(), trip_s=dict(travel.trip_s))
+                return Explained(request_id, life)
+        return None
 
     def submit(self, request: Request) -> None:
         if request.sampling.grammar:
@@ -133,7 +158,7 @@ class Loop:
             self._perform()
             return True
         chosen = self._chooser.choose(plan, logits_NV, poisoned)
-        self.scheduler.commit(plan, *chosen, poisoned)
+        self.scheduler.commit(plan, *chosen, poisoned, self._clock())
         self._step_s = elapsed = time.perf_counter() - began
         if not poisoned:
             self.scheduler.timed(plan, elapsed, self._clock())
@@ -255,7 +280,7 @@ class Loop:
         self._backend.forget_sequence(effect.sequence)
         if not effect.final:
             return
-        travel = self._backend.travel.pop(effect.sequence, None) or Travel()
+        travel = self._backend.travels.of.pop(effect.sequence, None) or Travel()
         report = Report(
             effect.request_id,
             list(effect.holders),
@@ -265,6 +290,7 @@ class Loop:
             travel.kv_bytes_avoided,
             dict(travel.steps_by_way),
             effect.recomputed_tokens,
+            replace(effect.life, trip_s=dict(travel.trip_s)),
         )
         self._tell(effect.request_id, report)
         for callback in self._callbacks:

@@ -20,6 +20,7 @@ from engine.protocol import (
     Abort,
     BorrowOffer,
     Evacuate,
+    Explain,
     Failed,
     Freeze,
     Goodbye,
@@ -109,7 +110,7 @@ def pool(pipe: Connection, place: Place, memory: MemoryPool) -> int:
                 server.call_home()
             beat = rmanager.heartbeat(address=address, host=place.host, now=_boottime())
             with suppress(PeerLost):
-                client.send(beat)
+                client.send(replace(beat, counts=dict(server.counts)))
             if leave_by is not None and (not beat.num_lent or now >= leave_by):
                 client.close()
                 return 0
@@ -177,7 +178,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
         clock=_boottime,
     )
     samples = loop.profile()
-    to_planner(replace(loop.scheduler.load(loop.now()), samples=samples))
+    to_planner(replace(loop.load(), samples=samples))
     next_register = next_load = 0.0
     told_to_leave = told_to_end = False
 
@@ -190,6 +191,11 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
                     loop.submit(message.request)
                 case Abort():
                     loop.abort(message.request_id)
+                case Explain():
+                    explained = loop.explain(message.request_id)
+                    if explained is not None:
+                        with suppress(PeerLost):  # it asked and left
+                            clients.send(peer, explained)
                 case Goodbye():
                     told_to_end = True
         for message in planner_client.receive(0.0):
@@ -208,7 +214,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
         now = time.monotonic()
         if now >= next_load:
             next_load = now + LOAD_EVERY_S
-            to_planner(loop.scheduler.load(loop.now()))
+            to_planner(loop.load())
         if now >= next_register:  # again and again: the planner may restart
             next_register = now + 1.0
             to_planner(Register(place.instance, place.epoch, address))

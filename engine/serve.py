@@ -71,6 +71,7 @@ class Serve:
             journal=self.journal,
             block_tokens=config.pool.block_tokens,
             on_end=metrics.ended,
+            on_report=metrics.reported,
             only=self.only,
         )
         tool_format = format_of(tokenizer.template, wanted.tool_parser)

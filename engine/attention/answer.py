@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,8 @@ class PoolServer:
         self._decodes: Turns[_Job] = Turns()
         self._prefills: Turns[_Job] = Turns()
         self._strained_until = 0.0
+        self.counts: Counter[str] = Counter()
+        """messages that it said, by kind; the native library's answers apart"""
         self._answering: Answering | None = None
         if isinstance(kernel, NativeKernel):
             self._answering = Answering()
@@ -268,6 +271,7 @@ class PoolServer:
         peer = self._peers.get(number)
         if peer is None:
             return
+        self.counts[f"said:{type(message).__name__}"] += 1
         try:
             peer.channel.send(p.encode(message), *body)
         except PeerLost:

@@ -27,7 +27,7 @@ from engine.attention.native_calls import NativeStep
 from engine.attention.reading import Reading
 from engine.attention.slices import HolderStep
 from engine.attention.staging import StagingCache
-from engine.attention.travel import Travel, count
+from engine.attention.travel import Travels
 from engine.attention.ways import Ways, keys_of
 from engine.core import BlockRef, Plan, Span
 from engine.errors import ConfigError
@@ -71,7 +71,7 @@ class DistAttention(AttentionBackend):
         lenders.on_declined = self._on_declined
         self.reads = BlockReads(lenders, local.pool)
         self.staging = StagingCache(self.reads, local.pool, self.num_staging_blocks)
-        self.travel: dict[int, Travel] = {}
+        self.travels = Travels(local.shape, local.layout)
         self._ways = Ways()
         self._own_keys = self._lent_keys = 0
         """this step's keys, for each query row, here and at those who are asked"""
@@ -102,8 +102,7 @@ class DistAttention(AttentionBackend):
             self._reading.go_on(plan)
         else:
             self._reading = self._read(plan, way, key)
-        for sequence, taken in self._reading.ways:
-            self.travel.setdefault(sequence, Travel()).steps_by_way[taken] += 1
+        self.travels.begin(self._reading.ways)
         # 2) Tell each holder the tables that changed, and this step's slices.
         per_leaf = self.local.layout.tokens * self.local.shape.num_layers
         for instance, step in self._steps.items():
@@ -165,6 +164,7 @@ class DistAttention(AttentionBackend):
         assert self._asks is not None, "catch_up without native_step"
         assert self._native is not None
         missing = list(self._asks.missing())
+        self._asked_at = self._asks.asked_at()
         for instance in {instance for instance, _, _ in missing}:
             self._budget_s[instance] -= 1e-9 * (self._lent_ns - self._native.sleep_ns)
         for instance, number, was_asked in missing:
@@ -184,15 +184,9 @@ class DistAttention(AttentionBackend):
             layers = self.local.shape.num_layers
             self._ways.learn_step(self._native, layers, self._own_keys, lent_keys)
         poisoned = self._poisoned() | self._mapped.changed(self._plan.step)
-        count(
-            self.travel,
-            self._plan,
-            self._steps.values(),
-            self._mapped.refs,
-            poisoned=poisoned,
-            shape=self.local.shape,
-            layout=self.local.layout,
-        )
+        for instance, seconds in self._asks.trips() if self._asks else ():
+            self.travels.answered(instance, seconds)
+        self.travels.book(self._plan, self._steps, self._mapped.refs, poisoned)
         for instance in self._steps.keys() - self._failed:
             self.missed.pop(instance, None)
         return poisoned
@@ -276,6 +270,7 @@ class DistAttention(AttentionBackend):
                 elif self._budget_s[instance] <= 0 and any(k[0] == instance for k in self._asking):
                     self._failed.add(instance)
                     self.missed[instance] += 1
+                    self.travels.num_missed += 1
         self._asking.clear()
 
     def _on_answer(self, instance: int, message: Answer, body: memoryview) -> None:
@@ -283,6 +278,7 @@ class DistAttention(AttentionBackend):
         if message.step != self._plan.step or key not in self._asking:
             return  # late, from a step that was given up
         rows = self._asking.pop(key)
+        self.travels.answered(instance, time.perf_counter() - self._asked_at)
         if not rows.fill(body):
             self._failed.add(instance)
             lengths = f"{len(body)} bytes, not {rows.num_bytes}"

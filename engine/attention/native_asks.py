@@ -60,3 +60,12 @@ class NativeAsks:
         for told, key in zip(self.slices, self._keys, strict=True):
             if told.state in (UNSENT, ASKED):
                 yield *key, told.state == ASKED
+
+    def asked_at(self) -> float:
+        """When this layer's questions left, on the clock of ``time.perf_counter``."""
+        return 1e-9 * max((told.asked_ns for told in self.slices), default=0)
+
+    def trips(self) -> Iterator[tuple[int, float]]:
+        """(instance, seconds from its questions to its answers that were taken natively)."""
+        for told, (instance, _) in zip(self.slices, self._keys, strict=True):
+            yield instance, 1e-9 * told.trip_ns

@@ -47,6 +47,7 @@ class SliceAsk(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("channel", "asks", "answers", "rows")),
         *((name, ctypes.c_int32) for name in ("num_rows", "base", "num_node_rows", "state")),
+        *((name, ctypes.c_int64) for name in ("asked_ns", "trip_ns")),
     )
 
 

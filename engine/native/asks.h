@@ -19,6 +19,7 @@ struct SliceAsk {  // the same fields as SliceAsk in engine/attention/native_cal
     int32_t num_rows;
     int32_t base, num_node_rows;  // where the answers go
     AskState state;
+    int64_t asked_ns, trip_ns;  // when the last layer's left; grows by what answers took to come
 };
 
 class Asks {
@@ -38,6 +39,7 @@ public:
             };
             bool sent = s.channel && Writer(*s.channel).write(s.asks[layer], s.num_rows * row_bytes_, fill);
             s.state = sent ? ASKED : UNSENT;
+            s.asked_ns = now_ns();
         }
     }
 
@@ -106,6 +108,7 @@ private:
                     num_lse * sizeof(float));
         reader.take();
         s.state = ANSWERED;
+        s.trip_ns += now_ns() - s.asked_ns;
         return found;
     }
 

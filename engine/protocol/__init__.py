@@ -24,7 +24,8 @@ from engine.protocol.client import (
     Submit,
     Tokens,
 )
-from engine.protocol.counts import Counts, RequestLoad, Share
+from engine.protocol.counts import Counts, Histogram, RequestLoad, Share
+from engine.protocol.life import Explain, Explained, Life, Moment
 from engine.protocol.planner import (
     FROM_PLANNER,
     TO_PLANNER,
@@ -98,6 +99,8 @@ __all__ = [
     "Drawn",
     "encode",
     "Evacuate",
+    "Explain",
+    "Explained",
     "Failed",
     "FencedOff",
     "Freeze",
@@ -110,13 +113,16 @@ __all__ = [
     "HandedOver",
     "Heartbeat",
     "Hello",
+    "Histogram",
     "Join",
     "Joined",
+    "Life",
     "Load",
     "Member",
     "Members",
     "MembersQuery",
     "Message",
+    "Moment",
     "Move",
     "NotJoined",
     "Pin",

@@ -2,6 +2,7 @@
 
 from engine.core import Request, Score
 from engine.protocol.base import Blocks, Count, Decoder, Goodbye, Index, Message, Text
+from engine.protocol.life import Explain, Explained, Life
 
 
 class Submit(Message, frozen=True):
@@ -55,6 +56,7 @@ class HandedOver(Message, frozen=True):
     """
 
     request_id: Text
+    life: Life = Life()
 
 
 class Abort(Message, frozen=True):
@@ -73,7 +75,8 @@ class Report(Message, frozen=True):
     kv_bytes_avoided: Count
     steps_by_way: dict[str, int]
     recomputed_tokens: Count
+    life: Life = Life()
 
 
-TO_STEP = Decoder(Submit, Abort, Goodbye)
-FROM_STEP = Decoder(Tokens, PromptScores, Progress, Failed, HandedOver, Report)
+TO_STEP = Decoder(Submit, Abort, Explain, Goodbye)
+FROM_STEP = Decoder(Tokens, PromptScores, Progress, Failed, HandedOver, Report, Explained)

@@ -12,6 +12,17 @@ from engine.protocol.base import Count, Index, Seconds, Text
 Counts = Annotated[dict[Text, Count], Meta(max_length=256)]
 
 
+class Histogram(Struct, frozen=True, array_like=True, gc=False):
+    """A core.Distribution as it stood."""
+
+    bounds: Annotated[list[float], Meta(max_length=64)]
+    counts: Annotated[list[Count], Meta(max_length=65)]
+    total: float
+
+
+Histograms = Annotated[dict[Text, Histogram], Meta(max_length=64)]
+
+
 class Share(Struct, frozen=True, array_like=True, gc=False):
     """So many blocks at, or of, an instance."""
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from engine.protocol.base import Count, Decoder, Goodbye, Index, Message, Seconds, Sketch, Text
-from engine.protocol.counts import RequestLoad, Shares
+from engine.protocol.counts import Counts, Histograms, RequestLoad, Shares
 
 
 class Debt(Struct, frozen=True, array_like=True, gc=False):
@@ -45,6 +45,7 @@ class Heartbeat(Message, frozen=True):
     sketch: Sketch = b""
     num_evicted: Count = 0
     """cached blocks that were reclaimed since the pool began"""
+    counts: Counts = {}
 
 
 class Creditor(Struct, frozen=True, array_like=True, gc=False):
@@ -101,6 +102,8 @@ class Load(Message, frozen=True):
     """blocks that its sequences have of others, by creditor: the other side of Heartbeat.lent"""
     requests: Annotated[list[RequestLoad], Meta(max_length=1 << 16)] = []
     reuse: Reuse = {}
+    counts: Counts = {}
+    histograms: Histograms = {}
 
 
 class Move(Message, frozen=True):

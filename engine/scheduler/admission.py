@@ -113,9 +113,13 @@ class Admission:
         self.placing = None
         self.turns.admitted(sequence)
         num_own = len(wanted) - len(leaves)
+        self._holdings.chronicle.note(sequence, "started", amount=num_own)
         self._holdings.trim(sequence, num_own + (self._need.working_blocks if leaves else 0))
         sequence.state, sequence.num_tries = State.RUNNING, 0
         sequence.on_host = False
+        if sequence.is_reused:
+            num_found = sequence.num_computed - sum(end - at for at, end in sequence.holes)
+            self._holdings.chronicle.note(sequence, "found", amount=num_found)
         self._loads.looked_up(sequence, self._layout.tokens)
         sequence.is_reused = False
         return sequence
@@ -127,6 +131,8 @@ class Admission:
         assert sequence.number == failed.sequence
         self.placing = None
         self._holdings.trim(sequence, 0)
+        missing = max(0, self.num_missing(sequence))
+        self._holdings.chronicle.note(sequence, "waits", amount=missing)
         sequence.num_tries += 1
         if not failed.hopeless:
             sequence.hopeless_since = None

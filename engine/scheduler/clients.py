@@ -3,7 +3,7 @@
 from collections.abc import Sequence as Several
 
 from engine.core import Request, Score
-from engine.protocol import Failed, HandedOver, Message, Progress, PromptScores, Tokens
+from engine.protocol import Failed, HandedOver, Life, Message, Progress, PromptScores, Tokens
 from engine.scheduler.effects import Effect, ToClient
 from engine.scheduler.sequence import Sequence
 
@@ -35,8 +35,8 @@ class Clients:
     def fail(self, request: Request, reason: str, code: str = "too_large") -> None:
         self._tell(request, Failed(request.request_id, reason, code))
 
-    def hand_over(self, request: Request) -> None:
-        self._tell(request, HandedOver(request.request_id))
+    def hand_over(self, request: Request, life: Life | None = None) -> None:
+        self._tell(request, HandedOver(request.request_id, life or Life()))
 
     def progress(self, sequence: Sequence) -> None:
         """A prefill has got on."""

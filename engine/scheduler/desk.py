@@ -13,6 +13,7 @@ from engine.core import BlockLayout
 from engine.scheduler.admission import Admission
 from engine.scheduler.base import Need, Placement
 from engine.scheduler.batch import Batch
+from engine.scheduler.chronicle import Chronicle
 from engine.scheduler.clients import Clients
 from engine.scheduler.debts import Debts
 from engine.scheduler.effects import Effect
@@ -73,11 +74,13 @@ class Desk:
         self._effects: list[Effect] = []
         self.clients = Clients(max_positions=max_positions, eos_ids=eos_ids, effects=self._effects)
         self.debts = Debts()
+        self.chronicle = Chronicle()
         self.holdings = Holdings(
             instance=instance,
             layout=layout,
             model=model,
             debts=self.debts,
+            chronicle=self.chronicle,
             effects=self._effects,
         )
         self.negotiator = Negotiator(
@@ -153,6 +156,7 @@ class Desk:
 
     def on_message(self, instance: int, message: p.Message, now: float) -> None:
         """A pool's answer, or its wish."""
+        self.chronicle.hear(message, now)
         match message:
             case p.Drawn():
                 self._on_drawn(message, now)
@@ -168,9 +172,7 @@ class Desk:
                 self.negotiator.on_recall(instance, message.loan, now)
                 self.returns.recall(self.roster.all(), instance, message, now)
             case p.Busy():
-                for sequence in self.running:
-                    if instance in sequence.holders():
-                        sequence.paused_until = now + message.for_s
+                self.roster.pause(instance, message.for_s, now)
             case p.FencedOff():  # which loans stand? The answer to a Renew says it
                 self._effects += self.debts.renew(instance, now)
         self._settle(now)
@@ -210,6 +212,7 @@ class Desk:
 
     def on_lost(self, instance: int, now: float) -> None:
         """An instance's pool is gone: what lay there must be computed again."""
+        self.chronicle.count("lost_peer")
         gone = self.debts.forget(instance)
         self.pins.on_lost(gone, instance)
         self.roster.lose(gone, now)
@@ -217,9 +220,8 @@ class Desk:
         self._settle(now)
 
     def tick(self, now: float) -> None:
-        for sequence in self.roster.all():
-            if sequence.arrived is None:
-                sequence.arrived = now - sequence.request.age_s
+        self.chronicle.now = now
+        self.roster.note_arrivals(now)
         self.roster.lose(self.debts.expired(now), now)
         self._effects += self.debts.tick(now)
         self.negotiator.tick(now)
@@ -235,6 +237,8 @@ class Desk:
         sequence = self.holdings.on_drawn(message)
         if sequence is None:
             return
+        if message.num_host:
+            self.chronicle.note(sequence, "host", amount=message.num_host)
         if sequence is self.admission.placing:
             self.admission.on_drawn(message, now)
         elif self.growth.on_drawn(sequence, message, now):
@@ -283,7 +287,8 @@ class Desk:
         self.is_leaving = True
         for sequence in self.roster.all():
             self.roster.drop(sequence, final=False, keep_own=True, keep_lent=True)
-            self.clients.hand_over(sequence.request)
+            self.chronicle.note(sequence, "handed_over")
+            self.clients.hand_over(sequence.request, sequence.timeline.life())
         self._give_surplus()
 
     def _give_surplus(self) -> None:

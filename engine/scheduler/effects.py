@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from engine.core import BlockRef
-from engine.protocol import Message
+from engine.protocol import Life, Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,7 @@ class Finish:
     holders: tuple[int, ...]
     """the instance that held each leaf when it ended"""
     recomputed_tokens: int
+    life: Life
 
 
 Effect = ToPool | ToPlanner | ToClient | Connect | Move | Cancel | Fetch | Finish

@@ -25,7 +25,7 @@ class StepHeader(Header, frozen=True, kw_only=True, tag="step"):
         "on_lost": (int, float),
         "tick": (float,),
         "schedule": (float,),
-        "commit": (Plan, dict[int, int], Scores, frozenset[int], frozenset[int]),
+        "commit": (Plan, dict[int, int], Scores, frozenset[int], frozenset[int], float),
         "timed": (Plan, float, float),
         "load": (float,),
         "take_effects": (),

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from engine.core import BlockLayout, BlockRef
 from engine.memory.blocks import BlockStore
 from engine.protocol import Draw, Drawn, Give, Granted, Release
+from engine.scheduler.chronicle import Chronicle
 from engine.scheduler.debts import Debts
 from engine.scheduler.effects import Cancel, Effect, Finish, Move, ToPool
 from engine.scheduler.sequence import Sequence
@@ -27,11 +28,13 @@ class Holdings:
         layout: BlockLayout,
         model: str = "",
         debts: Debts,
+        chronicle: Chronicle,
         effects: list[Effect],
     ) -> None:
         self._instance = instance
         self._layout = layout
         self._debts = debts
+        self.chronicle = chronicle
         self.store = BlockStore(block_tokens=layout.tokens, salt=model.encode())
         self.drawing = False
         """a draw is under way"""
@@ -121,6 +124,7 @@ class Holdings:
         free: dict[int, list[BlockRef]] = {}
         for instance, grant in grants.items():
             sequence.loans[instance, grant.loan] = len(grant.blocks)
+            self.chronicle.note(sequence, "borrowed", instance, len(grant.blocks))
             free[instance] = [
                 BlockRef(instance, block, grant.loan, slot, generation)
                 for slot, (block, generation) in enumerate(
@@ -178,7 +182,8 @@ class Holdings:
         """The holder has committed the block: use it there, and reuse the own one."""
         sequence.moving.discard(leaf)
         block = sequence.table[leaf].block
-        sequence.table[leaf] = sequence.targets.pop(leaf)
+        sequence.table[leaf] = to = sequence.targets.pop(leaf)
+        self.chronicle.note(sequence, "moved", to.instance, 1)
         sequence.table_version += 1
         self.free([block])
         # A block that others use, or that the pool has cached, is not free here now.
@@ -192,6 +197,7 @@ class Holdings:
         self.store.seal(block, parent, sequence.token_ids[leaf * tokens : (leaf + 1) * tokens])
         lent, sequence.table[leaf] = sequence.table[leaf], BlockRef(self._instance, block)
         sequence.table_version += 1
+        self.chronicle.note(sequence, "returned", lent.instance, 1)
         self.release_slot(sequence, lent)
 
     def untarget(self, sequence: Sequence, leaf: int, *, release: bool) -> None:
@@ -219,15 +225,11 @@ class Holdings:
 
         What is kept stays cached where it lies, for whoever goes on with the sequence.
         """
-        self.effects.append(
-            Finish(
-                sequence.number,
-                sequence.request.request_id,
-                final,
-                sequence.holders(),
-                sequence.recomputed_tokens,
-            )
-        )
+        if final:
+            self.chronicle.note(sequence, "ended")
+        name, again = sequence.request.request_id, sequence.recomputed_tokens
+        holders, life = sequence.holders(), sequence.timeline.life()
+        self.effects.append(Finish(sequence.number, name, final, holders, again, life))
         own = [ref.block for ref in sequence.table if self._is_own(ref)]
         # What is cached first goes first, and a head is of use without its tail.
         self.free([*reversed(own), *sequence.spare], keep=keep_own)

@@ -1,16 +1,19 @@
 """Loads: what a step tells the planner of itself (PAPER 2.3: request placement entries). No I/O."""
 
 from collections import Counter, deque
+from collections.abc import Mapping
 from collections.abc import Sequence as Many
 
-from engine.core import Plan
-from engine.protocol import Load, RequestLoad, SequenceLoad, Share, StepSample
+from engine.core import Distribution, Plan
+from engine.protocol import Histogram, Load, RequestLoad, SequenceLoad, Share, StepSample
 from engine.scheduler.debts import Debts
 from engine.scheduler.holdings import Holdings
 from engine.scheduler.sequence import NOWHERE, Sequence, State
 
 MAX_SAMPLES = 64
 SMOOTHING = 0.1
+STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+STEP_BOUNDS_S = tuple(scale * 10**power for power in range(-3, 2) for scale in (1.0, 2.5, 5.0))
 
 
 class Loads:
@@ -22,6 +25,8 @@ class Loads:
         self._samples: deque[StepSample] = deque(maxlen=MAX_SAMPLES)
         self.step_s = 0.0
         """seconds of a decode step, smoothed"""
+        self._step_tokens = Distribution(STEP_TOKENS)
+        self._step_s = Distribution(STEP_BOUNDS_S)
         self.is_leaving = False
         self.relief: Counter[str] = Counter()
         """loans, host_blocks, handovers, preemptions: in the order in which they are tried; a
@@ -43,8 +48,13 @@ class Loads:
         self.reuse["hits_other"] += tokens * num_lent
         sequence.chain = []
 
+    def ran(self, num_rows: int) -> None:
+        """A step of so many query tokens was run."""
+        self._step_tokens.add(num_rows)
+
     def timed(self, plan: Plan, seconds: float, tokens: int) -> None:
-        """A step was run; ``tokens`` to a block. Only decode steps are samples."""
+        """A step took so long; ``tokens`` to a block. Only decode steps are samples."""
+        self._step_s.add(seconds)
         if any(span.num_rows > 1 for span in plan.spans):
             return
         remote = sum(tokens for span in plan.spans for ref in span.table if ref.loan)
@@ -58,6 +68,7 @@ class Loads:
         waiting_blocks: int,
         holdings: Holdings,
         debts: Debts,
+        counts: Mapping[str, int],
         now: float,
     ) -> Load:
         running = [one for one in all_sequences if one.state is State.RUNNING]
@@ -86,7 +97,14 @@ class Loads:
             _borrowed(all_sequences, debts),
             [_request_load(one, now) for one in all_sequences],
             dict(self.reuse),
+            dict(counts),
+            {"step_tokens": told(self._step_tokens), "step_s": told(self._step_s)},
         )
+
+
+def told(distribution: Distribution) -> Histogram:
+    """As it stands, for a message."""
+    return Histogram(list(distribution.bounds), list(distribution.counts), distribution.total)
 
 
 def _age_s(sequence: Sequence, now: float) -> float:

@@ -105,7 +105,8 @@ class Preemption:
             self._loads.relief["handovers"] += 1
             # Who goes on may read what others hold; the own blocks are wanted here.
             self._roster.drop(sequence, final=False, keep_lent=True)
-            self._clients.hand_over(sequence.request)
+            self._holdings.chronicle.note(sequence, "handed_over")
+            self._clients.hand_over(sequence.request, sequence.timeline.life())
         else:
             self._loads.relief["preemptions"] += 1
             otherwise(sequence)

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, replace
 from engine.core import Request, Score
 from engine.protocol import (
     Abort,
+    Explained,
     Failed,
     HandedOver,
+    Life,
     Member,
     Message,
     Progress,
@@ -21,7 +23,26 @@ from engine.protocol import (
     Submit,
     Tokens,
 )
+from engine.scheduler.pace import Pace
 from engine.scheduler.router import route
+
+FIRST, HANDED_OVER, LOST = "first", "hand_over", "step_lost"
+"""why an attempt began: what became of the one before it"""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A request's run at one instance."""
+
+    number: int
+    instance: int
+    began_s: float
+    """since the request was accepted"""
+    why: str
+    num_tokens: int
+    """of the answer, when it began"""
+    life: Life | None = None
+    """as its step last told of it"""
 
 
 @dataclass(slots=True)
@@ -41,6 +62,9 @@ class Entry:
     error_code: str = ""
     report: Report | None = None
     attempt: int = 0
+    attempts: list[Attempt] = field(default_factory=list)
+    why: str = FIRST
+    """of the next attempt"""
     instance: int | None = None
     address: str = ""
     started_at: float | None = None
@@ -48,6 +72,7 @@ class Entry:
     first_token_at: float | None = None
     num_reused: int = 0
     """tokens of the prompt whose keys were found, not computed"""
+    last_token_at: float | None = None
     ended_at: float | None = None
 
     @property
@@ -90,8 +115,9 @@ class RequestTable:
         self._effects: list[ToStep] = []
         self.entries: dict[str, Entry] = {}
         self.changed: set[str] = set()
-        self.num_taken = 0
-        """tokens that have ever come"""
+        self.reported: list[Entry] = []
+        """whose report has come since somebody last took them"""
+        self.pace = Pace()
 
     def add(
         self,
@@ -154,6 +180,7 @@ class RequestTable:
             elif entry.address not in addresses:
                 if entry.address:  # perhaps only its planner was away: never run it twice
                     self._effects.append(ToStep(entry.address, Abort(entry.attempt_id)))
+                    entry.why = LOST
                 self._send(entry, now)
 
     def on_message(self, message: Message, now: float) -> None:
@@ -166,7 +193,10 @@ class RequestTable:
             entry.started_at = now
         match message:
             case Report():
-                entry.report = message
+                entry.report, entry.attempts[-1].life = message, message.life
+                self.reported.append(entry)
+            case Explained() if entry.report is None:
+                entry.attempts[-1].life = message.life
             case Tokens() if not entry.done:
                 self._take(entry, message, now)
             case PromptScores() if message.index <= len(entry.prompt_scores):
@@ -177,6 +207,8 @@ class RequestTable:
                 entry.error_code = message.code
                 self._end(entry, now, error=message.reason)
             case HandedOver() if not entry.done:
+                entry.attempts[-1].life = message.life
+                entry.why = HANDED_OVER
                 self._send(entry, now, leaving=entry.instance)
             case Progress():
                 pass
@@ -198,9 +230,17 @@ class RequestTable:
         entry.scores += message.scores
         entry.first_token_at = entry.first_token_at or now
         self.changed.add(entry.request.request_id)
-        self.num_taken += len(message.token_ids)
+        self._note_pace(entry, len(message.token_ids), now)
         if message.finish_reason:
             self._end(entry, now, reason=message.finish_reason)
+
+    def _note_pace(self, entry: Entry, num_tokens: int, now: float) -> None:
+        assert entry.instance is not None
+        if len(entry.token_ids) == num_tokens:
+            self.pace.began(entry.instance, len(entry.request.prompt_ids))
+        gap_s = None if entry.last_token_at is None else now - entry.last_token_at
+        self.pace.took(entry.instance, num_tokens, gap_s)
+        entry.last_token_at = now
 
     def _end(self, entry: Entry, now: float, *, reason: str = "", error: str = "") -> None:
         entry.finish_reason, entry.error, entry.ended_at = reason, error, now
@@ -220,6 +260,8 @@ class RequestTable:
         member = next(one for one in self._members if one.instance == instance)
         entry.address = member.step_address
         entry.attempt += 1
+        began_s, num_tokens = now - entry.arrived, len(entry.token_ids)
+        entry.attempts.append(Attempt(entry.attempt, instance, began_s, entry.why, num_tokens))
         self._effects.append(ToStep(entry.address, submit_of(entry, now, stays=self._stays)))
 
 

@@ -43,6 +43,7 @@ class Returns:
         for sequence in sequences:
             if (instance, message.loan) not in sequence.loans:
                 continue
+            self._holdings.chronicle.note(sequence, "recalled", instance, len(message.slots))
             for leaf, ref in list(sequence.targets.items()):
                 if (ref.instance, ref.loan, ref.slot) in wanted:
                     self._holdings.untarget(sequence, leaf, release=True)

@@ -48,6 +48,21 @@ class Roster:
         """Those that run or could go on where they are, if only there was memory for more."""
         return [one for one in self.all() if one in self.running or (one.table and not one.holes)]
 
+    def note_arrivals(self, now: float) -> None:
+        """Those that came since the last time: a request that is sent again is as old as it was."""
+        for sequence in self.all():
+            if sequence.arrived is None:
+                sequence.arrived = now - sequence.request.age_s
+                num_before = max(0, len(self._admission.waiting) - 1)
+                self._holdings.chronicle.note(sequence, "queued", amount=num_before)
+
+    def pause(self, instance: int, for_s: float, now: float) -> None:
+        """A holder computes for its own first: who needs it runs later."""
+        for sequence in self.running:
+            if instance in sequence.holders():
+                sequence.paused_until = now + for_s
+                self._holdings.chronicle.note(sequence, "busy", instance, round(1e3 * for_s))
+
     def drop(
         self,
         sequence: Sequence,
@@ -71,8 +86,9 @@ class Roster:
 
     def restart(self, sequence: Sequence) -> None:
         """Drop its memory and queue it again; its tokens stay, their keys are recomputed."""
-        sequence.recomputed_tokens += sequence.num_computed
-        sequence.recomputed_tokens -= sum(end - first for first, end in sequence.holes)
+        lost = sequence.num_computed - sum(end - first for first, end in sequence.holes)
+        sequence.recomputed_tokens += lost
+        self._note_lost(sequence, "preemption", lost)
         self.drop(sequence, final=False)
         self._admission.queue_again(sequence)
 
@@ -91,7 +107,9 @@ class Roster:
             self.restart(sequence)
             return
         self.suspend(sequence)
-        sequence.recomputed_tokens += self._holdings.shorten(sequence)
+        lost = self._holdings.shorten(sequence)
+        sequence.recomputed_tokens += lost
+        self._note_lost(sequence, "preemption", lost)
 
     def lose(self, loans: set[tuple[int, int]], now: float) -> None:
         """These loans have ended: what lay there becomes holes of the sequences that used it."""
@@ -107,17 +125,22 @@ class Roster:
             for key in gone:
                 del sequence.loans[key]  # gone already: nothing to give back
             table = enumerate(sequence.table)
-            self.wound(sequence, [leaf for leaf, ref in table if (ref.instance, ref.loan) in gone])
+            lost = [leaf for leaf, ref in table if (ref.instance, ref.loan) in gone]
+            self.wound(sequence, lost, "lost_holder")
 
-    def wound(self, sequence: Sequence, leaves: Collection[int]) -> None:
+    def wound(self, sequence: Sequence, leaves: Collection[int], cause: str = "recall") -> None:
         """These leaves are nowhere any more: it must find places for them before it goes on."""
         if not leaves:
             return
+        self._note_lost(sequence, cause, len(leaves) * self._layout.tokens)
         self._returns.forget(sequence, leaves)
         sequence.open_holes(leaves, self._layout.tokens)
         if sequence in self._admission.waiting:
             return
         self._queue_again(sequence, num_spare=1)
+
+    def _note_lost(self, sequence: Sequence, cause: str, num_tokens: int) -> None:
+        self._holdings.chronicle.note(sequence, f"lost:{cause}", amount=num_tokens)
 
     def _queue_again(self, sequence: Sequence, num_spare: int) -> None:
         if sequence in self.running:

@@ -53,6 +53,7 @@ class Scheduler(Desk):
             self.admission.num_missing_blocks(),
             self.holdings,
             self.debts,
+            self.chronicle.counts,
             now,
         )
 
@@ -86,12 +87,15 @@ class Scheduler(Desk):
         scores: Scores,
         complete: frozenset[int],
         poisoned: frozenset[int],
+        now: float,
     ) -> None:
         """Book a finished step; ``next_ids`` maps a sampled span's index to its token.
 
         ``complete`` are the indexes of those whose answer ends with it, whatever the token is.
         Poisoned sequences publish nothing and run the same rows again.
         """
+        self.chronicle.now = now
+        self.loads.ran(plan.num_rows)
         by_number = {sequence.number: sequence for sequence in self.running}
         for index, span in enumerate(plan.spans):
             sequence = by_number.get(span.sequence)
@@ -103,11 +107,15 @@ class Scheduler(Desk):
             self.holdings.seal(sequence, span.first_position, end)
             if was_hole:
                 sequence.recomputed_tokens += span.num_rows
+                self.chronicle.note(sequence, "recomputed", amount=span.num_rows)
             elif was_prefill:
+                self.chronicle.note(sequence, "computed", amount=span.num_rows)
                 self.clients.progress(sequence)
             if index in scores.prompt:
                 self.clients.publish_scores(sequence, scores.prompt[index])
             if index in next_ids:
+                if sequence.num_output == len(sequence.request.answer_ids):
+                    self.chronicle.note(sequence, "first_token")
                 sequence.token_ids.append(next_ids[index])
                 self.admission.turns.answered(sequence.request.tenant)
                 if not sequence.targets:  # nothing passes through to creditors any more

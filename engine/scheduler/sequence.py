@@ -6,6 +6,7 @@ from enum import Enum
 
 from engine.core import BlockRef, Request
 from engine.memory.blocks import root_of
+from engine.scheduler.timeline import Timeline
 
 NOWHERE = BlockRef(-1, 0)
 """stands in the table for a leaf whose keys are in no block: a hole not yet begun"""
@@ -74,6 +75,7 @@ class Sequence:
     """with what was found it was not placed: the next time it is tried without"""
     num_reused: int = 0
     """tokens whose keys were found when it began to run"""
+    timeline: Timeline = field(default_factory=Timeline)
 
     @property
     def seniority(self) -> tuple[int, float, int]:

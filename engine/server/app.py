@@ -155,7 +155,7 @@ def build_app(
 
     @app.get("/metrics")
     async def scrape() -> Response:
-        return PlainTextResponse(metrics.text(gateway.table, gateway.members))
+        return PlainTextResponse(metrics.text(gateway.table, gateway.members, gateway.view))
 
     app.include_router(build_router(gateway))
     return app

@@ -42,15 +42,18 @@ class Gateway:
         journal: Path,
         block_tokens: int,
         on_end: Callable[[Entry], None] = lambda _: None,
+        on_report: Callable[[Entry], None] = lambda _: None,
         only: int | None = None,
     ) -> None:
-        """``only`` limits it to one instance; ``on_end`` sees each request once, at its end."""
+        """``only`` limits it to one instance; ``on_end`` sees each request once, at its end;
+        ``on_report`` when a step has told of its life there."""
         self._planner = ControlClient(planner, FROM_PLANNER, key)
         self._key = key
         self._only = only
         self._steps: dict[str, ControlClient] = {}
         self._news: dict[str, asyncio.Event] = {}
         self._on_end = on_end
+        self._on_report = on_report
         self.table = RequestTable(
             block_tokens=block_tokens, life=secrets.token_hex(4), stays=only is not None
         )
@@ -100,7 +103,7 @@ class Gateway:
                 with contextlib.suppress(PeerLost):
                     self._planner.send(MembersQuery())
                     self._planner.send(ViewQuery())
-                self.rates.note(self.table.num_taken, now)
+                self.rates.note(self.table.pace.num_tokens, now)
             self._pump(now)
             await self._sleep()
 
@@ -179,6 +182,8 @@ class Gateway:
         for client in self._steps.values():
             for message in client.receive(0.0):
                 self.table.on_message(message, now)
+        while self.table.reported:
+            self._on_report(self.table.reported.pop())
         for effect in self.table.take_effects():
             if effect.address not in self._steps:
                 client = ControlClient(effect.address, FROM_STEP, self._key)

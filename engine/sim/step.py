@@ -200,10 +200,10 @@ class SimStep(Party):
         for what in wrong:
             self.world.notes["wrong_reads"] += 1
             self.world.violation(f"{self.name}: {what}")
-        next_ids = self._model.run(reading.plan, poisoned)
-        nobody = frozenset[int]()
-        self.scheduler.commit(reading.plan, next_ids, NO_SCORES, nobody, poisoned)
-        self.scheduler.timed(reading.plan, STEP_S, self.clock())
+        plan, nobody, now = reading.plan, frozenset[int](), self.clock()
+        next_ids = self._model.run(plan, poisoned)
+        self.scheduler.commit(plan, next_ids, NO_SCORES, nobody, poisoned, now)
+        self.scheduler.timed(plan, STEP_S, now)
         self._perform()
         self._turn_soon(0.0)
 
@@ -276,8 +276,7 @@ class SimStep(Party):
         if effect.final:
             self._model.forget(number)
             name, again = effect.request_id, effect.recomputed_tokens
-            report = p.Report(name, list(effect.holders), 0, 0, 0, 0, {}, again)
-            self._to_client(self, name, report)
+            self._to_client(self, name, p.Report(name, [*effect.holders], 0, 0, 0, 0, {}, again))
 
     def _register(self) -> None:
         self.to_planner(p.Register(self.instance, self.pool.epoch, f"{self.instance}/{self.life}"))

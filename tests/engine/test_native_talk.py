@@ -60,3 +60,17 @@ def test_most_layers_never_leave_the_library(step):
     natives = [peer.asked._native for peer in answered.values() if peer.asked._native]
     assert natives
     assert all(native.is_done for native in natives)
+
+
+def test_each_holders_trips_are_timed(step):
+    """In the library, in Python, and where a step's layers are answered in both."""
+    step.lend()
+    travels = step.backend.travels
+    for number in range(4):
+        step.run(decodes(number))
+        assert sum(travels.trips.counts) == 2 * (number + 1)
+    step.run([(0, 134, 30), (1, 74, 1)])
+    assert sum(travels.trips.counts) == 10
+    took = {one: sum(travel.trip_s[one] for travel in travels.of.values()) for one in (1, 2)}
+    assert all(0 < seconds < 60 for seconds in took.values())
+    assert travels.trips.counts[0] < 10, "a trip takes more than 10 us"

@@ -10,6 +10,7 @@ from scheduler_checks import LAYOUT, TOKENS
 from engine import protocol as p
 from engine.core import BlockRef, Request
 from engine.memory.blocks import ROOT, chain_hash
+from engine.scheduler.chronicle import Chronicle
 from engine.scheduler.debts import Debts
 from engine.scheduler.effects import Cancel, Fetch, Finish, Move, ToPool
 from engine.scheduler.holdings import Holdings
@@ -23,7 +24,11 @@ class Home:
     def __init__(self, num_blocks=0):
         self.effects, self.debts, self.now = [], Debts(), 100.0
         self.holdings = Holdings(
-            instance=HOME, layout=LAYOUT, debts=self.debts, effects=self.effects
+            instance=HOME,
+            layout=LAYOUT,
+            debts=self.debts,
+            chronicle=Chronicle(),
+            effects=self.effects,
         )
         self.returns = Returns(self.holdings)
         self.sequences = []

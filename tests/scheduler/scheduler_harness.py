@@ -246,7 +246,8 @@ class Instance:
             if index in plan.sampled:
                 is_wrong = span.sequence in poisoned
                 next_ids[index] = EOS if is_wrong else next_token(sequence.token_ids)
-        self.scheduler.commit(plan, next_ids, NO_SCORES, frozenset(), frozenset(poisoned))
+        poison, now = frozenset(poisoned), self.cluster.now
+        self.scheduler.commit(plan, next_ids, NO_SCORES, frozenset(), poison, now)
         self.perform()
         return True
 

@@ -149,7 +149,7 @@ class Alone:
         assert bool(plan.sampled) == (end == len(self.sequence.token_ids))
         next_ids = dict.fromkeys(plan.sampled, 5)
         poison = frozenset({1} if poisoned else ())
-        self.scheduler.commit(plan, next_ids, NO_SCORES, frozenset(), poison)
+        self.scheduler.commit(plan, next_ids, NO_SCORES, frozenset(), poison, 0.0)
         self.scheduler.roster.check()
         if poisoned:
             return []

@@ -1,0 +1,159 @@
+"""What a true server shows of itself while a request borrows: ``/cluster``, ``/metrics``."""
+
+import json
+import re
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from served import ROOT, Server, ids_of, make_chatting_checkpoint
+
+from engine.server.metric_table import TABLE, markdown, sample_name
+
+PROMPT = ids_of("borrowed " * 33)
+ANSWER = 200
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Two instances; each pool holds 384 tokens."""
+    model = make_chatting_checkpoint(tmp_path_factory.mktemp("served") / "model")
+    slowly = "callbacks=[tests.server.slow_steps:SlowSteps]"
+    server = Server(model, 2, "pool.num_blocks=48", "attention.options.way=query", slowly)
+    try:
+        server.wait_until(server.ready)
+        yield server
+    finally:
+        said = server.stop()
+    assert "Traceback" not in said
+
+
+def look(server):
+    return server.http.get("/cluster").json()
+
+
+def test_a_borrowing_request_is_seen_from_both_sides(server):
+    stream = server.openai.completions.create(
+        model="tiny", prompt=PROMPT, max_tokens=ANSWER, temperature=0, stream=True
+    )
+    first = next(stream)
+    seen = {}
+
+    def is_lent():
+        seen.update(look(server))
+        ledger = seen["ledger"]
+        return ledger["lent"] and ledger["lent"] == ledger["borrowed"] and seen["requests"]
+
+    server.wait_until(is_lent)
+    [request] = seen["requests"]
+    owner = request["instance"]
+    [loan] = seen["ledger"]["loans"]
+    assert (loan["debtor"], loan["creditor"]) == (owner, 1 - owner)
+    assert loan["lent"] == loan["borrowed"] == seen["ledger"]["lent"]
+    debtor, creditor = seen["instances"][owner], seen["instances"][1 - owner]
+    assert debtor["borrowed_from"] == {str(1 - owner): loan["borrowed"]}
+    assert creditor["lent_to"] == {str(owner): loan["lent"]}
+    assert creditor["free"] + creditor["lent"] + creditor["used"] <= creditor["blocks"] == 48
+    assert request["id"] == first.id
+    assert request["prompt_tokens"] == len(PROMPT)
+    assert request["attempt"] == 1
+    assert request["age_s"] > 0
+    for _ in stream:
+        pass
+
+    def is_over():
+        seen.update(look(server))
+        return not seen["requests"] and not seen["ledger"]["loans"]
+
+    server.wait_until(is_over)
+    assert seen["ledger"] == {"lent": 0, "borrowed": 0, "loans": []}
+    assert seen["block_tokens"] == 8
+    assert seen["rates"]["output_tokens_per_s"] > 0
+    assert seen["rates"]["ttft_s"] > 0
+
+
+def test_each_instances_own_port_shows_the_same_ledger(server):
+    found = server.http.get(f"http://127.0.0.1:{server.port + 1}/cluster").json()
+    assert found["ledger"] == {"lent": 0, "borrowed": 0, "loans": []}
+    assert [one["id"] for one in found["instances"]] == [0]
+
+
+def scrape(server):
+    """Sample name -> [(labels, value)]."""
+    found = {}
+    for family in text_string_to_metric_families(server.http.get("/metrics").text):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return found
+
+
+def total(found, name, **labels):
+    chosen = [v for of, v in found[name] if labels.items() <= of.items()]
+    return sum(chosen)
+
+
+def test_what_was_counted_is_what_happened(server):
+    """All of the request above, which was the only one so far."""
+    server.wait_until(lambda: total(scrape(server), "vllm:request_queue_time_seconds_count") == 1)
+    server.wait_until(lambda: total(scrape(server), "lendkv:blocks_moved_total") > 0)
+    found = scrape(server)
+    assert total(found, "vllm:generation_tokens_total") == ANSWER
+    assert total(found, "vllm:prompt_tokens_total") == len(PROMPT)
+    assert total(found, "vllm:request_success_total", finished_reason="length") == 1
+    assert total(found, "vllm:time_to_first_token_seconds_count") == 1
+    assert total(found, "vllm:e2e_request_latency_seconds_count") == 1
+    assert total(found, "vllm:inter_token_latency_seconds_count") == ANSWER - 1
+    assert total(found, "vllm:request_generation_tokens_sum") == ANSWER
+    assert total(found, "vllm:request_prefill_kv_computed_tokens_sum") == len(PROMPT)
+    # each token but the last was computed once
+    assert total(found, "vllm:iteration_tokens_total_sum") == len(PROMPT) + ANSWER - 1
+    assert total(found, "lendkv:recompute_tokens_total") == 0
+    phases = [total(found, f"vllm:request_{name}_time_seconds_sum") for name in PHASES]
+    assert phases[0] + phases[1] == pytest.approx(phases[2])
+    whole = total(found, "vllm:e2e_request_latency_seconds_sum")
+    assert 0 < phases[2] < whole + 0.1
+
+    owner = next(of["engine"] for of, v in found["lendkv:loans_taken_total"] if v)
+    other = str(1 - int(owner))
+    borrowed = total(found, "lendkv:blocks_borrowed_total", engine=owner)
+    assert total(found, "lendkv:loans_granted_total", engine=other) >= 1
+    assert 0 < total(found, "lendkv:blocks_moved_total", engine=owner) <= borrowed
+    assert total(found, "lendkv:remote_block_reads_total", engine=owner) > ANSWER
+    assert total(found, "lendkv:remote_partial_seconds_count", engine=owner) > 50
+    assert total(found, "lendkv:query_bytes_total", engine=owner) > 0
+    assert total(found, "lendkv:memory_relief_total", means="loans") >= 1
+    assert total(found, "lendkv:ledger_difference_blocks") == 0
+    assert total(found, "lendkv:pool_blocks") == 96
+
+
+PHASES = ("prefill", "decode", "inference")
+
+
+def test_every_metric_is_exported_and_documented(server):
+    found = scrape(server)
+    for metric in TABLE:
+        name = sample_name(metric)
+        shown = f"{name}_bucket" if metric.kind == "histogram" else name
+        if metric.name == "lendkv:debt_blocks":  # only while somebody owes
+            continue
+        assert shown in found, shown
+        assert all(metric.labels[-1] in of for of, _ in found[shown])
+    assert markdown() in (ROOT / "docs/metrics.md").read_text()
+
+
+def test_dashboards_and_alerts_ask_for_what_there_is(server):
+    exported = {*scrape(server), "lendkv:debt_blocks"}
+    boards = sorted((ROOT / "dashboards").glob("*.json"))
+    panels = [panel for board in boards for panel in json.loads(board.read_text())["panels"]]
+    rules = yaml.safe_load((ROOT / "dashboards/alerts.yml").read_text())["groups"][0]["rules"]
+    asked = [target["expr"] for panel in panels for target in panel["targets"]]
+    asked += [rule["expr"] for rule in rules]
+    named = {name for expr in asked for name in re.findall(r"(?:vllm|lendkv):\w+", expr)}
+    assert len(boards) == 3
+    assert len(rules) == 10
+    assert named - exported == set()
+    unseen = {sample_name(metric) for metric in TABLE} - {n.removesuffix("_bucket") for n in named}
+    assert unseen == {"vllm:cache_config_info"}
+    scrapes = yaml.safe_load((ROOT / "dashboards/prometheus.yml").read_text())
+    assert scrapes["rule_files"] == ["alerts.yml"]
+    assert scrapes["scrape_configs"][0]["job_name"] == "lendkv"
