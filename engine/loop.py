@@ -6,10 +6,10 @@ It carries out what the scheduler wants (its effects) and reports back; it decid
 import time
 from collections.abc import Callable, Collection, Sequence
 
+from engine.accounts import Accounts
 from engine.attention.dist import DistAttention
 from engine.attention.lenders import Lenders
 from engine.attention.slices import WontFit
-from engine.attention.travel import Travel
 from engine.callbacks import Callback
 from engine.choice import Chooser
 from engine.constrained import Constrained
@@ -23,12 +23,10 @@ from engine.protocol import (
     Ack,
     Draw,
     Drawn,
-    Explained,
     Failed,
     FencedOff,
     Granted,
     HandedOver,
-    Load,
     Message,
     Report,
     StepSample,
@@ -44,7 +42,6 @@ from engine.scheduler.effects import (
     ToPlanner,
     ToPool,
 )
-from engine.scheduler.loads import told
 from engine.scheduler.scheduler import Scheduler
 
 CONNECT_S = 2.0
@@ -83,6 +80,7 @@ class Loop:
         self._constrained = constrained
         self._chooser = Chooser(scheduler, constrained, eos_ids)
         self._fetcher = Fetcher(backend.reads)
+        self.accounts = Accounts(scheduler, backend.travels, mover)
         self._to_planner = to_planner
         self._to_client = to_client
         self._callbacks = tuple(callbacks)
@@ -108,28 +106,6 @@ class Loop:
     def now(self) -> float:
         """The clock that leases are counted with."""
         return self._clock()
-
-    def load(self) -> Load:
-        """What the planner is told of this step."""
-        load, travels = self.scheduler.load(self.now()), self._backend.travels
-        counts = {
-            "block_reads": travels.num_block_reads,
-            "missed_deadlines": travels.num_missed,
-            "query_bytes": travels.in_all.query_bytes,
-            "partial_bytes": travels.in_all.partial_bytes,
-            "kv_bytes_avoided": travels.in_all.kv_bytes_avoided,
-        }
-        histograms = load.histograms | {"trip_s": told(travels.trips)}
-        return replace(load, counts=load.counts | counts, histograms=histograms)
-
-    def explain(self, request_id: str) -> Explained | None:
-        """The life so far of a request that is here."""
-        for sequence in self.scheduler.roster.all():
-            if sequence.request.request_id == request_id:
-                travel = self._backend.travels.of.get(sequence.number, Travel())
-                life = replace(sequence.timeline.life(), trip_s=dict(travel.trip_s))
-                return Explained(request_id, life)
-        return None
 
     def submit(self, request: Request) -> None:
         if request.sampling.grammar:
@@ -280,18 +256,7 @@ class Loop:
         self._backend.forget_sequence(effect.sequence)
         if not effect.final:
             return
-        travel = self._backend.travels.of.pop(effect.sequence, None) or Travel()
-        report = Report(
-            effect.request_id,
-            list(effect.holders),
-            travel.query_bytes,
-            travel.partial_bytes,
-            self._mover.moved_bytes.pop(effect.sequence, 0),
-            travel.kv_bytes_avoided,
-            dict(travel.steps_by_way),
-            effect.recomputed_tokens,
-            replace(effect.life, trip_s=dict(travel.trip_s)),
-        )
+        report = self.accounts.report(effect)
         self._tell(effect.request_id, report)
         for callback in self._callbacks:
             callback.on_request_finished(report)

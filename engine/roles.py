@@ -178,7 +178,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
         clock=_boottime,
     )
     samples = loop.profile()
-    to_planner(replace(loop.load(), samples=samples))
+    to_planner(replace(loop.accounts.load(loop.now()), samples=samples))
     next_register = next_load = 0.0
     told_to_leave = told_to_end = False
 
@@ -192,7 +192,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
                 case Abort():
                     loop.abort(message.request_id)
                 case Explain():
-                    explained = loop.explain(message.request_id)
+                    explained = loop.accounts.explain(message.request_id)
                     if explained is not None:
                         with suppress(PeerLost):  # it asked and left
                             clients.send(peer, explained)
@@ -214,7 +214,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
         now = time.monotonic()
         if now >= next_load:
             next_load = now + LOAD_EVERY_S
-            to_planner(loop.load())
+            to_planner(loop.accounts.load(loop.now()))
         if now >= next_register:  # again and again: the planner may restart
             next_register = now + 1.0
             to_planner(Register(place.instance, place.epoch, address))

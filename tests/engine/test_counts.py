@@ -24,7 +24,7 @@ def test_counts_are_those_of_the_plans(tmp_path, dtype, way):
     request = Request(request_id="a", prompt_ids=tuple(prompt(60)), sampling=greedy(12))
     answer = llm.submit(request)
     run_all(llm)
-    load = llm.loops[0].load()
+    load = llm.loops[0].accounts.load(0.0)
     spans = [span for ran in steps for span in ran.plan.spans]
     remote = [{ref.instance for ref in span.table if ref.loan} for span in spans]
     reads = sum(1 for span in spans for ref in span.table if ref.loan)
