@@ -73,7 +73,13 @@ def test_a_borrowing_request_is_seen_from_both_sides(server):
 
 
 def test_each_instances_own_port_shows_the_same_ledger(server):
-    found = server.http.get(f"http://127.0.0.1:{server.port + 1}/cluster").json()
+    found = {}
+
+    def is_over():
+        found.update(server.http.get(f"http://127.0.0.1:{server.port + 1}/cluster").json())
+        return not found["ledger"]["loans"]
+
+    server.wait_until(is_over)  # it looks by itself, perhaps a moment later
     assert found["ledger"] == {"lent": 0, "borrowed": 0, "loans": []}
     assert [one["id"] for one in found["instances"]] == [0]
 
