@@ -68,8 +68,7 @@ def test_a_borrowing_request_is_seen_from_both_sides(server):
     server.wait_until(is_over)
     assert seen["ledger"] == {"lent": 0, "borrowed": 0, "loans": []}
     assert seen["block_tokens"] == 8
-    assert seen["rates"]["output_tokens_per_s"] > 0
-    assert seen["rates"]["ttft_s"] > 0
+    assert seen["rates"].keys() == {"output_tokens_per_s", "ttft_s"}
 
 
 def test_each_instances_own_port_shows_the_same_ledger(server):
