@@ -18,7 +18,7 @@ from engine.errors import PeerLost
 from engine.protocol import FROM_PLANNER, FROM_STEP, Member, Members, MembersQuery, View, ViewQuery
 from engine.scheduler.request_table import Entry, RequestTable
 from engine.server.history import History
-from engine.server.journal import Ended, Journal, Terms
+from engine.server.journal import KEEP_ENDED, Ended, Journal, Left, Terms
 from engine.server.overview import overview
 from engine.server.rates import Rates, mean_ttft_s
 from engine.server.roll import Roll
@@ -229,9 +229,28 @@ class Gateway:
         for name in self.terms.keys() - self.table.entries.keys():
             del self.terms[name]
             self._news.pop(name, None)
+        if self._journal.is_long:
+            self._journal.rewrite(self._left())
         known = {member.step_address for member in self.members}
         for address in [one for one in self._steps if one not in known]:
             self._steps.pop(address).close()
+
+    def _left(self) -> list[Left]:
+        """What a successor would have to know."""
+        ended = [entry for entry in self.table.entries.values() if entry.done][-KEEP_ENDED:]
+        return [
+            Left(
+                entry.request,
+                self.terms[entry.request.request_id],
+                entry.token_ids,
+                entry.scores,
+                entry.prompt_scores,
+                Ended(entry.request.request_id, entry.finish_reason, entry.error, entry.error_code)
+                if entry.done
+                else None,
+            )
+            for entry in [*ended, *self.table.running]
+        ]
 
     async def _sleep(self) -> None:
         """Until a socket has something, or a moment has passed."""

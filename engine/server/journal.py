@@ -77,6 +77,8 @@ class Ended(Struct, tag=True, frozen=True, array_like=True):
 Record = Accepted | Taken | Scored | Ended
 
 LENGTH_BYTES = 4
+LONG_BYTES = 8 << 20
+"""a journal grows to this, or to twice what was of use in it, before it is written anew"""
 KEEP_ENDED = 256
 """complete answers that are kept for clients who have not heard their end"""
 
@@ -100,6 +102,8 @@ class Journal:
         self._path = path
         self._encoder = msgspec.msgpack.Encoder()
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        self._num_bytes = 0
+        self._limit = LONG_BYTES
 
     @staticmethod
     def open(path: Path) -> tuple["Journal", list[Left]]:
@@ -122,10 +126,21 @@ class Journal:
                     found[record.request_id].prompt_scores[record.index :] = record.scores
                 case Ended() if record.request_id in found:
                     ended[record.request_id] = found.pop(record.request_id)._replace(end=record)
-        partial = path.with_suffix(".new")
+        all_left = [*list(ended.values())[-KEEP_ENDED:], *found.values()]
+        journal = Journal(path)
+        journal.rewrite(all_left)
+        return journal, all_left
+
+    @property
+    def is_long(self) -> bool:
+        """Most of it is of no use any more: ``rewrite`` it."""
+        return self._num_bytes > self._limit
+
+    def rewrite(self, all_left: Iterable[Left]) -> None:
+        """Begin anew with what is still of use. Who dies meanwhile leaves the old one whole."""
+        partial = self._path.with_suffix(".new")
         partial.unlink(missing_ok=True)
         fresh = Journal(partial)
-        all_left = [*list(ended.values())[-KEEP_ENDED:], *found.values()]
         for left in all_left:
             fresh.accepted(left.request, left.terms)
             name = left.request.request_id
@@ -133,8 +148,10 @@ class Journal:
             fresh.taken(name, 0, left.token_ids, scores=left.scores)
             if left.end is not None:
                 fresh.ended(left.end)
-        os.replace(partial, path)
-        return fresh, all_left
+        os.replace(partial, self._path)
+        self._file.close()
+        self._file, self._num_bytes = fresh._file, fresh._num_bytes
+        self._limit = max(LONG_BYTES, 2 * self._num_bytes)
 
     def accepted(self, request: Request, terms: Terms) -> None:
         self._append(Accepted(request, terms))
@@ -161,7 +178,7 @@ class Journal:
 
     def _append(self, record: Record) -> None:
         data = self._encoder.encode(record)
-        self._file.write(len(data).to_bytes(LENGTH_BYTES, "little") + data)
+        self._num_bytes += self._file.write(len(data).to_bytes(LENGTH_BYTES, "little") + data)
 
 
 def _read(path: Path) -> Iterable[Record]:

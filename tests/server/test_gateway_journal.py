@@ -5,6 +5,7 @@ import time
 from engine.core import Request, SamplingParams
 from engine.protocol import Failed, Member, Tokens
 from engine.server import gateway as gateways
+from engine.server import journal as journals
 from engine.server.gateway import Gateway
 from engine.server.journal import Terms
 
@@ -81,3 +82,34 @@ def test_who_does_not_come_back_in_time_is_not_answered(tmp_path, monkeypatch):
         assert not again.table.entries["a"].done
         assert again.table.entries["b"].finish_reason == "abort"
     again.close()
+
+
+def test_a_journal_stays_short_and_a_successor_knows_as_much(tmp_path, monkeypatch):
+    monkeypatch.setattr(journals, "LONG_BYTES", 2000)
+    path = tmp_path / "log"
+    first = opened(path)
+    first.members = [Member(0, 1, NOWHERE, 9, 9, 0, 0)]
+    running = first.submit(request("under way"), Terms(usage=True))
+    say(first, running, Tokens(running.attempt_id, 0, [5]))
+    sizes = []
+    for number in range(600):
+        entry = first.submit(request(str(number)), Terms())
+        say(first, entry, Tokens(entry.attempt_id, 0, [5, 6, 7], "length"))
+        if number == 300:
+            say(first, running, Tokens(running.attempt_id, 1, [6]))
+        first._forget(time.monotonic())
+        sizes.append(path.stat().st_size)
+    assert max(sizes) < 3 * sizes[journals.KEEP_ENDED]
+    first._journal.close()  # it is killed
+    again = opened(path)
+    found = again.table.entries
+    assert found["under way"].token_ids == [5, 6]
+    assert again.terms["under way"].usage
+    assert not found["under way"].done
+    kept = [str(number) for number in range(600 - journals.KEEP_ENDED, 600)]
+    assert set(kept) | {"under way"} <= found.keys()
+    assert len(found) < 600
+    assert all(found[name].token_ids == [5, 6, 7] for name in kept)
+    assert {found[name].finish_reason for name in kept} == {"length"}
+    for gateway in (first, again):
+        gateway.close()
