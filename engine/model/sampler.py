@@ -49,7 +49,8 @@ def sample(logits_TV: Tensor, rows: Sequence[Row], eos_ids: Collection[int] = ()
 
 def _draw(logits_V: NDArray[Any], params: SamplingParams, position: int) -> int:
     """Min-p and top-k of the scaled logits, then top-p of what is left, then its CDF's inverse."""
-    scaled_V = (logits_V.astype(np.float64) - logits_V.max()) / params.temperature
+    with np.errstate(over="ignore"):  # at almost no temperature all but the likeliest are -inf
+        scaled_V = (logits_V.astype(np.float64) - logits_V.max()) / params.temperature
     ids = top_ids(scaled_V, params.top_k or len(scaled_V))
     if params.min_p > 0:
         ids = ids[scaled_V[ids] >= np.log(params.min_p)]
