@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check lint types nightly mutations bench peers clean
+.PHONY: help install run test check lint types clients nightly mutations bench peers clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
@@ -32,11 +32,19 @@ lint: install
 types: install
 	$(BIN)/mypy
 
-nightly: install mutations ## longer property tests, and every mutation must be caught
+clients: .clients/.installed ## litellm, lm-eval, schemathesis, guidellm into .clients, for tests/clients
+
+.clients/.installed: tests/clients/requirements.txt constraints.txt
+	$(PYTHON) -m venv .clients
+	.clients/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -r $<
+	@touch $@
+
+nightly: install clients mutations ## longer property tests, and every mutation must be caught
 	$(BIN)/pytest --hypothesis-profile=ci
 	$(BIN)/lendkv simulate recipes/sim/faults.yaml seeds=500
 	$(BIN)/lendkv simulate recipes/sim/churn.yaml
 	$(BIN)/lendkv chaos recipes/chaos.yaml
+	$(BIN)/python tests/soak/soak.py 1800
 
 mutations: install ## break the code in known ways and see the named tests fail
 	$(BIN)/python tests/mutations/run.py

@@ -1,5 +1,6 @@
 """The verb ``serve``: a gateway process behind a socket that its supervisor holds."""
 
+import logging
 import socket
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -105,6 +106,8 @@ class Serve:
         print(f"{who}: serving {model} at http://{host}:{port}/v1", flush=True)
         if self.only is None:
             print(f"lendkv: {how_to_join(config, planner)}", flush=True)
+        # It warns of each client that left in the middle of a burst of tokens.
+        logging.getLogger("asyncio").setLevel(logging.ERROR)
         options = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on")
         uvicorn.Server(options).run(sockets=[self.listener])
         return 0

@@ -1,0 +1,23 @@
+"""A minute and a half of overload with clients that leave: nothing leaks and nobody is forgotten.
+
+``make nightly`` runs half an hour of it: ``python tests/soak/soak.py 1800``.
+"""
+
+import asyncio
+
+import pytest
+from soak import LEFT, serve, soak
+
+
+@pytest.mark.timeout(900)
+def test_an_overloaded_cluster_leaks_nothing(tmp_path):
+    server = serve(tmp_path)
+    try:
+        server.wait_until(server.ready)
+        findings = asyncio.run(soak(server, 90.0, warm_s=30.0))
+    finally:
+        said = server.stop()
+    assert said == ""
+    assert findings.problems == [], findings.figures()
+    ends = findings.ends()
+    assert min(ends["finished"], ends[LEFT], ends["HTTP 503"]) > 0, ends
