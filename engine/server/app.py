@@ -25,6 +25,7 @@ from engine.server.choices import BETWEEN, Choices, name_of
 from engine.server.completions import Completions
 from engine.server.gateway import Gateway
 from engine.server.metrics import Metrics
+from engine.server.openapi import REFUSALS, STREAMS
 from engine.server.page import build_router
 from engine.server.problems import Problem, error_body
 from engine.server.request_ids import id_of
@@ -57,7 +58,7 @@ def build_app(
             await pump
         gateway.close()
 
-    app = FastAPI(title="LendKV", version=__version__, lifespan=lifespan)
+    app = FastAPI(title="LendKV", version=__version__, lifespan=lifespan, responses=REFUSALS)
     created = int(time.time())
 
     app.add_middleware(_LimitBody, max_bytes=max_body_bytes)
@@ -106,19 +107,19 @@ def build_app(
     def events(choices: Choices, told: int = -1, headers: dict[str, str] | None = None) -> Response:
         return _Events(teller.stream(choices, told), teller.attend(choices), headers or {})
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", responses=STREAMS)
     async def chat_completions(
         request: Request, body: ChatBody, last_event_id: str | None = Header(default=None)
     ) -> Response:
         return await answer(request, body, last_event_id)
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=STREAMS)
     async def plain_completions(
         request: Request, body: CompletionBody, last_event_id: str | None = Header(default=None)
     ) -> Response:
         return await answer(request, body, last_event_id)
 
-    @app.get("/v1/streams/{request_id}")
+    @app.get("/v1/streams/{request_id}", responses=STREAMS, response_class=StreamingResponse)
     async def stream_again(
         request_id: str, last_event_id: str | None = Header(default=None)
     ) -> Response:
@@ -136,7 +137,7 @@ def build_app(
         }
         return {"object": "list", "data": [card]}
 
-    @app.get("/health")
+    @app.get("/health", responses={503: {"description": "No instance can take requests yet"}})
     async def health() -> Response:
         """200 while an instance can take requests."""
         body = {"instances": [_card(member) for member in gateway.members]}
@@ -153,7 +154,7 @@ def build_app(
     async def version() -> dict[str, str]:
         return {"version": __version__}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def scrape() -> Response:
         return PlainTextResponse(metrics.text(gateway.table, gateway.members, gateway.view))
 

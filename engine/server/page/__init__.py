@@ -12,6 +12,7 @@ from fastapi.responses import FileResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from engine.server.gateway import Gateway
+from engine.server.openapi import EVENTS
 from engine.server.watch import Watch
 
 FOLDER = Path(__file__).parent
@@ -54,7 +55,7 @@ def build_router(gateway: Gateway) -> APIRouter:
         """What answers gave in each second of the last minutes, behind the second ``since``."""
         return recent(since)
 
-    @router.get("/cluster/events")
+    @router.get("/cluster/events", responses=EVENTS, response_class=StreamingResponse)
     async def events(since: int = 0) -> Response:
         """``/cluster`` and ``/cluster/history``, again each second, as server-sent events."""
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
