@@ -23,14 +23,23 @@ from engine.build import (
 from engine.callbacks import Callback
 from engine.comm.loopback import LoopbackNetwork
 from engine.config import Component, Config
-from engine.core import Request, SamplingParams
+from engine.core import Request, SamplingParams, Score
 from engine.errors import LendKVError
 from engine.loop import Loop
 from engine.memory.base import MemoryPool
 from engine.memory.rmanager import RManager
 from engine.model import checkpoint as checkpoints
 from engine.model.transformers_checkpoint import TransformersCheckpoint
-from engine.protocol import BorrowOffer, Failed, Freeze, Message, Progress, Report, Tokens
+from engine.protocol import (
+    BorrowOffer,
+    Failed,
+    Freeze,
+    Message,
+    Progress,
+    PromptScores,
+    Report,
+    Tokens,
+)
 from engine.scheduler.base import Placement
 
 HOST = "this process"
@@ -46,6 +55,10 @@ class Completion:
     text: str = ""
     """empty unless an LLM decoded it"""
     finish_reason: str = ""
+    scores: list[Score] = field(default_factory=list)
+    """of the tokens, with ``SamplingParams.logprobs``"""
+    prompt_scores: list[Score] = field(default_factory=list)
+    """of the prompt's tokens but the first, with ``prompt_logprobs``"""
     report: Report | None = None
     error: str = ""
 
@@ -247,7 +260,10 @@ class Engine:
         match message:
             case Tokens():
                 completion.token_ids += message.token_ids
+                completion.scores += message.scores
                 completion.finish_reason = message.finish_reason
+            case PromptScores():
+                completion.prompt_scores += message.scores
             case Failed():
                 completion.error = message.reason
             case Report():

@@ -196,6 +196,8 @@ class Teller:
         terms = self._gateway.terms[entry.request.request_id]
         ids: list[int] = entry.token_ids[first : first + len(offsets)]
         scores = entry.scores[first : first + len(offsets)]
+        # A request that ended before its first token may lack some of the prompt's.
+        echo = echo and len(entry.prompt_scores) == len(entry.request.prompt_ids) - 1
         if terms.logprobs is None or not (ids or echo):
             return None
         if terms.chat:
