@@ -80,6 +80,11 @@ class Entry:
         return bool(self.finish_reason or self.error)
 
     @property
+    def has_prompt_scores(self) -> bool:
+        """All are here, if any are wanted: each prompt token but the first has one."""
+        return len(self.prompt_scores) == len(self.request.prompt_ids) - 1
+
+    @property
     def num_tokens(self) -> int:
         return len(self.request.prompt_ids) + self.request.sampling.max_tokens
 
@@ -268,8 +273,8 @@ class RequestTable:
 def submit_of(entry: Entry, now: float, *, stays: bool) -> Submit:
     """The message that starts the entry's current attempt, behind the tokens it has."""
     sampling = entry.request.sampling
-    if len(entry.prompt_scores) == len(entry.request.prompt_ids) - 1:
-        sampling = replace(sampling, prompt_logprobs=None)  # all are known
+    if entry.has_prompt_scores:
+        sampling = replace(sampling, prompt_logprobs=None)
     return Submit(
         replace(
             entry.request,

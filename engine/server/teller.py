@@ -160,7 +160,7 @@ class Teller:
             token_ids=entry.token_ids[: len(text.offsets)],
             logprobs=self._logprobs(entry, text.offsets, echo=True),
         )
-        if terms.prompt_logprobs is None:
+        if terms.prompt_logprobs is None or not entry.has_prompt_scores:
             return self._shape(entry).whole(piece)
         ids, scores = entry.request.prompt_ids, entry.prompt_scores
         shown = self._shaper(terms).prompt(ids, scores, terms.prompt_logprobs)
@@ -196,8 +196,7 @@ class Teller:
         terms = self._gateway.terms[entry.request.request_id]
         ids: list[int] = entry.token_ids[first : first + len(offsets)]
         scores = entry.scores[first : first + len(offsets)]
-        # A request that ended before its first token may lack some of the prompt's.
-        echo = echo and len(entry.prompt_scores) == len(entry.request.prompt_ids) - 1
+        echo = echo and entry.has_prompt_scores  # else it ended before its first token
         if terms.logprobs is None or not (ids or echo):
             return None
         if terms.chat:
