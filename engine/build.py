@@ -263,6 +263,7 @@ def build_loop(
         "max_positions": shape.max_positions,
         "eos_ids": frozenset(checkpoint.eos_ids),
         "epoch": step_epoch,
+        "model": checkpoint.identity,
     }
     compiler = Compiler(
         lambda: checkpoint.tokenizer, vocab_size=shape.vocab_size, eos_ids=checkpoint.eos_ids

@@ -46,6 +46,13 @@ class Checkpoint:
         """None when the folder has no tokenizer.json. Made when asked for: steps need none."""
         return load_tokenizer(self.path_or_name)
 
+    @property
+    def identity(self) -> str:
+        """Equal for models whose keys are the same (model/identity.py)."""
+        from engine.model.identity import identity
+
+        return identity(f"{self.config} {self.steady}", self.weights)
+
     @cached_property
     def model(self) -> Model:
         """The model, ready to run."""

@@ -40,6 +40,14 @@ class TransformersCheckpoint:
     """None when the folder has no tokenizer.json"""
     eos_ids: tuple[int, ...]
 
+    @property
+    def identity(self) -> str:
+        """Equal for models whose keys are the same (model/identity.py)."""
+        from engine.model.identity import identity
+
+        model = self.model.library_model
+        return identity(model.config.to_json_string(), model.state_dict())
+
     @classmethod
     def load(cls, path: str, dtype: str) -> TransformersCheckpoint:
         """Load a Hugging Face folder in float32, bfloat16 or float16; code in it is never run.
