@@ -137,7 +137,7 @@ class Loop:
         self.scheduler.commit(plan, *chosen, poisoned, self._clock())
         self._step_s = elapsed = time.perf_counter() - began
         if not poisoned:
-            self.scheduler.timed(plan, elapsed, self._clock())
+            self.scheduler.timed(plan, elapsed, self._clock(), self._trip_s)
         self._perform()
         for callback in self._callbacks:
             callback.on_step_end(plan, elapsed, poisoned)
@@ -179,6 +179,12 @@ class Loop:
             self.receive()
             scheduler.tick(self._clock())
             self._perform()
+
+    @property
+    def _trip_s(self) -> float:
+        """What a step takes longer when it asks others; memory that is mapped is read like own."""
+        layers = self._backend.local.shape.num_layers
+        return 0.0 if self.lenders.are_mapped else layers * self._backend.ways.trip_s
 
     def wait(self, timeout_s: float, also: Sequence[int] = ()) -> None:
         """Sleep until a pool or a file descriptor has something to say."""

@@ -72,7 +72,7 @@ class DistAttention(AttentionBackend):
         self.reads = BlockReads(lenders, local.pool)
         self.staging = StagingCache(self.reads, local.pool, self.num_staging_blocks)
         self.travels = Travels(local.shape, local.layout)
-        self._ways = Ways()
+        self.ways = Ways()
         self._own_keys = self._lent_keys = 0
         """this step's keys, for each query row, here and at those who are asked"""
         self._asked_at = 0.0
@@ -131,11 +131,11 @@ class DistAttention(AttentionBackend):
         q_THD, layer = pending
         began = time.perf_counter()
         self.local.attend(self._reading.piece, q_THD, layer, self._reading.rows)
-        self._ways.learn_work(time.perf_counter() - began, self._own_keys)
+        self.ways.learn_work(time.perf_counter() - began, self._own_keys)
         if self._asking:
             self._collect()
         if self._steps and not self._failed:
-            self._ways.learn_trip(time.perf_counter() - self._asked_at, self._lent_keys)
+            self.ways.learn_trip(time.perf_counter() - self._asked_at, self._lent_keys)
         partial = self.local.merge(self._reading.program, self._reading.rows, len(q_THD))
         poisoned = self._poisoned()
         for span in self._plan.spans if poisoned else ():
@@ -155,7 +155,7 @@ class DistAttention(AttentionBackend):
             if not asks.open(self._lenders):
                 return None
             self._asks, step.slices, step.num_slices = asks, asks.address, len(asks.slices)
-            step.patience_ns = int(1e9 * self._ways.patience_s)
+            step.patience_ns = int(1e9 * self.ways.patience_s)
         self._native = step
         self._lend_time(step)
         return step
@@ -182,7 +182,7 @@ class DistAttention(AttentionBackend):
         if self._native is not None:
             lent_keys = 0 if self._failed else self._lent_keys
             layers = self.local.shape.num_layers
-            self._ways.learn_step(self._native, layers, self._own_keys, lent_keys)
+            self.ways.learn_step(self._native, layers, self._own_keys, lent_keys)
         poisoned = self._poisoned() | self._mapped.changed(self._plan.step)
         for instance, seconds in self._asks.trips() if self._asks else ():
             self.travels.answered(instance, seconds)
@@ -232,7 +232,7 @@ class DistAttention(AttentionBackend):
         own_keys, lent_keys = keys_of(plan, self.local.layout.tokens)
         way: str = self._config.way
         if way == "cheapest":
-            way = "query" if self._ways.prefers_query(own_keys, lent_keys) else "mapped"
+            way = "query" if self.ways.prefers_query(own_keys, lent_keys) else "mapped"
         self._lent_keys = lent_keys if way == "query" else 0
         self._own_keys = own_keys + lent_keys - self._lent_keys
         return way

@@ -91,6 +91,11 @@ class Lenders:
         """The longest message body that every connected pool takes."""
         return min(lender.channel.max_body_bytes for lender in self._lenders.values())
 
+    @property
+    def are_mapped(self) -> bool:
+        """Whether the memory of all pools that it talks to can be read in place."""
+        return all(lender.generations is not None for lender in self._lenders.values())
+
     def get(self, instance: int) -> Lender | None:
         return self._lenders.get(instance)
 

@@ -121,7 +121,6 @@ class Admission:
             num_found = sequence.num_computed - sum(end - at for at, end in sequence.holes)
             self._holdings.chronicle.note(sequence, "found", amount=num_found)
         self._loads.looked_up(sequence, self._layout.tokens)
-        sequence.is_reused = False
         return sequence
 
     def on_not_placed(self, failed: NotPlaced, now: float) -> None:

@@ -24,6 +24,7 @@ from engine.scheduler.negotiator import Negotiator, NotPlaced, Placed
 from engine.scheduler.neighbours import Neighbours
 from engine.scheduler.pins import Pins
 from engine.scheduler.preemption import Preemption
+from engine.scheduler.prices import Prices
 from engine.scheduler.returns import Returns
 from engine.scheduler.roster import Roster
 from engine.scheduler.sequence import Sequence, State
@@ -86,9 +87,11 @@ class Desk:
         self.negotiator = Negotiator(
             placement, self.debts, effects=self._effects, lease_s=config.lease_s
         )
+        self.prices = Prices(layout)
         self.pins = Pins(
             instance=instance,
             tokens=layout.tokens,
+            prices=self.prices,
             debts=self.debts,
             effects=self._effects,
         )
@@ -207,6 +210,9 @@ class Desk:
     def on_fetched(self, number: int, leaf: int, now: float) -> None:
         """The fetcher's report that a leaf has come home."""
         found = [sequence for sequence in self.roster.all() if sequence.number == number]
+        pace = self.returns.pace(number, leaf, now)
+        if pace is not None:
+            self.prices.copied(pace)
         self.returns.on_fetched(found[0] if found else None, number, leaf)
         self._settle(now)
 
@@ -254,7 +260,10 @@ class Desk:
                 if grows:
                     self.growth.on_placed(outcome)
                 else:
-                    self.running.append(self.admission.on_placed(outcome))
+                    sequence = self.admission.on_placed(outcome)
+                    num_copied = self.returns.bring_found(sequence, self.prices)
+                    self.loads.reuse["copied"] += num_copied * self._layout.tokens
+                    self.running.append(sequence)
                 continue
             if grows:
                 self.growth.on_not_placed(outcome)
@@ -272,15 +281,7 @@ class Desk:
             return
         gave_way = self._preemption.make_way(placing, hopeless=outcome.hopeless)
         if not gave_way and not outcome.hopeless:
-            self._lend_for(placing, now)
-
-    def _lend_for(self, waiting: Sequence, now: float) -> None:
-        """Others may have room that it cannot work in: a running sequence's blocks go there."""
-        missing = self.admission.num_missing(waiting)
-        able = [one for one in self.running if not one.is_prefill and not one.targets]
-        longest = max(able, key=lambda one: len(self.holdings.own_sealed(one)), default=None)
-        if longest is not None and missing > 0:
-            self.growth.lend_out(longest, missing, now)
+            self.growth.lend_for(self.admission.num_missing(placing), self.running, now)
 
     def _leave(self) -> None:
         """Everything goes to others: requests are sent again there, and find what stays cached."""

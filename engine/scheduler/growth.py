@@ -57,6 +57,16 @@ class Growth:
         if num_blocks and sequence.number not in self.borrowing:
             self._borrow(sequence, num_blocks, now, to)
 
+    def lend_for(self, num_blocks: int, running: list[Sequence], now: float) -> None:
+        """Others may have room that one who waits cannot work in: blocks of a running one go there.
+
+        It is so many blocks short.
+        """
+        able = [one for one in running if not one.is_prefill and not one.targets]
+        longest = max(able, key=lambda one: len(self._holdings.own_sealed(one)), default=None)
+        if longest is not None and num_blocks > 0:
+            self.lend_out(longest, num_blocks, now)
+
     def on_drawn(self, sequence: Sequence, drawn: Drawn, now: float) -> Sequence | None:
         """Blocks came for it; returns it if there are none, nor will be soon."""
         on_host, sequence.on_host = sequence.on_host, False

@@ -42,6 +42,8 @@ class Holdings:
         """the sequence that it is for, if that still wants it"""
         self.found_none = False
         """the last draw brought nothing"""
+        self.num_left = 0
+        """blocks that it left in the pool for others to take"""
         self._asked: tuple[Sequence, Mapping[int, bytes]] | None = None
         """whose leaves the draw under way looks for"""
         self._given: dict[bytes, None] = {}
@@ -74,6 +76,7 @@ class Holdings:
         """Blocks came; returns the sequence that they are for."""
         self.drawing = False
         self.found_none = not message.blocks and not message.cached
+        self.num_left = message.num_free
         self.store.add(message.blocks)
         sequence, self.draw_for = self.draw_for, None
         if self._asked is not None:

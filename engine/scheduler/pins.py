@@ -15,10 +15,13 @@ from engine.memory.sketch import may_have
 from engine.protocol import Member, Pin, Pinned, Release
 from engine.scheduler.debts import Debts
 from engine.scheduler.effects import Connect, Effect, ToPool
+from engine.scheduler.prices import Prices
 from engine.scheduler.sequence import Sequence
 
 WAIT_S = 0.25
 """longest wait for pools to say what they have; then the tokens are computed instead"""
+SILENT_S = 3.0
+"""who did not answer in that time is not asked for so long, unless it does"""
 MAX_POOLS = 3
 SURE = 2
 """so many hashes must be likely to be there, or all that there are to look for"""
@@ -40,13 +43,24 @@ class _Search:
 class Pins:
     """One search at a time, for the sequence that is about to be placed."""
 
-    def __init__(self, *, instance: int, tokens: int, debts: Debts, effects: list[Effect]) -> None:
+    def __init__(
+        self,
+        *,
+        instance: int,
+        tokens: int,
+        prices: Prices,
+        debts: Debts,
+        effects: list[Effect],
+    ) -> None:
         self._instance = instance
         self._tokens = tokens
+        self._prices = prices
         self._debts = debts
         self._effects = effects
         self._holders: list[Member] = []
         """others with cached blocks"""
+        self._silent: dict[int, float] = {}
+        """who did not answer in time -> until when it is not asked"""
         self._search: _Search | None = None
         self._next_id = FIRST_ID
 
@@ -61,12 +75,13 @@ class Pins:
     def search(
         self, sequence: Sequence, wanted: Mapping[int, bytes], lease_s: float, now: float
     ) -> bool:
-        """Begin to look for these leaves, by their hashes; False when nobody is likely to have any
-        that is of use.
+        """Begin to look for these leaves, by their hashes; False when nobody is likely to have so
+        many that it pays.
         """
         contents = [*wanted.values()]
-        likely = [(_num_likely(member.sketch, contents), member) for member in self._holders]
-        likely = [one for one in likely if one[0]]
+        speaking = [one for one in self._holders if self._silent.get(one.instance, now) <= now]
+        likely = [(_num_likely(member.sketch, contents), member) for member in speaking]
+        likely = [one for one in likely if one[0] and self._prices.is_worth(sequence, one[0])]
         likely.sort(key=lambda one: (-one[0], one[1].instance))
         asked = {}
         for _, member in likely[:MAX_POOLS]:
@@ -79,6 +94,7 @@ class Pins:
         return bool(asked)
 
     def on_pinned(self, instance: int, message: Pinned) -> None:
+        self._silent.pop(instance, None)
         search = self._search
         if search is None or message.reservation not in search.asked:
             if message.loan and (instance, message.loan) not in self._debts:
@@ -128,6 +144,7 @@ class Pins:
         if search is None or (search.asked and now < search.asked_at + WAIT_S):
             return None
         self._search = None
+        self._silent |= dict.fromkeys(search.asked.values(), now + SILENT_S)
         sequence = search.sequence
         for leaf in [leaf for leaf in search.found if sequence.has(leaf)]:  # at home as well
             ref = search.found.pop(leaf)
@@ -153,10 +170,12 @@ class Pins:
 
 
 def _num_likely(sketch: bytes, contents: Many[bytes]) -> int:
-    """How many of the hashes, from the first on, the pool is likely to have; 0 for too few."""
-    num_likely = 0
-    for says in (may_have(sketch, content) for content in contents):
+    """How many of the first hashes the pool is likely to have all; 0 where that is not sure."""
+    num_likely = num_first = 0
+    for number, content in enumerate(contents, 1):
+        says = may_have(sketch, content)
         if says is False:
-            return num_likely if num_likely >= SURE else 0
-        num_likely += says is True
-    return num_likely
+            return num_first if num_likely >= SURE else 0
+        if says:
+            num_likely, num_first = num_likely + 1, number
+    return num_first

@@ -6,6 +6,7 @@ Without room at home the sequence's other leaves are lent on first (``short``): 
 to a third instance, or away, in this order.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from engine.core import BlockRef
@@ -13,6 +14,7 @@ from engine.errors import CapacityError
 from engine.protocol import Recall
 from engine.scheduler.effects import Cancel, Fetch
 from engine.scheduler.holdings import Holdings
+from engine.scheduler.prices import Prices
 from engine.scheduler.sequence import Sequence
 
 DROP_SHARE = 0.25
@@ -30,8 +32,8 @@ class Returns:
 
     def __init__(self, holdings: Holdings) -> None:
         self._holdings = holdings
-        self._blocks: dict[tuple[int, int], tuple[BlockRef, int]] = {}
-        """(sequence, leaf) under way -> where it is lent, and the own block it comes to"""
+        self._blocks: dict[tuple[int, int], tuple[BlockRef, int, float]] = {}
+        """(sequence, leaf) under way -> where it is lent, the own block it comes to, since when"""
         self._next_draw = 0.0
 
     def recall(
@@ -91,13 +93,31 @@ class Returns:
                     self._stop(of, wished)  # the planner will wish again
                 return sequence
             ref = sequence.table[leaf]
-            self._blocks[sequence.number, leaf] = (ref, block)
+            self._blocks[sequence.number, leaf] = (ref, block, now)
             self._holdings.effects.append(Fetch(sequence.number, leaf, ref, block))
         return None
 
+    def bring_found(self, sequence: Sequence, prices: Prices) -> int:
+        """It begins to run. What was found for it elsewhere, and is read there meanwhile, comes
+        home if that is cheaper and the pool has room; returns how many leaves.
+        """
+        found = Counter(ref.instance for ref in sequence.table if ref.loan)
+        num_found = found.total() if sequence.is_reused else 0
+        sequence.is_reused = False
+        if num_found >= self._holdings.num_left or not prices.are_copied(sequence, num_found):
+            return 0
+        for instance, number in found.items():
+            self.settle([sequence], instance, number)
+        return num_found
+
+    def pace(self, number: int, leaf: int, now: float) -> float | None:
+        """Seconds for each of the blocks under way, by this one, which has come."""
+        under_way = self._blocks.get((number, leaf))
+        return (now - under_way[2]) / len(self._blocks) if under_way else None
+
     def on_fetched(self, sequence: Sequence | None, number: int, leaf: int) -> None:
         """A leaf has arrived; its sequence may have lost interest meanwhile."""
-        ref, block = self._blocks.pop((number, leaf), (None, -1))
+        ref, block, _ = self._blocks.pop((number, leaf), (None, -1, 0.0))
         if ref is None:
             return
         if sequence is None or leaf not in sequence.returning or sequence.table[leaf] != ref:
@@ -118,7 +138,7 @@ class Returns:
 
     def blocks(self) -> list[int]:
         """Own blocks that leaves under way come to."""
-        return [block for _, block in self._blocks.values()]
+        return [block for _, block, _ in self._blocks.values()]
 
     def _stop(self, sequence: Sequence, leaf: int) -> None:
         del sequence.returning[leaf]

@@ -31,7 +31,7 @@ from engine.sim.reading import Reading
 from engine.sim.truth import layout_of
 from engine.sim.world import World
 
-IDLE_S, STEP_S, ROW_S = 0.02, 0.004, 0.0001
+IDLE_S, STEP_S, ROW_S, TRIP_S = 0.02, 0.004, 0.0001, 0.002
 LOAD_S, REGISTER_S = 0.25, 0.3
 
 
@@ -203,7 +203,7 @@ class SimStep(Party):
         plan, nobody, now = reading.plan, frozenset[int](), self.clock()
         next_ids = self._model.run(plan, poisoned)
         self.scheduler.commit(plan, next_ids, NO_SCORES, nobody, poisoned, now)
-        self.scheduler.timed(plan, STEP_S, now)
+        self.scheduler.timed(plan, STEP_S, now, TRIP_S)
         self._perform()
         self._turn_soon(0.0)
 

@@ -19,6 +19,8 @@ class Cluster:
     def __init__(self, num_blocks, *, placement="ledger", keep_blocks=0, **config):
         self.now = 1000.0
         self.keep_blocks = keep_blocks
+        self.trip_s = 0.0
+        """what a step is said to take longer when it asks others"""
         self.placement_name = placement
         self.placement = PLACEMENTS.load(placement)(PLACEMENTS.load(placement).Config())
         self.config = Scheduler.Config(**config)

@@ -8,15 +8,16 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scheduler_checks import TOKENS
+from scheduler_checks import LAYOUT, TOKENS
 
 from engine import protocol as p
-from engine.core import BlockRef, Request
+from engine.core import BlockRef, Plan, Request, Span
 from engine.memory.blocks import ROOT, chain
 from engine.memory.sketch import sketch
 from engine.scheduler.debts import Debts
 from engine.scheduler.effects import Connect, ToPool
-from engine.scheduler.pins import MAX_POOLS, WAIT_S, Pins
+from engine.scheduler.pins import MAX_POOLS, SILENT_S, WAIT_S, Pins
+from engine.scheduler.prices import FEW, Prices
 from engine.scheduler.sequence import NOWHERE, Sequence
 
 HOME, LEASE_S = 0, 30.0
@@ -28,12 +29,25 @@ def member(instance, contents, address=None):
     return p.Member(instance, 1, "step", 9, 9, 0, 9, len(contents), **beat)
 
 
+def prefill(num_rows):
+    """A step of a prompt."""
+    return Plan(1, (1,) * num_rows, (Span(1, 0, num_rows, 0, (), 0),))
+
+
 class Search:
     """Pins, one sequence of ``num_tokens``, and the pools' side of the talk."""
 
     def __init__(self, num_tokens, *instances):
         self.effects, self.debts, self.now = [], Debts(), 100.0
-        self.pins = Pins(instance=HOME, tokens=TOKENS, debts=self.debts, effects=self.effects)
+        self.prices = Prices(LAYOUT)
+        self.prices.timed(prefill(FEW), 9.0, 0.0)  # computing is slow
+        self.pins = Pins(
+            instance=HOME,
+            tokens=TOKENS,
+            prices=self.prices,
+            debts=self.debts,
+            effects=self.effects,
+        )
         ids = list(range(1, num_tokens + 1))
         self.sequence = Sequence(1, Request(request_id="a", prompt_ids=tuple(ids)), ids)
         num_leaves = (num_tokens - 1) // TOKENS
@@ -207,6 +221,35 @@ def test_a_search_waits_for_all_it_asked_but_not_long():
     assert search.result(WAIT_S * 0.99) is None
     assert search.result(WAIT_S * 0.01) is search.sequence
     assert [ref.instance for ref in search.sequence.table] == [1]
+
+
+def test_who_was_silent_is_not_asked_for_a_while_or_until_it_speaks():
+    search = Search(9, 1, 2)
+    search.answer(1, [])
+    search.result(WAIT_S)
+    search.effects.clear()
+    assert search.search({0, 1, 2})
+    assert list(search.asked()) == [1]
+    search.answer(1, [])
+    search.result()
+    search.now += SILENT_S
+    search.effects.clear()
+    assert search.search({0, 1, 2})
+    assert list(search.asked()) == [1, 2]
+    search.result(WAIT_S)
+    search.answer(2, [])
+    search.effects.clear()
+    assert search.search({0, 1, 2})
+    assert list(search.asked()) == [2], "late, but it speaks"
+
+
+def test_nobody_is_asked_where_it_is_cheaper_to_compute():
+    search = Search(9)
+    search.pins.on_members([member(1, search.sequence.chain)])
+    assert search.search({0, 1, 2, 3})
+    for _ in range(60):
+        search.prices.timed(prefill(FEW), 1e-6, 0.0)
+    assert not search.search({0, 1, 2, 3})
 
 
 def test_a_pool_that_is_lost_is_not_waited_for():

@@ -32,7 +32,7 @@ def test_all_but_the_last_tokens_leaf_is_found_at_home():
     assert ask(one, [*COMMON[:9], 90, 91, 92]).num_reused == 8
     assert ask(one, [*range(50, 60)]).num_reused == 0
     reuse = one.instances[0].scheduler.load(one.now).reuse
-    assert reuse == {"queries": 17 + 17 + 16 + 12 + 10, "hits_own": 38, "hits_other": 0}
+    assert reuse == {"queries": 17 + 17 + 16 + 12 + 10, "hits_own": 38, "hits_other": 0, "copied": 0}
 
 
 def test_the_answer_is_found_as_well_as_the_prompt():
@@ -104,8 +104,25 @@ def test_another_instance_finds_it():
     again = ask(two, COMMON, instance=1)
     assert again.num_reused == 16
     reuse = two.instances[1].scheduler.load(two.now).reuse
-    assert reuse == {"queries": 17, "hits_own": 0, "hits_other": 16}
+    assert reuse == {"queries": 17, "hits_own": 0, "hits_other": 16, "copied": 0}
     assert ask(two, COMMON, instance=1, cache_salt="a").num_reused == 0
+
+
+def test_it_is_copied_where_asking_for_it_at_each_step_costs_more():
+    two = cluster(40, 40)
+    ask(two, COMMON)
+    two.trip_s = 10.0
+    ask(two, [70, 71, 72], instance=1)
+    again = two.submit(1, COMMON, 20)
+    while len(again.tokens) < 15:
+        two.round()
+        check_cluster(two)
+        two.now += 0.05
+    assert again.num_reused == 16
+    [sequence] = two.instances[1].scheduler.running
+    assert all(ref.instance == 1 for ref in sequence.table)
+    assert two.instances[1].scheduler.load(two.now).reuse["copied"] == 16
+    assert ask(two, COMMON, instance=1).num_reused == 16
 
 
 def test_half_here_and_half_there():

@@ -36,10 +36,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         grow_blocks=st.integers(1, 4),
         lease_s=st.sampled_from([3.0, 30.0]),
         num_long=st.integers(0, 3),
+        trip_s=st.sampled_from([0.0, 10.0]),
     )
-    def start(self, num_blocks, num_long, **options):
+    def start(self, num_blocks, num_long, trip_s, **options):
         """With ``num_long`` prompts that fit no pool, so that much is lent from the beginning."""
         self.cluster = Cluster(num_blocks, **options)
+        self.cluster.trip_s = trip_s
         for number in range(num_long):
             first = 100 + len(self.cluster.answers)
             owner = number % len(num_blocks)
