@@ -23,6 +23,7 @@ from engine.protocol import (
     Submit,
     Tokens,
 )
+from engine.scheduler.affinity import Affinity
 from engine.scheduler.pace import Pace
 from engine.scheduler.router import route
 
@@ -117,6 +118,7 @@ class RequestTable:
         self.block_tokens = block_tokens
         self._keep_s = keep_s
         self._members: list[Member] = []
+        self._affinity = Affinity()
         self._effects: list[ToStep] = []
         self.entries: dict[str, Entry] = {}
         self.changed: set[str] = set()
@@ -258,10 +260,13 @@ class RequestTable:
         for other in self.running:
             if other.instance is not None and other is not entry:
                 load[other.instance] = load.get(other.instance, 0) + other.num_tokens
-        instance = route(entry.num_tokens, members, load, self.block_tokens)
+        prompt_ids, salt = entry.request.prompt_ids, entry.request.cache_salt
+        cached = self._affinity.find(prompt_ids, salt) if len(members) > 1 else {}
+        instance = route(entry.num_tokens, members, load, self.block_tokens, cached)
         entry.instance, entry.address = instance, ""
         if instance is None:
             return
+        self._affinity.note(prompt_ids, salt, instance)
         member = next(one for one in self._members if one.instance == instance)
         entry.address = member.step_address
         entry.attempt += 1

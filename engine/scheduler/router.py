@@ -6,13 +6,18 @@ from engine.protocol import Member
 
 
 def route(
-    num_tokens: int, members: Sequence[Member], load: Mapping[int, int], block_tokens: int
+    num_tokens: int,
+    members: Sequence[Member],
+    load: Mapping[int, int],
+    block_tokens: int,
+    cached: Mapping[int, int],
 ) -> int | None:
     """The instance for a request of ``num_tokens``; None while no step is ready.
 
     ``load`` is the tokens that this gateway has under way at each instance: the pools' own numbers
     are late. Instances that can hold the request at home come first, those before others that have
-    the room already (frontends do not know of each other's requests), then the least loaded.
+    the room already (frontends do not know of each other's requests), then the least loaded:
+    ``cached``, the request's tokens that it is likely to have, are taken off what is under way.
     """
     ready = [member for member in members if member.step_address]
     if not ready:
@@ -22,7 +27,8 @@ def route(
     def cost(member: Member) -> tuple[bool, bool, float, int]:
         under_way = load.get(member.instance, 0) / block_tokens
         room = member.num_blocks - under_way
-        share = under_way / max(member.num_blocks, 1)
+        spared = cached.get(member.instance, 0) / block_tokens
+        share = (under_way - spared) / max(member.num_blocks, 1)
         return (num_blocks > room, num_blocks > member.num_free, share, member.instance)
 
     return min(ready, key=cost).instance
