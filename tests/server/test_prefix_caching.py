@@ -13,12 +13,14 @@ from served import GUARD_S, Server, make_tiny_checkpoint
 BLOCK_TOKENS, PREFIX = 16, 4000
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
+@pytest.fixture(scope="module", params=["shm", "tcp"])
+def server(request, tmp_path_factory):
+    """With shm the memory of others is mapped, with tcp it is asked for or copied."""
     model = make_tiny_checkpoint(tmp_path_factory.mktemp("model"), max_positions=8192)
     server = Server(
         model,
         2,
+        f"transport.name={request.param}",
         "model.bits=schedule",
         "pool.num_blocks=1200",
         f"pool.block_tokens={BLOCK_TOKENS}",
