@@ -12,6 +12,8 @@ from engine.errors import CapacityError
 
 ROOT = b""
 """parent of the first block of every sequence that shares with all others"""
+MAX_LEFT = 1 << 14
+"""hashes of blocks that went to the pool that are remembered"""
 
 
 def root_of(cache_salt: str) -> bytes:
@@ -60,6 +62,8 @@ class BlockStore:
         """hash -> one of the blocks with it"""
         self._cached: set[int] = set()
         """used here, and cached by the pool"""
+        self._left: dict[bytes, None] = {}
+        """hashes of the latest blocks that went to the pool for it to keep"""
 
     @property
     def num_free(self) -> int:
@@ -145,7 +149,14 @@ class BlockStore:
                 left[block] = content
             else:
                 self._free.append(block)
+        self._left |= dict.fromkeys(left.values())
+        while len(self._left) > MAX_LEFT:
+            del self._left[next(iter(self._left))]
         return left
+
+    def has_left(self, content: bytes) -> bool:
+        """Whether the pool got a block with this hash lately, and may have it still."""
+        return content in self._left
 
     def seal(self, block: int, parent_hash: bytes, token_ids: Sequence[int]) -> bytes:
         """A full block becomes immutable; returns its chain hash."""

@@ -239,7 +239,7 @@ class Admission:
         """Draw what it misses, and first of all what may be cached of these leaves."""
         missing = self.num_missing(sequence)
         wanted = wanted if wanted and self._prefix_caching else {}
-        if missing > 0 or (wanted and self._holdings.has_given(next(iter(wanted.values())))):
+        if missing > 0 or (wanted and self._holdings.store.has_left(next(iter(wanted.values())))):
             recall = self._growth.fits_home(sequence)
             self._holdings.draw(
                 max(0, missing),

@@ -14,9 +14,6 @@ from engine.scheduler.debts import Debts
 from engine.scheduler.effects import Cancel, Effect, Finish, Move, ToPool
 from engine.scheduler.sequence import Sequence
 
-MAX_GIVEN = 1 << 14
-"""hashes of given blocks that are remembered"""
-
 
 class Holdings:
     """All that this instance's sequences hold."""
@@ -46,8 +43,6 @@ class Holdings:
         """blocks that it left in the pool for others to take"""
         self._asked: tuple[Sequence, Mapping[int, bytes]] | None = None
         """whose leaves the draw under way looks for"""
-        self._given: dict[bytes, None] = {}
-        """hashes of the latest sealed blocks that went to the pool"""
         self.effects = effects
 
     def draw(
@@ -114,13 +109,6 @@ class Holdings:
         left = self.store.release(blocks, keep=keep)
         if left:
             self.effects.append(ToPool(self._instance, Give([*left], [*left.values()])))
-            self._given |= dict.fromkeys(left.values())
-            for content in list(self._given)[: max(0, len(self._given) - MAX_GIVEN)]:
-                del self._given[content]
-
-    def has_given(self, content: bytes) -> bool:
-        """Whether the own pool got a block with this hash lately, and may have it still."""
-        return content in self._given
 
     def adopt(self, sequence: Sequence, grants: dict[int, Granted], leaves: dict[int, int]) -> None:
         """Give lent slots to ``leaves`` (leaf -> instance); slots left over go back."""
