@@ -65,6 +65,10 @@ def test_two_that_run_share_what_is_sealed():
         one.round()
         check_cluster(one)
     assert second.num_reused == 16
+    scheduler = one.instances[0].scheduler
+    for sequence in scheduler.running:
+        lendable = scheduler.holdings.own_sealed(sequence)
+        assert not [leaf for leaf in lendable if leaf < 8], "to lend one of these frees nothing"
     one.abort("0")  # what it shared stays with the other
     run(one)
     assert (second.tokens, second.finish_reason) == second.expected()
