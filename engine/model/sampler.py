@@ -48,19 +48,24 @@ def sample(logits_TV: Tensor, rows: Sequence[Row], eos_ids: Collection[int] = ()
 
 
 def _draw(logits_V: NDArray[Any], params: SamplingParams, position: int) -> int:
-    """Min-p and top-k of the scaled logits, then top-p of what is left, then its CDF's inverse."""
-    with np.errstate(over="ignore"):  # at almost no temperature all but the likeliest are -inf
-        scaled_V = (logits_V.astype(np.float64) - logits_V.max()) / params.temperature
-    ids = top_ids(scaled_V, params.top_k or len(scaled_V))
+    """Top-k and min-p of the scaled logits, then top-p of what is left, then its CDF's inverse."""
+    ids: NDArray[np.int64] | None = None  # all; to pick all of 50,000 takes longer than to draw
+    scaled = (logits_V - logits_V.max()) / params.temperature
+    if 0 < params.top_k < len(scaled):
+        ids = top_ids(scaled, params.top_k)
+        scaled = scaled[ids]
     if params.min_p > 0:
-        ids = ids[scaled_V[ids] >= np.log(params.min_p)]
-    weights = np.exp(scaled_V[ids])
+        kept = np.flatnonzero(scaled >= np.log(params.min_p))
+        ids, scaled = kept if ids is None else ids[kept], scaled[kept]
+    weights = np.exp(scaled)
     if params.top_p < 1:
-        ids, weights = _top_p(ids, weights / weights.sum(), params.top_p)
-    cdf = np.cumsum(weights)
+        kept = _top_p(weights / weights.sum(dtype=np.float64), params.top_p)
+        ids, weights = kept if ids is None else ids[kept], weights[kept]
+    cdf = np.cumsum(weights, dtype=np.float64)
     key = np.array([params.seed & _MASK, position], np.uint64)
     uniform = np.random.Generator(np.random.Philox(key=key)).random()
-    return int(ids[np.searchsorted(cdf, uniform * cdf[-1], side="right")])
+    at = int(np.searchsorted(cdf, uniform * cdf[-1], side="right"))
+    return at if ids is None else int(ids[at])
 
 
 def top_ids(values_V: NDArray[Any], count: int) -> NDArray[np.int64]:
@@ -72,12 +77,9 @@ def top_ids(values_V: NDArray[Any], count: int) -> NDArray[np.int64]:
     return np.sort(np.concatenate((above, equal[: count - len(above)])))
 
 
-def _top_p(
-    ids: NDArray[np.int64], weights: NDArray[np.float64], top_p: float
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The fewest most probable ids that reach ``top_p`` together."""
-    # Ids below this bound sum to less than 1 - top_p: none is needed, and few are left to sort.
+def _top_p(weights: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:
+    """Indexes of the fewest most probable that reach ``top_p`` together."""
+    # Those below this bound sum to less than 1 - top_p: none is needed, and few are left to sort.
     likely = np.flatnonzero(weights >= (1 - top_p) / len(weights))
     likely = likely[np.argsort(-weights[likely], kind="stable")]
-    kept = likely[: 1 + np.searchsorted(np.cumsum(weights[likely]), top_p)]
-    return ids[kept], weights[kept]
+    return likely[: 1 + np.searchsorted(np.cumsum(weights[likely]), top_p)]
