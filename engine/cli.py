@@ -19,6 +19,7 @@ from engine.config import Config, load, to_yaml
 from engine.doctor import doctor
 from engine.errors import ConfigError, LendKVError
 from engine.evacuate import evacuate
+from engine.explain import explain
 from engine.generate import Generate, read_prompt
 from engine.launch import launch, require_parts
 from engine.load.bench import add_bench, bench
@@ -31,6 +32,7 @@ VERBS = {
     "generate": "Answer one prompt and show where its context lay",
     "serve": "Serve the OpenAI API over HTTP until it is stopped",
     "evacuate": "Let an instance of a running cluster leave: lendkv evacuate 2 cluster.join=...",
+    "explain": "Tell the life of a request: lendkv explain cmpl-... serve.port=8000",
     "simulate": "Run the protocol's real machines through simulated faults",
     "chaos": "Strike the processes of a cluster under load, and compare every token",
     "doctor": "Look at this machine and recipe: what is fine, what is not, what to do",
@@ -59,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return doctor(config)
         if args.verb == "evacuate":
             return evacuate(config, args.instance)
+        if args.verb == "explain":
+            return explain(config, args.request_id, as_json=args.json)
         describe(config.model.path, library=config.model.library)
         if args.verb == "chaos":
             return chaos(config, args.recipe, args.overrides, as_json=args.json)
@@ -107,7 +111,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         if verb == "generate":
             one.add_argument("--prompt", metavar="TEXT")
             one.add_argument("--prompt-file", metavar="FILE")
-        if verb in ("generate", "chaos", "simulate"):
+        if verb in ("generate", "chaos", "simulate", "explain"):
             one.add_argument("--json", action="store_true", help="print one JSON object instead")
         if verb == "simulate":
             one.add_argument("--trace", action="store_true", help="print every event")
@@ -127,6 +131,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         if not (args.recipe or "").isdecimal():
             parser.error("evacuate needs an instance's number, such as lendkv evacuate 2")
         args.instance, args.recipe = int(args.recipe), None
+    if args.verb == "explain":
+        if not args.recipe or "=" in args.recipe:
+            parser.error("explain needs a request's id, such as lendkv explain cmpl-0123abcd")
+        args.request_id, args.recipe = args.recipe, None
     if args.recipe and "=" in args.recipe and not Path(args.recipe).exists():
         args.overrides.insert(0, args.recipe)
         args.recipe = None

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from engine import __version__
 from engine.model.tokenizer import Tokenizer
 from engine.protocol import Member
+from engine.server import explanation
 from engine.server.api_keys import NO_KEYS, ApiKeys
 from engine.server.auth import Auth
 from engine.server.choices import BETWEEN, Choices, name_of
@@ -158,6 +159,7 @@ def build_app(
     async def scrape() -> Response:
         return PlainTextResponse(metrics.text(gateway.table, gateway.members, gateway.view))
 
+    app.include_router(explanation.build_router(gateway))
     app.include_router(build_router(gateway))
     return app
 

@@ -15,7 +15,16 @@ from typing import Any
 from engine.comm.control import ControlClient
 from engine.core import Request
 from engine.errors import PeerLost
-from engine.protocol import FROM_PLANNER, FROM_STEP, Member, Members, MembersQuery, View, ViewQuery
+from engine.protocol import (
+    FROM_PLANNER,
+    FROM_STEP,
+    Explain,
+    Member,
+    Members,
+    MembersQuery,
+    View,
+    ViewQuery,
+)
 from engine.scheduler.request_table import Entry, RequestTable
 from engine.server.history import History
 from engine.server.journal import KEEP_ENDED, Ended, Journal, Left, Terms
@@ -116,6 +125,16 @@ class Gateway:
         }
         shown = overview(self.members, self.view, self.table.entries.values(), now)
         return {"block_tokens": self.table.block_tokens, **shown, "rates": rates}
+
+    def now(self) -> float:
+        """The clock of its entries."""
+        return time.monotonic()
+
+    def ask_life(self, entry: Entry) -> None:
+        """Ask the entry's step how the request fares; the answer comes to its last attempt."""
+        if entry.address in self._steps:
+            with contextlib.suppress(PeerLost):
+                self._steps[entry.address].send(Explain(entry.attempt_id))
 
     def submit(self, request: Request, terms: Terms) -> Entry:
         """Accept a request; from here on it is answered, whatever is restarted."""

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -55,6 +57,10 @@ def test_a_borrowing_request_is_seen_from_both_sides(server):
     assert creditor["lent_to"] == {str(owner): loan["lent"]}
     assert creditor["free"] + creditor["lent"] + creditor["used"] <= creditor["blocks"] == 48
     assert request["id"] == first.id
+    server.asked = first.id
+    running = server.http.get(f"/cluster/requests/{first.id}").json()
+    assert (running["state"], running["finish_reason"]) == ("running", None)
+    assert {"borrowed", "first_token"} <= {m["what"] for m in running["attempts"][0]["moments"]}
     assert request["prompt_tokens"] == len(PROMPT)
     assert request["attempt"] == 1
     assert request["age_s"] > 0
@@ -129,6 +135,54 @@ def test_what_was_counted_is_what_happened(server):
     assert total(found, "lendkv:memory_relief_total", means="loans") >= 1
     assert total(found, "lendkv:ledger_difference_blocks") == 0
     assert total(found, "lendkv:pool_blocks") == 96
+
+
+def explained(server, request_id, *options):
+    command = [sys.executable, "-m", "engine", "explain", request_id, *options]
+    command += [f"serve.port={server.port}"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+STORY = """\
+ID: ended by length, after TIME
+  297 prompt tokens, 200 of at most 200 answer tokens
+  first token after TIME, then one every TIME
+  attempt 1, at instance 0, from TIME on, behind 0 tokens
+    TIME  joined the queue, behind 0 others
+    TIME  began to run, with 38 blocks of its own
+    TIME  computed 297 tokens of the prompt in 10 steps, until TIME
+    TIME  gave its first token
+    TIME  borrowed 4 blocks of instance 1
+    TIME  moved 4 blocks to instance 1
+    TIME  borrowed 4 blocks of instance 1
+    TIME  moved 4 blocks to instance 1
+    TIME  borrowed 4 blocks of instance 1
+    TIME  moved 4 blocks to instance 1
+    TIME  borrowed 4 blocks of instance 1
+    TIME  moved 4 blocks to instance 1
+    TIME  ended
+    asked instance 1 for partials, TIME in all from question to answer, own work meanwhile
+  its blocks were held by instance: 46 by 0, 16 by 1
+"""
+
+
+def test_explain_tells_the_life_of_the_request(server):
+    told = explained(server, server.asked)
+    assert not told.stderr
+    text = told.stdout.replace(server.asked, "ID")
+    text = re.sub(r"\d+\.\d+ m?s\b", "TIME", text)
+    text = re.sub(r"(moved.*), until TIME", r"\1", re.sub(r" {5,}TIME", "    TIME", text))
+    assert text == STORY
+    found = json.loads(explained(server, server.asked, "--json").stdout)
+    assert found["id"] == server.asked
+    assert found["blocks"] == {"0": 46, "1": 16}
+    [attempt] = found["attempts"]
+    assert attempt["asked_s"].keys() == {"1"}
+    assert attempt["queue_s"] + attempt["prefill_s"] <= found["ttft_s"] + 0.1
+    missing = explained(server, "cmpl-nobody")
+    assert missing.returncode != 0
+    assert "There is no request 'cmpl-nobody'" in missing.stderr
+    assert "Traceback" not in missing.stderr
 
 
 PHASES = ("prefill", "decode", "inference")
