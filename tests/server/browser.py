@@ -59,17 +59,17 @@ SEE = """() => {
   };
 }"""
 
-# The pixel in the middle of each part's first cell, and the colour that the part should have.
+# A pixel of each part in use, and the colour of the instance whose requests use it.
 PIXELS = """() => [...document.querySelectorAll("#pools canvas.pool")].flatMap((canvas) => {
   const ratio = canvas.width / canvas.clientWidth;
   const probe = document.createElement("canvas").getContext("2d");
-  return canvas.edges.filter(({part}) => part.fill).map(({part, from}) => {
-    const at = [Math.round((from + 4) * ratio), Math.round(4 * ratio)];
-    probe.clearRect(0, 0, 1, 1);
-    probe.fillStyle = part.fill;
+  const pixel = (context, x, y) => [...context.getImageData(x, y, 1, 1).data];
+  return canvas.edges.filter(({part}) => /own|lent to/.test(part.short)).map(({part, from}) => {
+    const dot = document.querySelector(`#pools [data-key="${part.instance}"] .dot`);
+    probe.fillStyle = getComputedStyle(dot).backgroundColor;
     probe.fillRect(0, 0, 1, 1);
-    const colour = (context, x, y) => [...context.getImageData(x, y, 1, 1).data];
-    return [colour(canvas.getContext("2d"), ...at), colour(probe, 0, 0)];
+    const found = pixel(canvas.getContext("2d"), Math.round((from + 4) * ratio), 4);
+    return [part.name, found, pixel(probe, 0, 0)];
   });
 })"""
 

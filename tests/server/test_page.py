@@ -106,9 +106,8 @@ def test_every_figure_is_of_the_last_picture_that_came(look, server):
         look.wait_for("document.querySelectorAll('#owed .dot').length > 0")
         for _ in range(5):
             check(look.see())
-            pixels = look.page.evaluate(PIXELS)
-            assert pixels
-            assert all(found == wanted for found, wanted in pixels)
+            for name, found, wanted in look.page.evaluate(PIXELS):
+                assert found == wanted, name
             look.page.wait_for_timeout(700)
         look.wait_for("document.querySelector('#figures').textContent.includes('99 %')")
         seen = look.see()

@@ -7,7 +7,7 @@ const DARK = matchMedia("(prefers-color-scheme: dark)");
 // Hues that most eyes tell apart come first; then those between them, lighter or darker.
 const HUES = [258, 52, 155, 350, 205, 95, 305, 25];
 const TIERS = [
-  { onLight: 0.56, onDark: 0.7, chroma: 0.145, turn: 0 },
+  { onLight: 0.53, onDark: 0.7, chroma: 0.145, turn: 0 },
   { onLight: 0.74, onDark: 0.84, chroma: 0.11, turn: 22 },
   { onLight: 0.42, onDark: 0.54, chroma: 0.1, turn: 0 },
   { onLight: 0.66, onDark: 0.64, chroma: 0.06, turn: 11 },
