@@ -70,7 +70,7 @@ def is_free(port: int) -> bool:
 class Server:
     """``torchrun ... -m engine serve`` with a recipe of small pools."""
 
-    def __init__(self, model: Path, instances: int, *overrides: str) -> None:
+    def __init__(self, model: Path | str, instances: int, *overrides: str) -> None:
         self.model, self.instances = model, instances
         self.port = free_ports(instances + 1)
         self.mark = f"{os.getpid()}-{time.monotonic_ns()}"

@@ -170,12 +170,12 @@ def test_without_a_stream_the_page_asks_again_and_again(browser, server):
 
 
 def test_a_paused_page_keeps_its_picture(look, server):
-    look.page.keyboard.press("Space")
+    look.page.keyboard.press("p")
     before = look.see()
     assert before["feed"] == "paused"
     look.wait_for(f"window.heard.history.length > {len(before['heard']['history']) + 2}")
     assert look.see()["legend"] == before["legend"]
-    look.page.keyboard.press("Space")
+    look.page.keyboard.press("p")
     assert look.see()["feed"] == "live"
 
 

@@ -77,7 +77,9 @@ function drawHealth(instances) {
   const ready = instances.filter((one) => one.ready && !one.draining).length;
   const all = instances.length;
   document.body.dataset.health = ready === all && all ? "good" : ready ? "partly" : "bad";
-  setText(byId("health"), !all ? "No instance is there yet" : ready === all ? `${count(all)} ready` : `${count(ready)} of ${count(all)} ready`);
+  const said = !all ? "No instance is there yet" : ready === all ? `${count(all)} ready` : `${count(ready)} of ${count(all)} ready`;
+  setText(byId("health"), said);
+  document.title = `LendKV: ${said}`;
 }
 
 function drawFeed() {
@@ -112,9 +114,7 @@ function pause() {
 
 byId("pause").addEventListener("click", pause);
 document.addEventListener("keydown", (event) => {
-  if (event.key !== " " || event.target.closest("button, input, a, canvas")) return;
-  event.preventDefault();
-  pause();
+  if (event.key === "p" && !event.ctrlKey && !event.metaKey && !event.altKey && !event.target.closest("input")) pause();
 });
 byId("key").addEventListener("submit", (event) => {
   event.preventDefault();

@@ -1,0 +1,54 @@
+"""Pictures of the live page over four true instances of SmolLM2: ``PAGE_PICTURES=docs/images``."""
+
+import os
+import struct
+from pathlib import Path
+
+import pytest
+from browser import Look, chromium
+from load import load
+from served import Server
+
+FOLDER = os.environ.get("PAGE_PICTURES", "")
+REQUESTS = [(5200, 500), (5000, 400), (1600, 400), (900, 600), (700, 400), (400, 500), (150, 400)]
+"""tokens of prompts and answers; a pool holds 4,096"""
+PICTURES = {
+    "page-light": (1280, "light"),
+    "page-dark": (1280, "dark"),
+    "page-phone": (390, "light"),
+}
+MAX_BYTES = 200_000
+
+
+@pytest.mark.skipif(not FOLDER, reason="PAGE_PICTURES names no folder to write to")
+def test_pictures():
+    server = Server(
+        "smollm2",
+        4,
+        "model.dtype=bfloat16",
+        "pool.num_blocks=64",
+        "pool.block_tokens=64",
+        "scheduler.max_step_tokens=512",
+        "scheduler.lease_s=30",
+        "serve.model_name=smollm2",
+    )
+    try:
+        server.wait_until(server.ready)
+        with chromium() as browser, load(server, REQUESTS, "smollm2"):
+            for name, (width, scheme) in PICTURES.items():
+                context = browser.new_context(
+                    viewport={"width": width, "height": 900}, color_scheme=scheme
+                )
+                look = Look(context.new_page())
+                look.open(server.url)
+                look.wait_for("document.querySelectorAll('#graph .blocks').length > 1")
+                look.wait_for("window.heard.history.length > 200")
+                path = Path(FOLDER) / f"{name}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                look.page.screenshot(path=path, full_page=True)
+                assert look.complaints == []
+                assert struct.unpack(">I", path.read_bytes()[16:20]) == (width,)
+                assert path.stat().st_size < MAX_BYTES
+                context.close()
+    finally:
+        server.stop()
