@@ -50,6 +50,7 @@ def ledger(view: View) -> Json:
 
 
 def _instance(member: Member, beat: Heartbeat | None, load: Load | None) -> Json:
+    in_use = max(0, member.num_blocks - member.num_free - member.num_lent)
     lent = {} if beat is None else {str(one.debtor): one.num_blocks for one in beat.lent}
     borrowed = {} if load is None else {str(one.instance): one.num_blocks for one in load.borrowed}
     return {
@@ -59,7 +60,7 @@ def _instance(member: Member, beat: Heartbeat | None, load: Load | None) -> Json
         "draining": member.draining,
         "blocks": member.num_blocks,
         "free": member.num_free,
-        "used": 0 if beat is None else beat.num_used,
+        "used": in_use if beat is None else beat.num_used,
         "cached": member.num_cached,
         "lent": member.num_lent,
         "lendable": member.num_lendable,

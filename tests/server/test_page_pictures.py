@@ -10,11 +10,11 @@ from load import load
 from served import Server
 
 FOLDER = os.environ.get("PAGE_PICTURES", "")
-REQUESTS = [(5200, 500), (5000, 400), (1600, 400), (900, 600), (700, 400), (400, 500), (150, 400)]
-"""tokens of prompts and answers; a pool holds 4,096"""
+REQUESTS = [(2300, 1200), (1900, 1500), (700, 900), (500, 1200), (300, 900), (200, 700), (100, 900)]
+"""tokens of prompts and answers; a pool holds 2,048"""
 PICTURES = {
-    "page-light": (1280, "light"),
-    "page-dark": (1280, "dark"),
+    "page-light": (1200, "light"),
+    "page-dark": (1200, "dark"),
     "page-phone": (390, "light"),
 }
 MAX_BYTES = 200_000
@@ -26,9 +26,9 @@ def test_pictures():
         "smollm2",
         4,
         "model.dtype=bfloat16",
-        "pool.num_blocks=64",
+        "pool.num_blocks=32",
         "pool.block_tokens=64",
-        "scheduler.max_step_tokens=512",
+        "scheduler.max_step_tokens=256",
         "scheduler.lease_s=30",
         "serve.model_name=smollm2",
     )
@@ -42,7 +42,7 @@ def test_pictures():
                 look = Look(context.new_page())
                 look.open(server.url)
                 look.wait_for("document.querySelectorAll('#graph .blocks').length > 1")
-                look.wait_for("window.heard.history.length > 200")
+                look.wait_for("window.heard.history.length > 240")
                 path = Path(FOLDER) / f"{name}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 look.page.screenshot(path=path, full_page=True)

@@ -9,9 +9,11 @@ import uvicorn
 from browser import Look, chromium
 from instant import build
 from served import free_ports
+from test_history import entry_of
 from test_page_routes import SeenGateway
 
 from engine.server.api_keys import ApiKeys
+from engine.server.history import History
 
 CONTRAST = """() => {
   const probe = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
@@ -212,6 +214,27 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(browser, gateway):
         look.page.reload()
         look.wait_for("document.body.dataset.feed === 'live'")
         assert not [one for one in look.asked if "secret" in one]
+
+
+def test_the_arrow_keys_read_values_off_the_lines(browser, gateway, url):
+    gateway.picture = cluster([instance(0)])
+    now, entry = time.monotonic(), entry_of(instance=0)
+    entry.token_ids += [7] * 42
+    gateway.history = History(now - 60, now - 60)  # its seconds are those of 1970
+    gateway.history.note(entry, 42, now - 20)
+    with looking(browser, url) as look:
+        look.wait_for("document.body.dataset.feed === 'live'")
+        look.page.focus("#tokens canvas")
+        told = set()
+        for _ in range(60):
+            look.page.keyboard.press("ArrowLeft")
+            told.add(look.see()["legend"][0])
+        clock = look.page.evaluate(
+            f"() => new Date({int(now - 20)} * 1000).toLocaleTimeString('en-GB')"
+        )
+        look.page.keyboard.press("Escape")
+    assert f"{clock}all 420 42" in told
+    assert not [one for one in told if "42" in one and not one.startswith(clock)]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -12,7 +12,7 @@ const LABELS = 12; // above, arrows carry no number
 // [{debtor, creditor, blocks}], the largest first. The creditor's account is the one that counts.
 export function debtsOf(cluster) {
   return cluster.ledger.loans
-    .map(({ debtor, creditor, lent, borrowed }) => ({ debtor, creditor, blocks: lent, borrowed }))
+    .map(({ debtor, creditor, lent }) => ({ debtor, creditor, blocks: lent }))
     .filter((debt) => debt.blocks)
     .sort((a, b) => b.blocks - a.blocks || a.debtor - b.debtor || a.creditor - b.creditor);
 }

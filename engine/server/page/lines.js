@@ -1,6 +1,6 @@
 // Lines of the last minutes. The pointer, or the arrow keys, read values off them.
 
-import { cssColour, el, paper, setText } from "./elements.js";
+import { cssColour, el, paper } from "./elements.js";
 import { clock, roundStep } from "./numbers.js";
 
 const SPAN_S = 300;
@@ -135,8 +135,8 @@ export class Lines {
     }
     context.beginPath();
     for (const { second } of rows) context.lineTo(x(second), y(below.get(second)));
-    context.strokeStyle = cssColour("text");
-    context.lineWidth = 1.25;
+    context.strokeStyle = cssColour("quiet");
+    context.lineWidth = 1;
     context.stroke();
   }
 
@@ -158,7 +158,6 @@ export class Lines {
     }));
     const said = shown.map((one) => `${one.name} ${this.tell(one.value)}`).join(", ");
     this.canvas.setAttribute("aria-label", `${this.title}${when ? ` at ${when}` : ""}: ${said || "nothing yet"}`);
-    setText(this.canvas, said);
   }
 }
 

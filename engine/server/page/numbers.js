@@ -13,7 +13,7 @@ export const plural = (number, noun) => `${count(number)} ${noun}${number === 1 
 // [number, unit] of a duration
 export function duration(seconds) {
   if (seconds < 1) return [figure(seconds * 1000), "ms"];
-  if (seconds < 120) return [short.format(seconds), "s"];
+  if (seconds < 600) return [short.format(seconds), "s"];
   if (seconds < 7200) return [whole.format(Math.floor(seconds / 60)), "min"];
   return [short.format(seconds / 3600), "h"];
 }
@@ -24,7 +24,7 @@ export function clock(seconds) {
   return new Date(seconds * 1000).toLocaleTimeString("en-GB");
 }
 
-// The place in sorted candidates of a round step, so that so many fit into a range.
+// The smallest of 1, 2, 5, 10, 20, ... (and tenths of them) that fits into a range at most so often.
 export function roundStep(range, most) {
   const rough = Math.max(range, 1e-9) / most;
   const power = 10 ** Math.floor(Math.log10(rough));

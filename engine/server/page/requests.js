@@ -43,8 +43,11 @@ function noteOf(requests, shown) {
     .map(([state, name]) => `${count(number(state))} ${name}`);
   const split = requests.filter((one) => Object.keys(one.blocks).length > 1).length;
   const rest = requests.length - shown.length;
-  return `${plural(requests.length, "request")}: ${states.join(", ")}; the contexts of ${count(split)} lie at ` +
-    `more than one instance.${rest ? ` The ${shown.length} oldest are shown.` : ""}`;
+  return [
+    `${plural(requests.length, "request")}: ${states.join(", ")}`,
+    split ? `; ${count(split)} of them with a context that lies at more than one instance` : "",
+    rest ? `. The ${shown.length} oldest are shown.` : ".",
+  ].join("");
 }
 
 function makeRow() {
