@@ -50,7 +50,8 @@ def ledger(view: View) -> Json:
 
 
 def _instance(member: Member, beat: Heartbeat | None, load: Load | None) -> Json:
-    in_use = max(0, member.num_blocks - member.num_free - member.num_lent)
+    pool = member if beat is None else beat  # of one moment: else its parts would not add up
+    in_use = max(0, pool.num_blocks - pool.num_free - pool.num_lent)
     lent = {} if beat is None else {str(one.debtor): one.num_blocks for one in beat.lent}
     borrowed = {} if load is None else {str(one.instance): one.num_blocks for one in load.borrowed}
     return {
@@ -58,12 +59,12 @@ def _instance(member: Member, beat: Heartbeat | None, load: Load | None) -> Json
         "epoch": member.epoch,
         "ready": bool(member.step_address),
         "draining": member.draining,
-        "blocks": member.num_blocks,
-        "free": member.num_free,
+        "blocks": pool.num_blocks,
+        "free": pool.num_free,
         "used": in_use if beat is None else beat.num_used,
-        "cached": member.num_cached,
-        "lent": member.num_lent,
-        "lendable": member.num_lendable,
+        "cached": pool.num_cached,
+        "lent": pool.num_lent,
+        "lendable": pool.num_lendable,
         "lent_to": lent,
         "borrowed_from": borrowed,
         "running": 0 if load is None else load.num_running,

@@ -41,12 +41,11 @@ export function stateOf(one) {
 
 export function drawMemory(instances, rates) {
   const list = byId("pools");
-  const most = Math.max(...instances.map((one) => Math.max(one.blocks, borrowedCount(one))), 1);
   document.body.classList.toggle("crowd", instances.length >= CROWD);
   keepRows(list, instances, (one) => one.id, makePool, () => {});
   if (!instances.length) return setText(byId("unit"), "no pool was heard of yet");
-  const [pool] = list.firstElementChild.getElementsByTagName("canvas");
-  const scale = scaleOf(most, pool.parentElement.clientWidth);
+  const width = list.querySelector(".bar").clientWidth;
+  const scale = scaleOf(Math.max(...instances.map((one) => one.blocks), 1), width);
   setText(byId("unit"), `1 cell: ${plural(scale.unit, "rBlock")}`);
   for (const [index, one] of instances.entries()) fillPool(list.children[index], one, scale, rates);
 }
@@ -82,8 +81,10 @@ function fillPool(row, one, scale, rates) {
   fillCounts(inPool, partsOf(one), `${count(one.blocks)} rBlocks`);
   const borrowed = borrowedOf(one);
   row.querySelector(".borrowed").hidden = !borrowed.length;
-  fillBar(row.querySelector(".elsewhere"), borrowed, scale, `Instance ${one.id} borrows: `);
   fillCounts(elsewhere, borrowed, `+ ${count(borrowedCount(one))} borrowed`);
+  const canvas = row.querySelector(".elsewhere");
+  const own = scaleOf(borrowedCount(one), canvas.parentElement.clientWidth, 1);
+  fillBar(canvas, borrowed, { ...own, pitch: Math.min(own.pitch, scale.pitch) }, `Instance ${one.id} borrows: `);
 }
 
 function fillBar(canvas, parts, scale, about) {
