@@ -138,8 +138,11 @@ def test_the_page_the_routes_and_the_metrics_agree_on_a_cluster_that_stands_stil
         assert metrics["lendkv:lent_blocks"][one["id"]] == one["lent"]
 
 
-def test_a_killed_pool_and_a_killed_gateway_are_seen_and_overcome(look, server):
+def test_who_is_frozen_or_killed_is_seen_and_overcome(look, server):
     with load(server, REQUESTS):
+        with stopped([server.pid_of("gateway")]):
+            look.wait_for("document.body.dataset.feed === 'lost'")
+        look.wait_for("document.body.dataset.feed === 'live'")
         server.kill(server.pid_of("pool 1"))
         look.wait_for("document.getElementById('changes').textContent.includes('began anew')")
         look.wait_for("document.getElementById('health').textContent === '3 ready'")

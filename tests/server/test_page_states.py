@@ -216,10 +216,12 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(browser, gateway):
     gateway.picture = cluster([instance(0)])
     with serving(gateway, keys=ApiKeys([("here", "secret")])) as url, looking(browser, url) as look:
         look.wait_for("!document.getElementById('key').hidden")
-        for given in ("wrong", "secret"):
-            look.page.fill("#key-field", given)
-            look.page.press("#key-field", "Enter")
-            look.page.wait_for_timeout(300)
+        assert "asks for an API key" in look.page.text_content("#key")
+        look.page.fill("#key-field", "wrong")
+        look.page.press("#key-field", "Enter")
+        look.wait_for("document.getElementById('key').textContent.includes('not one of')")
+        look.page.fill("#key-field", "secret")
+        look.page.press("#key-field", "Enter")
         look.wait_for("document.querySelectorAll('#pools li').length === 1")
         assert look.page.is_hidden("#key")
         look.page.reload()

@@ -24,6 +24,10 @@ export class Feed {
     });
   }
 
+  get key() {
+    return sessionStorage.getItem(KEY);
+  }
+
   unlock(key) {
     sessionStorage.setItem(KEY, key);
     this.wake();
@@ -36,7 +40,7 @@ export class Feed {
         this.abort = new AbortController();
         if (!this.named) this.give("models", await (await this.ask("v1/models")).json());
         this.named = true;
-        if (!(await this.stream())) await this.poll();
+        if (!(await this.stream(this.abort.signal))) await this.poll();
         failures = 0;
       } catch (error) {
         if (document.hidden) continue;
@@ -48,7 +52,7 @@ export class Feed {
   }
 
   // Until the stream ends; false if nothing was to be heard of it, though it was there.
-  async stream() {
+  async stream(signal) {
     let heard = false;
     let silence;
     const listen = () => {
@@ -57,7 +61,7 @@ export class Feed {
     };
     listen();
     try {
-      const answer = await this.ask(`cluster/events?since=${this.since}`);
+      const answer = await this.ask(`cluster/events?since=${this.since}`, signal);
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       for (let text = ""; ; ) {
         const { value, done } = await reader.read();
@@ -101,13 +105,9 @@ export class Feed {
     }
   }
 
-  async ask(path) {
-    const key = sessionStorage.getItem(KEY);
-    const answer = await fetch(path, {
-      headers: key ? { Authorization: `Bearer ${key}` } : {},
-      signal: this.abort.signal,
-      cache: "no-store",
-    });
+  async ask(path, signal = AbortSignal.any([this.abort.signal, AbortSignal.timeout(SILENT_MS)])) {
+    const headers = this.key ? { Authorization: `Bearer ${this.key}` } : {};
+    const answer = await fetch(path, { headers, signal, cache: "no-store" });
     if (answer.status === 401 || answer.status === 403) throw new Locked();
     if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
     return answer;

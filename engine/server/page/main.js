@@ -95,6 +95,7 @@ function drawFeed() {
   };
   setText(byId("clock"), said[shown]);
   byId("key").hidden = state !== "locked";
+  setText(byId("key-label"), feed.key ? "This key is not one of the gateway's." : "This gateway asks for an API key. It stays in this tab.");
 }
 
 const feed = new Feed(take, (heard) => {
