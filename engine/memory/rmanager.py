@@ -129,6 +129,7 @@ class RManager:
             num_used=self._lending.num_used,
             sketch=self._sketcher.at(now),
             num_evicted=self.books.num_evicted,
+            num_empty=self.books.count(BlockState.FREE),
         )
 
     def check(self) -> None:

@@ -46,6 +46,8 @@ class Heartbeat(Message, frozen=True):
     num_evicted: Count = 0
     """cached blocks that were reclaimed since the pool began"""
     counts: Counts = {}
+    num_empty: Count = 0
+    """free blocks without content"""
 
 
 class Creditor(Struct, frozen=True, array_like=True, gc=False):

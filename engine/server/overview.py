@@ -52,6 +52,7 @@ def ledger(view: View) -> Json:
 def _instance(member: Member, beat: Heartbeat | None, load: Load | None) -> Json:
     pool = member if beat is None else beat  # of one moment: else its parts would not add up
     in_use = max(0, pool.num_blocks - pool.num_free - pool.num_lent)
+    empty = max(0, pool.num_free - pool.num_cached)
     lent = {} if beat is None else {str(one.debtor): one.num_blocks for one in beat.lent}
     borrowed = {} if load is None else {str(one.instance): one.num_blocks for one in load.borrowed}
     return {
@@ -61,6 +62,7 @@ def _instance(member: Member, beat: Heartbeat | None, load: Load | None) -> Json
         "draining": member.draining,
         "blocks": pool.num_blocks,
         "free": pool.num_free,
+        "empty": empty if beat is None else beat.num_empty,
         "used": in_use if beat is None else beat.num_used,
         "cached": pool.num_cached,
         "lent": pool.num_lent,

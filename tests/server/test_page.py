@@ -53,9 +53,10 @@ def pool_of(one):
     """How a pool should be told."""
     lent = [(f"lent to {debtor}", blocks) for debtor, blocks in one["lent_to"].items()]
     named = sum(blocks for _, blocks in lent)
-    rest = [("own", one["used"]), *lent, ("lent", one["lent"] - named), ("cached", one["cached"])]
-    empty = one["blocks"] - one["used"] - max(one["lent"], named) - one["cached"]
-    told = [f"{number(blocks)} {what}" for what, blocks in [*rest, ("empty", empty)] if blocks > 0]
+    cached = one["blocks"] - one["used"] - max(one["lent"], named) - one["empty"]
+    parts = [("own", one["used"]), *lent, ("lent", one["lent"] - named), ("cached", cached)]
+    parts.append(("empty", one["empty"]))
+    told = [f"{number(blocks)} {what}" for what, blocks in parts if blocks > 0]
     borrowed = one["borrowed_from"]
     return {
         "state": "leaving" if one["draining"] else "ready" if one["ready"] else "starting",

@@ -11,14 +11,14 @@ from PIL import Image
 from served import Server
 
 FOLDER = os.environ.get("PAGE_PICTURES", "")
-REQUESTS = [(2300, 1200), (1900, 1500), (700, 900), (500, 1200), (300, 900), (200, 700), (100, 900)]
+REQUESTS = [(2300, 1200), (1900, 1500), (700, 900), (500, 700), (300, 120), (200, 90), (100, 60)]
 """tokens of prompts and answers; a pool holds 2,048"""
 PICTURES = {
     "page-light": (1200, "light"),
     "page-dark": (1200, "dark"),
     "page-phone": (390, "light"),
 }
-COLOURS = 128
+COLOURS = 256
 MAX_BYTES = 200_000
 
 

@@ -55,8 +55,8 @@ PRESS_LEFT = """() => {
 
 def instance(number, **other):
     one = {"id": number, "epoch": 1, "ready": True, "draining": False, "blocks": 10_000}
-    one |= {"used": 3000, "cached": 1, "lent": 0, "lent_to": {}, "borrowed_from": {}}
-    return one | other
+    one |= {"used": 3000, "lent": 0, "lent_to": {}, "borrowed_from": {}} | other
+    return {"empty": one["blocks"] - one["used"] - one["lent"] - 1, **one}
 
 
 def request(number, instances):

@@ -12,7 +12,8 @@ const CROWD = 9; // from so many instances on, rows are narrow
 export function partsOf(one) {
   const lent = Object.entries(one.lent_to).map(([debtor, blocks]) => [Number(debtor), blocks]);
   const named = lent.reduce((sum, [, blocks]) => sum + blocks, 0);
-  const empty = Math.max(one.blocks - one.used - Math.max(one.lent, named) - one.cached, 0);
+  const rest = Math.max(one.blocks - one.used - Math.max(one.lent, named), 0);
+  const empty = Math.min(one.empty, rest); // what is neither is kept for its content
   return [
     { count: one.used, name: "used by its own requests", short: "own", instance: one.id, fill: colourOf(one.id) },
     ...lent.map(([debtor, blocks]) => ({
@@ -20,7 +21,7 @@ export function partsOf(one) {
       instance: debtor, fill: colourOf(debtor),
     })),
     { count: Math.max(one.lent - named, 0), name: "lent, on their way", short: "lent", fill: cssColour("faint") },
-    { count: one.cached, name: "cached: kept for their content", short: "cached", instance: one.id,
+    { count: rest - empty, name: "cached: kept for their content", short: "cached", instance: one.id,
       fill: colourOf(one.id, 0.28) },
     { count: empty, name: "empty", short: "empty", line: cssColour("line") },
   ];
