@@ -97,8 +97,7 @@ export class Lines {
   }
 
   drawPlain(context, rows, x, y) {
-    const names = [...new Map(rows.flatMap(({ values }) => (values ?? []).map((one) => [one.name, one]))).values()];
-    for (const { name, colour, dash } of names) {
+    for (const { name, colour, dash } of namesOf(rows)) {
       context.beginPath();
       let before = null;
       for (const { second, values } of rows) {
@@ -119,9 +118,9 @@ export class Lines {
 
   // Each instance's area on top of those before it; the uppermost edge is the total.
   drawStack(context, rows, x, y) {
-    const names = [...new Map(rows.flatMap(({ values }) => (values ?? []).map((one) => [one.name, one]))).values()];
     const below = new Map(rows.map(({ second }) => [second, 0]));
-    for (const { name, colour } of names) {
+    const inOrder = namesOf(rows).sort((a, b) => a.name - b.name);
+    for (const { name, colour } of inOrder) {
       const lower = rows.map(({ second }) => [second, below.get(second)]);
       for (const { second, values } of rows) {
         const value = values?.find((one) => one.name === name)?.value ?? 0;
@@ -159,6 +158,11 @@ export class Lines {
     const said = shown.map((one) => `${one.name} ${this.tell(one.value)}`).join(", ");
     this.canvas.setAttribute("aria-label", `${this.title}${when ? ` at ${when}` : ""}: ${said || "nothing yet"}`);
   }
+}
+
+// What has a line anywhere, once each.
+function namesOf(rows) {
+  return [...new Map(rows.flatMap(({ values }) => (values ?? []).map((one) => [one.name, one]))).values()];
 }
 
 function rule(context, x1, y1, x2, y2) {
