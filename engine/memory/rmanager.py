@@ -115,8 +115,7 @@ class RManager:
 
     def heartbeat(self, *, address: str, host: str, now: float) -> p.Heartbeat:
         return p.Heartbeat(
-            instance=self._own.instance,
-            epoch=self._own.epoch,
+            *self._own,
             address=address,
             host=host,
             num_blocks=self.books.num_blocks,
