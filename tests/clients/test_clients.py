@@ -7,7 +7,7 @@ import json
 import pytest
 from outside import HERE, needs_clients, run, run_json
 from served import Server, chat_ids, ids_of, make_chatting_checkpoint, text_of
-from tiny_models import reference_tokens
+from tiny_models import reference_logits, reference_tokens
 
 pytestmark = needs_clients
 QUESTIONS = ["What is a pool?", "What is a step?", "Who holds the tail?", "Who lends?"]
@@ -71,6 +71,30 @@ def test_lm_eval_generates(server, tmp_path):
     results, lines = lm_eval(server, tmp_path, "generate", docs, "tokenizer_backend=none")
     assert [line["resps"][0][0] for line in lines] == said
     assert results["exact_match,none"] == 0.75
+
+
+def log_likelihood(server, question, choice):
+    """Of the choice behind the question, by transformers."""
+    begin, ids = ids_of(question), ids_of(f"{question} {choice}")
+    rows = reference_logits(server.model, ids).double().log_softmax(-1)
+    return sum(float(rows[at - 1, ids[at]]) for at in range(len(begin), len(ids)))
+
+
+def test_lm_eval_compares_log_likelihoods(server, tmp_path):
+    """The tokens of the prompt are scored (echo); text is encoded by the server's own routes."""
+    choices = ["one block", "two", "the cluster"]
+    expected = [[log_likelihood(server, q, choice) for choice in choices] for q in QUESTIONS]
+    best = [values.index(max(values)) for values in expected]
+    best[2] = (best[2] + 1) % len(choices)
+    docs = [
+        {"question": question, "choices": choices, "gold": gold}
+        for question, gold in zip(QUESTIONS, best, strict=True)
+    ]
+    results, lines = lm_eval(server, tmp_path, "choose", docs, "tokenizer_backend=remote")
+    assert results["acc,none"] == 0.75
+    for line, values in zip(lines, expected, strict=True):
+        got = [float(response[0][0]) for response in line["resps"]]
+        assert got == pytest.approx(values, abs=2e-3)
 
 
 def test_guidellm(server, tmp_path):
