@@ -1,8 +1,7 @@
 """What schemathesis makes of our OpenAPI document: any request is answered or refused, never with
-a 5xx, in the shapes that the document says. 1,000 cases and more, 5,000 with the ci profile.
+a 5xx, in the shapes that the document says. 1,000 cases and more, 6,000 with the ci profile.
 """
 
-import json
 import re
 
 import pytest
@@ -35,15 +34,15 @@ def server(tmp_path_factory):
 
 @pytest.mark.timeout(3600)
 def test_any_request_is_answered_or_refused(server, tmp_path):
-    each = 7 * settings().max_examples
+    each = 4 * settings().max_examples
     command = ["schemathesis", "run", f"{server.url}/openapi.json", "--phases", "fuzzing"]
     command += ["--checks", ",".join(CHECKS), "--max-examples", str(each), "--seed", "1"]
     command += ["--continue-on-failure", "--warnings", "off", "--no-color", "--no-shrink"]
     command += ["--request-timeout", "300", "--exclude-path", "/cluster/events"]  # which never ends
     said = run(tmp_path, *command, PYTHONPATH=str(HERE), SCHEMATHESIS_HOOKS="schemathesis_hooks")
     (number,) = re.findall(r"([\d,]+) generated", said)
-    assert int(number.replace(",", "")) >= 3 * each, said
+    assert int(number.replace(",", "")) >= 20 * settings().max_examples, said
     server.wait_until(server.idle)
     body = {"model": "tiny", "prompt": "still well", "max_tokens": 3}
-    answer = server.http.post("/v1/completions", content=json.dumps(body))
+    answer = server.http.post("/v1/completions", json=body)
     assert answer.status_code == 200, answer.text

@@ -46,6 +46,7 @@ SLACK_KB = 2048
 """of memory, beside 5 %: an allocator grows by whole arenas, whoever asks"""
 SLACK = {"num_files": 0, "file_kb": 16 << 10, "num_threads": 8}
 """a journal is written anew when it has grown to 8 MB; pools of threads grow as they are wanted"""
+GATEWAY = "lendkv-gateway 0"
 KEEP_S = 600.0
 KEPT_KB = 8
 """of the gateway, for each request of a run that is shorter: answers are kept for 300 s"""
@@ -169,37 +170,36 @@ async def soak(server: Server, seconds: float, warm_s: float) -> Findings:
         findings.outcomes = await load(Visitors(client, 7), samples, due, 0)
         watching.cancel()
     findings.warm = int(warm_s / LOOK_S)
-    judge(findings, server)
+    server.wait_until(server.idle)  # all blocks are free, and nothing is lent
+    time.sleep(REST_S)
+    findings.problems = judge(findings, look(server))
+    for name in ("vllm:num_requests_running", "vllm:num_requests_waiting"):
+        if left := server.metric(name):
+            findings.problems.append(f"{name} is {left} at the end")
     return findings
 
 
-def judge(findings: Findings, server: Server) -> None:
-    """What is wrong with it, into ``problems``."""
-    say = findings.problems.append
-    for end, number in findings.ends().items():
-        if end not in ("finished", LEFT, "HTTP 503"):
-            say(f"{number} requests: {end}")
-    if not any(outcome.completed for outcome in findings.outcomes):
-        say("no request was finished")
-    server.wait_until(server.idle)  # all blocks are free, and nothing is lent
-    for name in ("vllm:num_requests_running", "vllm:num_requests_waiting"):
-        if left := server.metric(name):
-            say(f"{name} is {left} at the end")
-    time.sleep(REST_S)
-    rest, last = findings.rest, look(server)
-    if last.keys() != rest.keys():
-        say(f"processes: {sorted(rest)} became {sorted(last)}")
-    for name in last.keys() & rest.keys():
+def judge(findings: Findings, last: dict[str, Usage]) -> list[str]:
+    """What is wrong with the ends of requests, and with what processes have when all is done."""
+    said = [
+        f"{number} requests: {end}"
+        for end, number in findings.ends().items()
+        if end not in ("finished", LEFT, "HTTP 503")
+    ]
+    if last.keys() != findings.rest.keys():
+        said.append(f"processes: {sorted(findings.rest)} became {sorted(last)}")
+    for name in last.keys() & findings.rest.keys():
         before, after = findings.memory(name)
         allowed = before * 1.05 + SLACK_KB
-        if name == "lendkv-gateway 0" and findings.seconds < KEEP_S:
+        if name == GATEWAY and findings.seconds < KEEP_S:
             allowed += KEPT_KB * len(findings.outcomes)
         if after > allowed:
-            say(f"{name}: {before} kB grew to {after} kB, allowed are {allowed:.0f} kB")
+            said.append(f"{name}: {before} kB grew to {after} kB, allowed are {allowed:.0f} kB")
         for what, slack in SLACK.items():
-            was, became = getattr(rest[name], what), getattr(last[name], what)
+            was, became = getattr(findings.rest[name], what), getattr(last[name], what)
             if became > was + slack:
-                say(f"{name}: {what} was {was} and became {became}")
+                said.append(f"{name}: {what} was {was} and became {became}")
+    return said
 
 
 def look(server: Server) -> dict[str, Usage]:
