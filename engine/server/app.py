@@ -20,7 +20,7 @@ from engine import __version__
 from engine.model.tokenizer import Tokenizer
 from engine.protocol import Member
 from engine.server import explanation
-from engine.server.api_keys import NO_KEYS, ApiKeys
+from engine.server.api_keys import NO_KEYS, ApiKeys, Tenant
 from engine.server.auth import Auth
 from engine.server.choices import BETWEEN, Choices, name_of
 from engine.server.completions import Completions
@@ -85,7 +85,7 @@ def build_app(
         request: Request, body: ChatBody | CompletionBody, last_event_id: str | None
     ) -> Response:
         if last_event_id and body.stream:
-            return resume(last_event_id)
+            return resume(last_event_id, request.state.tenant)
         request_id = id_of(request, body)
         choices = await completions.accept(body, request.state.tenant, request_id)
         headers = {"X-Request-Id": choices.request_id.partition("-")[2]}
@@ -95,13 +95,14 @@ def build_app(
         await teller.first_token(choices, request.is_disconnected)
         return events(choices, headers=headers)
 
-    def resume(last_event_id: str) -> Response:
+    def resume(last_event_id: str, tenant: Tenant) -> Response:
         name, _, told = last_event_id.rpartition(":")
         if name_of(name, 0, 2) in gateway.table.entries or BETWEEN in name:
             text = "A stream of several choices cannot be resumed; send the request again."
             raise Problem(400, text)
         entry = gateway.table.entries.get(name)
-        if entry is None or not re.fullmatch("-1|[0-9]{1,12}", told):
+        is_own = entry is not None and entry.request.tenant == tenant.name
+        if entry is None or not is_own or not re.fullmatch("-1|[0-9]{1,12}", told):
             raise Problem(404, f"There is no stream to resume at {last_event_id!r}.")
         return events(Choices(name, [entry]), int(told))
 
@@ -122,10 +123,10 @@ def build_app(
 
     @app.get("/v1/streams/{request_id}", responses=STREAMS, response_class=StreamingResponse)
     async def stream_again(
-        request_id: str, last_event_id: str | None = Header(default=None)
+        request: Request, request_id: str, last_event_id: str | None = Header(default=None)
     ) -> Response:
         """Follow a request's stream from behind ``Last-Event-ID``, or from its beginning."""
-        return resume(last_event_id or f"{request_id}:-1")
+        return resume(last_event_id or f"{request_id}:-1", request.state.tenant)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

@@ -42,6 +42,13 @@ async def all_of(work: Sequence[Awaitable[Result]]) -> list[Result]:
             task.cancel()
 
 
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Nothing more comes of a stream."""
+
+    error: Exception | None = None
+
+
 async def merged(streams: Sequence[AsyncGenerator[Result]]) -> AsyncGenerator[Result]:
     """What all of them give, as it comes; of one stream in its order."""
     if len(streams) == 1:
@@ -49,26 +56,29 @@ async def merged(streams: Sequence[AsyncGenerator[Result]]) -> AsyncGenerator[Re
             async for one in stream:
                 yield one
         return
-    queue: asyncio.Queue[Result | None] = asyncio.Queue(maxsize=len(streams))
+    queue: asyncio.Queue[Result | _End] = asyncio.Queue(maxsize=len(streams))
 
     async def read(stream: AsyncGenerator[Result]) -> None:
         try:
             async with aclosing(stream):
                 async for one in stream:
                     await queue.put(one)
-        finally:
-            await queue.put(None)
+        except Exception as error:  # whatever it is, who reads all of them gets it
+            await queue.put(_End(error))
+        else:
+            await queue.put(_End())
 
     tasks = [asyncio.create_task(read(stream)) for stream in streams]
     try:
         left = len(streams)
         while left:
             some = await queue.get()
-            if some is None:
-                left -= 1
-            else:
+            if not isinstance(some, _End):
                 yield some
-        await asyncio.gather(*tasks)  # raises what a stream raised
+            elif some.error is not None:
+                raise some.error
+            else:
+                left -= 1
     finally:
         for task in tasks:
             task.cancel()

@@ -97,8 +97,9 @@ class Completions:
     def _terms(
         self, body: ChatBody | CompletionBody, prompt: Prompt, index: int, num_choices: int
     ) -> Terms:
-        options, is_echoed = body.stream_options, isinstance(body, CompletionBody) and body.echo
-        echo = prompt.text if prompt.text is not None else self._tokenizer.decode(prompt.ids)
+        options, echo = body.stream_options, None
+        if isinstance(body, CompletionBody) and body.echo:
+            echo = self._tokenizer.decode(prompt.ids) if prompt.text is None else prompt.text
         return Terms(
             chat=isinstance(body, ChatBody),
             stops=body.stops,
@@ -108,8 +109,8 @@ class Completions:
             choices=num_choices,
             logprobs=body.num_logprobs,
             prompt_logprobs=body.prompt_logprobs,
-            echo=echo if is_echoed else None,
-            no_answer=is_echoed and body.max_tokens == 0,
+            echo=echo,
+            no_answer=body.max_tokens == 0,
             keep_stop=body.include_stop_str_in_output,
             token_names=body.return_tokens_as_token_ids,
             tools=[tool.function.name for tool in body.usable_tools],

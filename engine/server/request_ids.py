@@ -12,5 +12,6 @@ def id_of(request: Request, body: Common) -> str:
     """Empty when it gives none; the header comes first. Raises Problem."""
     given = request.headers.get("x-request-id")
     if given is not None and not re.fullmatch(REQUEST_ID, given):
-        raise Problem(400, f"X-Request-Id is {given[:200]!r}; {REQUEST_ID} is wanted.")
+        wanted = "1 to 256 visible characters of ASCII but / are wanted"
+        raise Problem(400, f"X-Request-Id is {given[:256]!r}; {wanted}.")
     return given or body.request_id or ""

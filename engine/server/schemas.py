@@ -24,7 +24,8 @@ Stop = Annotated[str, Field(max_length=MAX_STOP_LENGTH)]
 NumLogprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
-REQUEST_ID = "[A-Za-z0-9._:-]{1,128}"
+REQUEST_ID = "[!-.0-~]{1,256}"
+"""visible ASCII but the slash"""
 RequestId = Annotated[str, Field(pattern=f"^{REQUEST_ID}$")]
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {

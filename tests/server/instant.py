@@ -8,7 +8,7 @@ from served import byte_tokenizer, httpx
 from engine.core import Score
 from engine.model.chat import ChatTemplate
 from engine.model.tokenizer import Tokenizer
-from engine.protocol import Member, PromptScores, Submit, Tokens
+from engine.protocol import Member, PromptScores, Submit, Tokens, View
 from engine.scheduler.request_table import RequestTable
 from engine.server.app import build_app
 from engine.server.completions import Completions
@@ -32,6 +32,7 @@ class InstantGateway(Gateway):
     def __init__(self, ids=(65, 250, 66), reason="length"):
         self.ids, self.reason = list(ids), reason
         self.table = RequestTable(block_tokens=4)
+        self.view = View([], [])
         self.members = [Member(0, 1, "step", 9, 9, 0, 0)]
         self.table.on_members(self.members, 0.0)
         self.terms, self._news, self._expected, self._attending = {}, {}, {}, Counter()

@@ -130,7 +130,7 @@ HUGE = {
     "max_tokens": [-1, 0, 1 << 31],
     "logprobs": [21, -1],
     "prompt_logprobs": [21, -1],
-    "request_id": ["", "a b", "a/0", "x" * 129],
+    "request_id": ["", "a b", "a/0", "\u00e9", "x" * 257],
     "prompt": [[], [[]], "", [""], ["a", [1]] * 600, [1, "a", None], [True], 7, "x" * 3000],
 }
 """none of these may be taken; for /v1/completions with 16 tokens by default"""

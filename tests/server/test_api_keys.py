@@ -35,6 +35,15 @@ def test_each_key_is_let_in(key):
     assert send(build(keys=KEYS), "GET", "/v1/models", b"", headers).status_code == 200
 
 
+def test_a_stream_is_told_again_to_its_own_tenant_only():
+    app = build(keys=KEYS)
+    mine, other = ({"authorization": f"Bearer {key}"} for key in (SECRET, "sk-other"))
+    body = json.dumps({"model": "tiny", "prompt": "hi", "request_id": "1", "stream": True})
+    told = send(app, "POST", "/v1/completions", body.encode(), mine)
+    assert send(app, "GET", "/v1/streams/cmpl-1", b"", mine).text == told.text
+    assert send(app, "GET", "/v1/streams/cmpl-1", b"", other).status_code == 404
+
+
 @pytest.mark.parametrize("path", ["/health", "/version", "/metrics"])
 def test_probes_and_scrapes_need_none(path):
     assert send(build(keys=KEYS), "GET", path).status_code == 200
