@@ -171,6 +171,7 @@ def build_pool_server(
         kernel=kernel,
         shape=shape,
         clock=clock,
+        tells_evictions=bool(config.kv_events.endpoint),
     )
     return server, rmanager
 

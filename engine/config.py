@@ -13,6 +13,7 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from engine.comm.kv_publisher import KvPublisher
 from engine.errors import ConfigError
 from engine.memory.lending import Lending
 from engine.recipe import apply, dotted, leaves, one_line, read
@@ -135,6 +136,7 @@ class Config:
     scheduler: Scheduler.Config = field(default_factory=Scheduler.Config)
     planner: GManager.Config = field(default_factory=GManager.Config)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    kv_events: KvPublisher.Config = field(default_factory=KvPublisher.Config)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     chaos: ChaosConfig = field(default_factory=ChaosConfig)

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from engine.build import build_loop, build_planner, build_pool_server, build_transport, layout_of
 from engine.comm.control import ControlClient, ControlServer
+from engine.comm.kv_publisher import KvPublisher
 from engine.comm.sockets import advertised
 from engine.errors import PeerLost
 from engine.meeting import GONE, Place, PlannerLife, meet
@@ -177,6 +178,10 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
         to_client=to_client,
         clock=_boottime,
     )
+    publisher = None
+    if config.kv_events.endpoint:
+        publisher = KvPublisher(config.kv_events, instance=place.instance)
+        loop.scheduler.contents.start()
     samples = loop.profile()
     to_planner(replace(loop.accounts.load(loop.now()), samples=samples))
     next_register = next_load = 0.0
@@ -234,6 +239,9 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
         except PeerLost as error:
             log.warning("%s", error)
             return 1
+        if publisher is not None:
+            publisher.publish(loop.scheduler.contents.take())
+            publisher.serve_replays()
         if not moved and not clients.pending() and not planner_client.pending():
             loop.wait(IDLE_S, [clients.fileno(), planner_client.fileno()])
 

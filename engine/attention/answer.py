@@ -72,7 +72,10 @@ class PoolServer:
         kernel: Kernel,
         shape: ModelShape,
         clock: Callable[[], float],
+        tells_evictions: bool = False,
     ) -> None:
+        """``tells_evictions``: the own step hears what is reclaimed of the cached blocks."""
+        self._tells_evictions = tells_evictions
         self._transport = transport
         self._rmanager = rmanager
         self._pool = pool
@@ -107,6 +110,10 @@ class PoolServer:
             if peer.channel in ready:
                 self._drain(number, peer)
         self._perform(self._rmanager.tick(self._clock()))
+        if self._tells_evictions and (evicted := self._rmanager.books.evicted):
+            for number in [one for one in self._peers if self._rmanager.is_step(one)]:
+                self._send(number, p.Evicted(list(evicted)))
+            evicted.clear()
         return self._compute_unit() or bool(ready)
 
     def call_home(self) -> None:

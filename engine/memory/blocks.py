@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from engine.errors import CapacityError
+from engine.memory.contents import Contents
 
 ROOT = b""
 """parent of the first block of every sequence that shares with all others"""
@@ -52,9 +53,12 @@ class BlockStore:
     Some it keeps cached meanwhile: these are sealed, and never free here.
     """
 
-    def __init__(self, *, block_tokens: int, salt: bytes = b"") -> None:
+    def __init__(
+        self, *, block_tokens: int, salt: bytes = b"", contents: Contents | None = None
+    ) -> None:
         self.block_tokens = block_tokens
         self.salt = salt
+        self.contents = contents or Contents()
         self._free: list[int] = []
         self._references: dict[int, int] = {}
         self._hashes: dict[int, bytes] = {}
@@ -116,6 +120,7 @@ class BlockStore:
             self._references[block] = 1
             self._cached.add(block)
             self._note(block, content)
+            self.contents.recovered(content)
 
     def find(self, content: bytes) -> int | None:
         """A sealed block in use with this chain hash."""
@@ -144,11 +149,14 @@ class BlockStore:
             content = self._hashes.pop(block, None)
             if content is not None and self._sealed.get(content) == block:
                 del self._sealed[content]
-            if content is not None and (keep or block in self._cached):
+            was_cached = block in self._cached
+            if content is not None and (keep or was_cached):
                 self._cached.discard(block)
                 left[block] = content
             else:
                 self._free.append(block)
+            if content is not None:
+                self.contents.released(content, given=keep and not was_cached)
         self._left |= dict.fromkeys(left.values())
         while len(self._left) > MAX_LEFT:
             del self._left[next(iter(self._left))]
@@ -167,6 +175,7 @@ class BlockStore:
             raise ValueError(f"{len(token_ids)} tokens do not fill {self.block_tokens}")
         content = chain_hash(parent_hash, token_ids, self.salt)
         self._note(block, content)
+        self.contents.sealed(content, parent_hash, token_ids)
         return content
 
     def hash_of(self, block: int) -> bytes | None:

@@ -1,6 +1,6 @@
 """The books of one pool: each physical rBlock is in exactly one state. Pure bookkeeping."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from enum import IntEnum
 
@@ -39,6 +39,9 @@ class Books:
         """grows whenever what is cached changes"""
         self.num_evicted = 0
         """cached blocks that were reclaimed since the pool began"""
+        self.evicted: deque[bytes] = deque(maxlen=num_blocks)
+        """contents of the latest of these, and of blocks that were given in vain, since another
+        with the same was cached; whoever wants them takes them out"""
 
     def state(self, block: int) -> BlockState:
         return self._states[self._known(block)]
@@ -155,6 +158,8 @@ class Books:
 
     def _forget(self, block: int) -> None:
         del self._idle[block]
-        del self._cached[self._content.pop(block)]
+        content = self._content.pop(block)
+        del self._cached[content]
         self.num_cachings += 1
         self.num_evicted += 1
+        self.evicted.append(content)

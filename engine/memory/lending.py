@@ -243,6 +243,7 @@ class Lending:
             elif not content:
                 self.free([block])
             elif not self._books.cache(block, content):
+                self._books.evicted.append(content)
                 self._pool.bump(block)
 
     def take_back(self) -> None:

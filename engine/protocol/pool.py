@@ -82,6 +82,13 @@ class Give(Message, frozen=True):
     """chain hash of each block, to be kept for whoever pins it; empty, or empty bytes: freed"""
 
 
+class Evicted(Message, frozen=True):
+    """The pool to its own step, where KV events are wanted: of what it gave with a content, one
+    block each is cached no more, or was not kept, since another was. No answer."""
+
+    contents: Contents
+
+
 class Strain(Message, frozen=True):
     """The pool's own step misses its token times: keep others' computations out for so long.
 
@@ -238,6 +245,7 @@ FROM_POOL = Decoder(
     Welcome,
     Rejected,
     Drawn,
+    Evicted,
     Granted,
     Refused,
     Pinned,

@@ -169,6 +169,8 @@ class Desk:
                 self.negotiator.on_refused(instance, message, now)
             case p.Pinned():
                 self.pins.on_pinned(instance, message)
+            case p.Evicted():
+                self.holdings.store.contents.evicted(message.contents)
             case p.Renewed():
                 self.roster.lose(self.debts.on_renewed(instance, message), now)
             case p.Recall():
@@ -243,8 +245,6 @@ class Desk:
         sequence = self.holdings.on_drawn(message)
         if sequence is None:
             return
-        if message.num_host:
-            self.chronicle.note(sequence, "host", amount=message.num_host)
         if sequence is self.admission.placing:
             self.admission.on_drawn(message, now)
         elif self.growth.on_drawn(sequence, message, now):

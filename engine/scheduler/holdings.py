@@ -74,6 +74,8 @@ class Holdings:
         self.num_left = message.num_free
         self.store.add(message.blocks)
         sequence, self.draw_for = self.draw_for, None
+        if sequence is not None and message.num_host:
+            self.chronicle.note(sequence, "host", amount=message.num_host)
         if self._asked is not None:
             self._on_found(message, sequence, *self._asked)
             self._asked = None
@@ -174,7 +176,7 @@ class Holdings:
         sequence.moving.discard(leaf)
         block = sequence.table[leaf].block
         sequence.table[leaf] = to = sequence.targets.pop(leaf)
-        self.chronicle.note(sequence, "moved", to.instance, 1)
+        self._note_moved(sequence, leaf, to)
         sequence.table_version += 1
         self.free([block])
         # A block that others use, or that the pool has cached, is not free here now.
@@ -277,6 +279,13 @@ class Holdings:
             return False
         return self.store.hash_of(sequence.table[leaf].block) is not None
 
+    def _note_moved(self, sequence: Sequence, leaf: int, to: BlockRef) -> None:
+        self.chronicle.note(sequence, "moved", to.instance, 1)
+        tokens, at = self._layout.tokens, (to.instance, to.loan, to.slot)
+        parent = sequence.hashes[leaf - 1] if leaf else sequence.root
+        chunk = sequence.token_ids[leaf * tokens : (leaf + 1) * tokens]
+        self.store.contents.moved(at, sequence.hashes[leaf], parent, chunk)
+
     def _is_own(self, ref: BlockRef) -> bool:
         return ref.instance == self._instance and not ref.loan
 
@@ -284,6 +293,7 @@ class Holdings:
         self, sequence: Sequence, instance: int, loan: int, slots: list[int], *, keep: bool = False
     ) -> None:
         self.effects.append(ToPool(instance, Release(loan, slots, keep)))
+        self.store.contents.ended(instance, loan, slots)
         if not slots or not sequence.loans[instance, loan]:
             sequence.loans.pop((instance, loan), None)
             self._debts.remove(instance, loan)

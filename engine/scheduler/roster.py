@@ -115,6 +115,7 @@ class Roster:
         """These loans have ended: what lay there becomes holes of the sequences that used it."""
         for key in loans:
             self._debts.remove(*key)
+            self._holdings.store.contents.ended(*key)
         self._negotiator.on_gone(loans, now)
         self._pins.on_lost(loans)
         for sequence in self.all():

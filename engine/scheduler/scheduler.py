@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from engine import protocol as p
 from engine.core import Plan, Request, Scores
+from engine.memory.contents import Contents
 from engine.scheduler.desk import Desk
 from engine.scheduler.effects import Effect, ToPool
 from engine.scheduler.sequence import Sequence
@@ -56,6 +57,11 @@ class Scheduler(Desk):
             self.chronicle.counts,
             now,
         )
+
+    @property
+    def contents(self) -> Contents:
+        """What this instance can read of whose prompts, for KV events."""
+        return self.holdings.store.contents
 
     @property
     def evacuated(self) -> bool:
