@@ -3,6 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Sequence
 from enum import IntEnum
+from itertools import islice
 
 from engine.errors import CapacityError
 
@@ -65,7 +66,7 @@ class Books:
             raise CapacityError(
                 f"{num_blocks} blocks wanted, {self.num_available} free of {self.num_blocks}"
             )
-        for block in list(self._idle)[: max(0, num_blocks - len(self._free))]:
+        for block in list(islice(self._idle, max(0, num_blocks - len(self._free)))):
             self._forget(block)
             self._move(block, BlockState.FREE)
             self._free.append(block)

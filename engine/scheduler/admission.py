@@ -23,6 +23,8 @@ from engine.scheduler.pins import Pins
 from engine.scheduler.sequence import Sequence, State
 from engine.scheduler.turns import Turns
 
+MAX_LOOKED_UP = 3072
+"""leaves that a sequence looks for: their hashes are one message"""
 REDRAW_S = 0.02
 """between two looks for recalled blocks that came back"""
 
@@ -208,7 +210,7 @@ class Admission:
             self._draw(sequence, now)
             return
         # The last token's keys are computed in any case: its row gives the next token.
-        num_leaves = (len(sequence.token_ids) - 1) // tokens
+        num_leaves = min((len(sequence.token_ids) - 1) // tokens, MAX_LOOKED_UP)
         store = self._holdings.store
         sequence.chain = chain(sequence.root, sequence.token_ids, num_leaves, tokens, store.salt)
         if self._prefix_caching:

@@ -14,6 +14,9 @@ from engine.scheduler.debts import Debts
 from engine.scheduler.effects import Cancel, Effect, Finish, Move, ToPool
 from engine.scheduler.sequence import Sequence
 
+MAX_GIVEN = 2048
+"""sealed blocks that one message gives back"""
+
 
 class Holdings:
     """All that this instance's sequences hold."""
@@ -108,9 +111,10 @@ class Holdings:
         """Give up a use of each. What nobody uses then is free, or cached at the pool: those that
         came from its cache, with ``keep`` all sealed ones.
         """
-        left = self.store.release(blocks, keep=keep)
-        if left:
-            self.effects.append(ToPool(self._instance, Give([*left], [*left.values()])))
+        left = [*self.store.release(blocks, keep=keep).items()]
+        for first in range(0, len(left), MAX_GIVEN):
+            some = dict(left[first : first + MAX_GIVEN])
+            self.effects.append(ToPool(self._instance, Give([*some], [*some.values()])))
 
     def adopt(self, sequence: Sequence, grants: dict[int, Granted], leaves: dict[int, int]) -> None:
         """Give lent slots to ``leaves`` (leaf -> instance); slots left over go back."""

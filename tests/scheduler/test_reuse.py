@@ -7,8 +7,12 @@ import pytest
 from scheduler_checks import TOKENS, check_cluster
 from test_scheduler import cluster, run
 
+from engine.comm.frame import HEAD_BYTES
 from engine.core import BlockRef, Request, SamplingParams
 from engine.memory.books import BlockState
+from engine.protocol import Draw, Give, Pin, encode
+from engine.scheduler.admission import MAX_LOOKED_UP
+from engine.scheduler.holdings import MAX_GIVEN
 from engine.scheduler.sequence import Sequence
 
 COMMON = list(range(1, 18))
@@ -199,3 +203,17 @@ def test_leaves_found_apart_leave_a_hole():
     assert sequence.num_computed == 8
     assert sequence.hashes == sequence.chain[:4]
     assert [sequence.has(leaf) for leaf in range(5)] == [True, True, False, True, False]
+
+
+def test_a_very_long_context_is_looked_for_and_given_back_in_messages_that_pass():
+    assert len(encode(Pin(1 << 48, [bytes(16)] * MAX_LOOKED_UP, 9.0))) <= HEAD_BYTES
+    assert len(encode(Draw(1 << 20, contents=[bytes(16)] * MAX_LOOKED_UP))) <= HEAD_BYTES
+    one = cluster(4)
+    holdings = one.instances[0].scheduler.holdings
+    blocks = {block: block.to_bytes(16) for block in range(2 * MAX_GIVEN + 1)}
+    holdings.store.recover(blocks)
+    holdings.free(blocks)
+    gives = [effect.message for effect in holdings.effects if isinstance(effect.message, Give)]
+    assert all(len(encode(give)) <= HEAD_BYTES for give in gives)
+    assert [block for give in gives for block in give.blocks] == [*blocks]
+    assert [content for give in gives for content in give.contents] == [*blocks.values()]
