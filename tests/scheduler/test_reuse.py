@@ -212,7 +212,7 @@ def test_a_very_long_context_is_looked_for_and_given_back_in_messages_that_pass(
     holdings = one.instances[0].scheduler.holdings
     blocks = {block: block.to_bytes(16) for block in range(2 * MAX_GIVEN + 1)}
     holdings.store.recover(blocks)
-    holdings.free(blocks)
+    holdings.free(list(blocks))
     gives = [effect.message for effect in holdings.effects if isinstance(effect.message, Give)]
     assert all(len(encode(give)) <= HEAD_BYTES for give in gives)
     assert [block for give in gives for block in give.blocks] == [*blocks]
