@@ -242,7 +242,8 @@ class RequestTable:
             self._end(entry, now, reason=message.finish_reason)
 
     def _note_pace(self, entry: Entry, num_tokens: int, now: float) -> None:
-        assert entry.instance is not None
+        if entry.instance is None:  # it waits for another one, and this came late
+            return
         if len(entry.token_ids) == num_tokens:
             self.pace.began(entry.instance, len(entry.request.prompt_ids))
         gap_s = None if entry.last_token_at is None else now - entry.last_token_at

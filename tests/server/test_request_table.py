@@ -142,6 +142,16 @@ def test_refusal_ends_the_request_with_its_reason():
     assert (entry.error, entry.error_code) == ("310 blocks wanted", "too_large")
 
 
+def test_a_token_that_comes_when_its_instance_is_gone_is_taken():
+    table = RequestTable(block_tokens=4)
+    table.on_members([member(0, "s")], 0.0)
+    entry = table.add(Request(request_id="a", prompt_ids=(1,)), 0.0)
+    table.on_members([], 1.0)
+    assert entry.instance is None
+    table.on_message(Tokens(entry.attempt_id, 0, [5]), 1.0)
+    assert entry.token_ids == [5]
+
+
 def test_router_prefers_room_at_home_then_the_least_loaded():
     members = [member(0, "a", 10), member(1, "b", 100), member(2, "", 1000)]
     assert route(60, members, {}, 4, {}) == 1
