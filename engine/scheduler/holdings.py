@@ -232,17 +232,7 @@ class Holdings:
         self.free([*reversed(own), *sequence.spare], keep=keep_own)
         for instance, loan in list(sequence.loans):
             self._release(sequence, instance, loan, [], keep=keep_lent)
-        sequence.loans.clear()
-        sequence.table.clear()
-        sequence.spare.clear()
-        sequence.targets.clear()
-        sequence.moving.clear()
-        sequence.hashes.clear()
-        sequence.holes.clear()
-        sequence.returning.clear()
-        sequence.num_computed = 0
-        sequence.table_version += 1
-        sequence.is_reused = False
+        sequence.let_go()
 
     def can_shorten(self, sequence: Sequence) -> bool:
         """Its last leaf lies at home, and is not all that it has."""

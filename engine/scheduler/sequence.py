@@ -143,6 +143,20 @@ class Sequence:
         self.open_holes(set(range(num_leaves)) - here.keys(), tokens)
         self.is_reused = True
 
+    def let_go(self) -> None:
+        """It holds nothing any more, and no key of it is anywhere."""
+        self.loans.clear()
+        self.table.clear()
+        self.spare.clear()
+        self.targets.clear()
+        self.moving.clear()
+        self.hashes.clear()
+        self.holes.clear()
+        self.returning.clear()
+        self.num_computed = 0
+        self.table_version += 1
+        self.is_reused = False
+
     def open_holes(self, leaves: Collection[int], tokens: int) -> None:
         """These leaves' keys are nowhere; ``tokens`` to a leaf."""
         for leaf in leaves:
