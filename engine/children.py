@@ -15,6 +15,8 @@ from engine.errors import LendKVError
 
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
+END_SIGNAL = signal.SIGUSR1
+"""what a supervisor ends its children with; they ignore what a terminal or torchrun sends"""
 USER_ERROR = 2
 """exit status of a child whose failure is the user's to mend; its sentences were sent"""
 
@@ -87,9 +89,9 @@ def fork(name: str, main: Callable[[Connection], int | None]) -> Child:
         ours.close()
         die_with_parent(parent)
         call_oneself(name)
-        # Ctrl-C reaches the whole process group: the supervisor alone decides what it means.
+        # Terminal and torchrun signal the whole group: the supervisor alone decides what it means.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         status = main(theirs) or 0
     except LendKVError as error:
         with contextlib.suppress(OSError):
@@ -109,7 +111,7 @@ def fork(name: str, main: Callable[[Connection], int | None]) -> Child:
 def stop(children: list[Child], patience_s: float = 3.0) -> None:
     """Ask all to end, then make them."""
     for child in children:
-        child.signal(signal.SIGTERM)
+        child.signal(END_SIGNAL)
     deadline = time.monotonic() + patience_s
     while any(child.poll() is None for child in children) and time.monotonic() < deadline:
         time.sleep(0.01)

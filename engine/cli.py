@@ -22,6 +22,7 @@ from engine.evacuate import evacuate
 from engine.explain import explain
 from engine.generate import Generate, read_prompt
 from engine.launch import launch, require_parts
+from engine.lending import lending
 from engine.load.bench import add_bench, bench
 from engine.model.checkpoint import describe
 from engine.serve import gateways
@@ -33,6 +34,7 @@ VERBS = {
     "serve": "Serve the OpenAI API over HTTP until it is stopped",
     "evacuate": "Let an instance of a running cluster leave: lendkv evacuate 2 cluster.join=...",
     "explain": "Tell the life of a request: lendkv explain cmpl-... serve.port=8000",
+    "lending": "Show what instances lend, or stop one: lendkv lending 2 off cluster.join=...",
     "simulate": "Run the protocol's real machines through simulated faults",
     "chaos": "Strike the processes of a cluster under load, and compare every token",
     "doctor": "Look at this machine and recipe: what is fine, what is not, what to do",
@@ -63,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return evacuate(config, args.instance)
         if args.verb == "explain":
             return explain(config, args.request_id, as_json=args.json)
+        if args.verb == "lending":
+            return lending(config, args.instance, args.on)
         describe(config.model.path, library=config.model.library)
         if args.verb == "chaos":
             return chaos(config, args.recipe, args.overrides, as_json=args.json)
@@ -135,6 +139,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         if not args.recipe or "=" in args.recipe:
             parser.error("explain needs a request's id, such as lendkv explain cmpl-0123abcd")
         args.request_id, args.recipe = args.recipe, None
+    if args.verb == "lending":
+        _read_lending(args, parser)
     if args.recipe and "=" in args.recipe and not Path(args.recipe).exists():
         args.overrides.insert(0, args.recipe)
         args.recipe = None
@@ -142,6 +148,18 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         if getattr(args, key, None) is not None:
             args.overrides.append(f"generate.{key}={json.dumps(getattr(args, key))}")
     return args
+
+
+def _read_lending(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """``lending``, or ``lending 2 off``, and overrides."""
+    given = [word for word in (args.recipe, *args.overrides) if word]
+    words = [word for word in given if "=" not in word]
+    args.recipe, args.overrides = None, [word for word in given if "=" in word]
+    args.instance = args.on = None
+    if words:
+        if len(words) != 2 or not words[0].isdecimal() or words[1] not in ("on", "off"):
+            parser.error("lending needs an instance and on or off, such as lendkv lending 2 off")
+        args.instance, args.on = int(words[0]), words[1] == "on"
 
 
 def _leave(status: int, under_torchrun: bool) -> int:

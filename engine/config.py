@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from engine.comm.kv_publisher import KvPublisher
 from engine.errors import ConfigError
 from engine.memory.lending import Lending
+from engine.memory.room import size_fault
 from engine.recipe import apply, dotted, leaves, one_line, read
 from engine.registry import Registry
 from engine.scheduler.gmanager import GManager
@@ -52,6 +53,9 @@ class PoolConfig:
     options: dict[str, Any] = field(default_factory=dict)
     num_blocks: int = 256
     """rBlocks of each instance's pool"""
+    memory: str = ""
+    """instead of num_blocks: 60% of this host's memory, or 4GiB, for pools, weights and processes
+    of all instances here"""
     sizes: list[int] = field(default_factory=list)
     """rBlocks by rank, where pools are to differ; empty: all have num_blocks"""
     block_tokens: int = 64
@@ -229,6 +233,10 @@ def _check_cluster(config: Config) -> list[str]:
         problems.append("cluster.donor lends to a running cluster: set cluster.join=HOST:PORT")
     if cluster.join and not cluster.join.rpartition(":")[2].isdecimal():
         problems.append(f"cluster.join={cluster.join} is not of the form HOST:PORT")
+    if config.pool.memory and config.pool.sizes:
+        problems.append("pool.memory and pool.sizes are both set; choose one")
+    if config.pool.memory and (fault := size_fault(config.pool.memory)):
+        problems.append(f"pool.memory: {fault}")
     sizes = config.pool.sizes
     if sizes and (len(sizes) != config.instances or min(sizes) < 2):
         problems.append(

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from engine import sizing
 from engine.build import build_transport, check_parts, layout_of
 from engine.comm.auth import KEY_VARIABLE, read_key
 from engine.config import Config
-from engine.errors import LendKVError
+from engine.errors import ConfigError, LendKVError
 from engine.memory.base import region_bytes
 from engine.memory.room import available_bytes
 from engine.model.checkpoint import describe
@@ -121,7 +122,14 @@ def _model(config: Config) -> Iterator[Finding]:
 
 def _memory(config: Config) -> Iterator[Finding]:
     with contextlib.suppress(LendKVError):  # a missing model was told already
-        layout = layout_of(config, describe(config.model.path, library=config.model.library).shape)
+        shape = describe(config.model.path, library=config.model.library).shape
+        try:
+            config = sizing.sized(config, shape, config.instances)
+        except ConfigError as error:
+            yield Finding("memory", "wrong", f"pool.memory={config.pool.memory}", str(error))
+            return
+        layout = layout_of(config, shape)
+        yield Finding("pools", "fine", sizing.advice(config, shape))
         wanted = config.instances * region_bytes(layout, config.pool.num_blocks)
         there = available_bytes()
         tokens = config.pool.num_blocks * config.pool.block_tokens

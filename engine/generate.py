@@ -111,7 +111,9 @@ class Generate:
             config,
             instances=1,
             placement=Component(name="local_only"),
-            pool=replace(config.pool, num_blocks=num_blocks + config.scheduler.grow_blocks + 1),
+            pool=replace(
+                config.pool, num_blocks=num_blocks + config.scheduler.grow_blocks + 1, memory=""
+            ),
         )
         llm = LLM(big)
         with self._progress() as bars:
@@ -143,7 +145,7 @@ class Generate:
                 "kv_blocks_by_instance": {
                     str(i): n for i, n in sorted(Counter(report.holders).items())
                 },
-                "pool_blocks": self._config.pool.num_blocks,
+                "pool_blocks": answer.members[0].num_blocks,
                 "block_tokens": self._config.pool.block_tokens,
                 "query_bytes": report.query_bytes,
                 "partial_bytes": report.partial_bytes,

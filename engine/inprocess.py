@@ -23,23 +23,14 @@ from engine.build import (
 from engine.callbacks import Callback
 from engine.comm.loopback import LoopbackNetwork
 from engine.config import Component, Config
-from engine.core import Request, SamplingParams, Score
-from engine.errors import LendKVError
+from engine.core import Request, SamplingParams
+from engine.errors import ConfigError, LendKVError
 from engine.loop import Loop
 from engine.memory.base import MemoryPool
 from engine.memory.rmanager import RManager
 from engine.model import checkpoint as checkpoints
 from engine.model.transformers_checkpoint import TransformersCheckpoint
-from engine.protocol import (
-    BorrowOffer,
-    Failed,
-    Freeze,
-    Message,
-    Progress,
-    PromptScores,
-    Report,
-    Tokens,
-)
+from engine.protocol import BorrowOffer, Failed, Freeze, Message, Progress, Report, Tokens
 from engine.scheduler.base import Placement
 
 HOST = "this process"
@@ -55,10 +46,6 @@ class Completion:
     text: str = ""
     """empty unless an LLM decoded it"""
     finish_reason: str = ""
-    scores: list[Score] = field(default_factory=list)
-    """of the tokens, with ``SamplingParams.logprobs``"""
-    prompt_scores: list[Score] = field(default_factory=list)
-    """of the prompt's tokens but the first, with ``prompt_logprobs``"""
     report: Report | None = None
     error: str = ""
 
@@ -85,6 +72,8 @@ class Engine:
         callbacks: Sequence[Callback] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if config.pool.memory:
+            raise ConfigError("pool.memory is for instances in processes; set pool.num_blocks here")
         if config.transport.name != "loopback":
             config = replace(config, transport=Component(name="loopback"))
         if isinstance(attention, str):
@@ -260,10 +249,7 @@ class Engine:
         match message:
             case Tokens():
                 completion.token_ids += message.token_ids
-                completion.scores += message.scores
                 completion.finish_reason = message.finish_reason
-            case PromptScores():
-                completion.prompt_scores += message.scores
             case Failed():
                 completion.error = message.reason
             case Report():

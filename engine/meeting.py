@@ -41,6 +41,8 @@ class Place:
     """the cluster's; empty until the store has told it"""
     store: tuple[str, int] | None
     host: str = field(default_factory=socket.gethostname)
+    lends: bool = True
+    """what an operator said last"""
     next_number: int = 0
     """what the planner gives first to who joins: lower ones were given before it started"""
 
@@ -66,14 +68,14 @@ class PlannerLife:
 
     def is_over(self) -> bool:
         """Asked once a second."""
-        self._num_unheard = 0 if _listens(self._address) else self._num_unheard + 1
+        self._num_unheard = 0 if listens(self._address) else self._num_unheard + 1
         if self._num_unheard < MAX_UNHEARD:
             return False
         log.warning("the planner at %s is gone, and this instance leaves", self._address)
         return True
 
 
-def _listens(address: str) -> bool:
+def listens(address: str) -> bool:
     """Whether somebody takes connections there."""
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     try:

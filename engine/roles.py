@@ -26,6 +26,7 @@ from engine.protocol import (
     Freeze,
     Goodbye,
     HandedOver,
+    Lend,
     Members,
     MembersQuery,
     Message,
@@ -93,6 +94,9 @@ def pool(pipe: Connection, place: Place, memory: MemoryPool) -> int:
     planner_life = PlannerLife(place.planner)
     next_beat = next_look = 0.0
     leave_by = None
+    lends, num_lent = place.lends, 0
+    if not lends:
+        server.lend(False)
     while True:
         server.serve_once(min(IDLE_S, config.cluster.heartbeat_s), [pipe.fileno(), client.fileno()])
         now = time.monotonic()
@@ -103,13 +107,18 @@ def pool(pipe: Connection, place: Place, memory: MemoryPool) -> int:
                     rmanager.freeze(message.num_blocks, message.for_s, _boottime())
                 case Evacuate():  # else the step is asked, as soon as the planner knows of it
                     told_to_leave |= config.cluster.donor
+                case Lend():
+                    lends = message.on
+                    server.lend(lends)
+                    pipe.send({"lends": lends})  # for the pool that follows
         if told_to_leave and leave_by is None:
             leave_by = now + LEAVE_S
         if now >= next_beat:
             next_beat = now + config.cluster.heartbeat_s
-            if leave_by is not None:  # what comes back is lent to nobody any more
-                server.call_home()
+            if leave_by is not None or (num_lent and not lends):  # again: what comes back stays
+                server.lend(False)
             beat = rmanager.heartbeat(address=address, host=place.host, now=_boottime())
+            num_lent = beat.num_lent
             with suppress(PeerLost):
                 client.send(replace(beat, counts=dict(server.counts)))
             if leave_by is not None and (not beat.num_lent or now >= leave_by):
@@ -185,7 +194,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
     samples = loop.profile()
     to_planner(replace(loop.accounts.load(loop.now()), samples=samples))
     next_register = next_load = 0.0
-    told_to_leave = told_to_end = False
+    told_to_leave = told_to_end = asked_to_leave = False
 
     def listen() -> None:
         nonlocal told_to_leave, told_to_end
@@ -224,6 +233,10 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
             next_register = now + 1.0
             to_planner(Register(place.instance, place.epoch, address))
             to_planner(MembersQuery())
+            while pipe.poll():
+                asked_to_leave |= pipe.recv() == {"leave": True}
+            if asked_to_leave and not told_to_leave:  # the planner is to know it first
+                to_planner(Evacuate(place.instance))
             if planner_life.is_over():
                 return 0
         if told_to_leave and loop.scheduler.evacuated:

@@ -46,11 +46,12 @@ class Serve:
     """the one instance it serves; None for the cluster"""
 
     def __call__(self, pipe: Connection, planner: str, key: bytes) -> int:
-        import uvicorn
-
+        from engine.server.access_log import to_stderr
         from engine.server.app import build_app
         from engine.server.completions import Completions
+        from engine.server.drain import Drain
         from engine.server.gateway import Gateway
+        from engine.server.http_server import HttpServer
         from engine.server.limits import Limits
         from engine.server.metrics import Metrics
         from engine.server.teller import Teller
@@ -90,6 +91,10 @@ class Serve:
             tool_format=tool_format,
         )
         eos_ids = end_ids(config.model.path)
+
+        def stop() -> None:
+            server.should_exit = True
+
         app = build_app(
             gateway,
             completions,
@@ -99,7 +104,11 @@ class Serve:
             max_positions=shape.max_positions,
             max_body_bytes=wanted.max_body_bytes,
             tokenizer=tokenizer,
+            idle_s=wanted.idle_s,
             keys=self.keys,
+            write_log=to_stderr if wanted.access_log else None,
+            log_as_json=wanted.log_format == "json",
+            drain=Drain(gateway, pipe, stop, of_all=self.only is None),
         )
         host, port = self.listener.getsockname()[:2]
         who = "lendkv" if self.only is None else f"lendkv: instance {self.only}"
@@ -108,8 +117,8 @@ class Serve:
             print(f"lendkv: {how_to_join(config, planner)}", flush=True)
         # It warns of each client that left in the middle of a burst of tokens.
         logging.getLogger("asyncio").setLevel(logging.ERROR)
-        options = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on")
-        uvicorn.Server(options).run(sockets=[self.listener])
+        server = HttpServer(app, idle_s=wanted.idle_s)
+        server.run(sockets=[self.listener])
         return 0
 
 

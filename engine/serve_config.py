@@ -21,10 +21,17 @@ class ServeConfig:
     generation_config: Literal["auto", "vllm"] = "auto"
     """what a request that does not say it is sampled with: auto takes it from the model's
     generation_config.json; vllm is plain, temperature 1"""
+    idle_s: float = 60.0
+    """how long a connection may stay without a request's whole head, or the next piece of a body"""
+    access_log: bool = True
+    """a line on stderr for each request"""
+    log_format: Literal["text", "json"] = "text"
     max_queued_requests: int = 1024
     """accepted and not begun at any instance; more are answered 503; 0: any number"""
     max_queued_tokens: int = 0
     """of their prompts; one request alone may always wait; 0: any number"""
+    drain_s: float = 25.0
+    """after SIGTERM, for the requests under way; torchrun kills its processes after 30 s"""
     api_keys: list[str] = field(default_factory=list)
     """who may use the API; none here, in the file and in LENDKV_API_KEY: everybody may"""
     api_key_file: str = ""
@@ -34,3 +41,5 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if min(self.max_queued_requests, self.max_queued_tokens) < 0:
             raise ValueError("max_queued_requests and max_queued_tokens must not be below 0")
+        if self.drain_s < 0 or self.idle_s <= 0:
+            raise ValueError("drain_s must not be below 0, and idle_s above it")

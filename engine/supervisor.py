@@ -18,12 +18,14 @@ from typing import Any
 from engine import meeting, roles
 from engine.build import build_pool, layout_of
 from engine.children import Child, die_with_parent, fork, stop
+from engine.closing import Closing
 from engine.comm.auth import KEY_VARIABLE, random_key, read_key
 from engine.config import Config, of_rank
 from engine.core import ModelShape
 from engine.errors import ConfigError, LendKVError
 from engine.memory.base import MemoryPool
 from engine.model.checkpoint import describe
+from engine.sizing import advice, sized
 from engine.world import World
 
 MAX_RESTARTS = 5
@@ -61,12 +63,16 @@ class Supervisor:
         self._mains: Mapping[str, Frontend] = {}
         self._serves = serves
         self._shape: ModelShape = describe(config.model.path, library=config.model.library).shape
+        self._config = sized(self._config, self._shape, world.num_here)
+        if serves and self._leads:
+            print(f"lendkv: {advice(self._config, self._shape)}", flush=True)
         self._key = read_key(config.cluster.key_file)
         self._epoch = 0
         self._pool_memory: MemoryPool | None = None
         self._planner_address = ""
         self._next_number = config.instances
         """what a planner may give to who joins; a restarted one cannot know by itself"""
+        self._lends = True
         self._left = False
         """its step has handed everything over; the pool goes when nobody needs it"""
         self._pool_address = ""
@@ -75,12 +81,16 @@ class Supervisor:
         self._step: Child | None = None
         self._frontends: dict[str, Child] = {}
         self._restarts: dict[str, list[float]] = {}
-        self._signal = 0
+        self._closing = Closing(
+            drain_s=config.serve.drain_s if serves else 0.0,
+            leads=self._leads,
+            joined=bool(config.cluster.join),
+        )
 
     def run(self) -> int:
         """Until the frontend ends, a Goodbye comes, or a signal; returns the exit status."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._on_signal)
+            signal.signal(number, self._closing.on_signal)
         if self._world.under_torchrun:
             die_with_parent(os.getppid())
         try:
@@ -88,7 +98,7 @@ class Supervisor:
             while True:
                 status = self._watch()
                 if status is not None:
-                    return status
+                    return status or self._closing.status
         finally:
             stop(self._children())
             if self._pool_memory is not None:
@@ -177,6 +187,7 @@ class Supervisor:
             planner=self._planner_address,
             key=self._key,
             store=self._world.store,
+            lends=self._lends,
             next_number=self._next_number,
         )
 
@@ -188,8 +199,8 @@ class Supervisor:
         """A new child's address; its own error if it fails first."""
         status = None
         while status is None:
-            if self._signal or self._world.told_to_stop:
-                raise SystemExit(128 + self._signal if self._signal else 0)
+            if self._is_told_to_end:
+                raise SystemExit(self._closing.status)
             status = child.poll()  # first the status, then the last words: they were said before
             for said in child.messages():
                 if "error" in said:
@@ -202,10 +213,12 @@ class Supervisor:
         """Wait a moment, pass messages on, restart who died; an exit status ends it."""
         children = self._children()
         wait([child.pipe for child in children if not child.pipe.closed], timeout=0.1)
-        if self._signal:
-            return 0 if self._signal == signal.SIGTERM else 128 + self._signal
-        if self._world.told_to_stop:
-            return 0
+        if self._is_told_to_end:
+            now = time.monotonic()
+            self._closing.begin(now)
+            where = (self._planner_address, self._frontends, self._step, self._pool)
+            if self._closing.may_end(*where, now):
+                return 0
         for child in children:
             child.poll()  # first the status, then the last words: they were said before
             for said in child.messages():
@@ -217,14 +230,16 @@ class Supervisor:
                     child.say(pool=self._pool_address)
                     self._start_frontends()
                 self._left |= "left" in said
+                self._lends = said.get("lends", self._lends)
                 self._next_number = said.get("next_number", self._next_number)
         for name, frontend in list(self._frontends.items()):
             if frontend.status is not None:
                 if not self._serves:
                     return frontend.status
-                self._note(frontend)
                 del self._frontends[name]
-                self._start_frontends()
+                if frontend.status or not self._closing.begun:
+                    self._note(frontend)
+                    self._start_frontends()
         if self._step is not None and self._step.status == 0:
             if not self._left:  # it was told Goodbye
                 return None if self._frontends and not self._serves else 0
@@ -269,8 +284,9 @@ class Supervisor:
         )
         child.pipe.close()
 
-    def _on_signal(self, number: int, _frame: object) -> None:
-        self._signal = number
+    @property
+    def _is_told_to_end(self) -> bool:
+        return bool(self._closing.signal) or self._world.told_to_stop
 
 
 def _run(main: Frontend, planner: str, key: bytes, pipe: Connection) -> int:

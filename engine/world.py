@@ -17,6 +17,8 @@ class World:
     size: int = 1
     instance: int = 0
     """the rank, or the number that a running cluster gave"""
+    num_here: int = 1
+    """processes of the launch on this host"""
     cluster: str = "alone"
     store: tuple[str, int] | None = None
     """host and port of torchrun's key-value store"""
@@ -32,6 +34,7 @@ class World:
             rank=int(os.environ["RANK"]),
             instance=int(os.environ["RANK"]),
             size=int(os.environ["WORLD_SIZE"]),
+            num_here=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
             cluster=f"{run}/{attempt}/{port}",
             store=(os.environ["MASTER_ADDR"], port),
         )

@@ -116,9 +116,9 @@ class PoolServer:
             evicted.clear()
         return self._compute_unit() or bool(ready)
 
-    def call_home(self) -> None:
-        """The instance leaves: whoever has borrowed here is asked to give it back."""
-        self._perform(self._rmanager.call_home(self._clock()))
+    def lend(self, on: bool) -> None:
+        """Whether it lends; if not, whoever has borrowed here is asked to give it back."""
+        self._perform(self._rmanager.lend(on, self._clock()))
 
     def close(self) -> None:
         self._peers.clear()

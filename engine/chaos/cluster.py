@@ -19,7 +19,7 @@ from typing import Any
 from engine.chaos import processes
 from engine.chaos.schedule import Fault
 from engine.chaos.watch import FOLDER
-from engine.children import die_with_parent
+from engine.children import END_SIGNAL, die_with_parent
 from engine.comm.auth import KEY_VARIABLE
 from engine.errors import LendKVError
 
@@ -133,7 +133,7 @@ class Cluster:
             case "kill":
                 return self._signal(fault, signal.SIGKILL)
             case "restart":
-                return self._signal(fault, signal.SIGTERM)
+                return self._signal(fault, END_SIGNAL)
             case "freeze":
                 return self._pause(fault, fault.for_s, every_s=fault.for_s)
             case "slow":

@@ -62,7 +62,7 @@ def undisturbed(pipe: Connection, config: Config, prompts: Sequence[Sequence[int
         config,
         instances=1,
         placement=Component(name="local_only"),
-        pool=replace(config.pool, num_blocks=num_blocks, sizes=[]),
+        pool=replace(config.pool, num_blocks=num_blocks, sizes=[], memory=""),
         callbacks=[],
     )
     llm = LLM(big)

@@ -26,7 +26,7 @@ from engine.comm.control_talk import (
     Talk,
 )
 from engine.errors import ConfigError, PeerLost
-from engine.protocol import Decoder, Message, encode
+from engine.protocol import VERSION, Decoder, Message, encode, version_fault
 
 log = logging.getLogger(__name__)
 
@@ -144,8 +144,12 @@ class ControlServer(_Socket):
         if len(frames) != 3 or len(head) != HEAD.size:
             self._drop(f"{len(frames)} frames that are no message")
             return None
-        kind, client_nonce, server_nonce, *_ = HEAD.unpack(head)
+        kind, client_nonce, server_nonce, number, _ = HEAD.unpack(head)
         talk = self._talks.get(peer)
+        if kind == HELLO and (fault := version_fault(number)):
+            self._answer(peer, REFUSED, NO_NONCE, VERSION)
+            self._drop(f"a control peer {fault}")
+            return None
         if kind == HELLO or talk is None or server_nonce != talk.server_nonce:
             self._challenge(peer)
             return None
@@ -168,11 +172,11 @@ class ControlServer(_Socket):
             talk = self._talks[peer] = Talk(new_nonce())
             while len(self._talks) > MAX_PEERS:
                 self._talks.popitem(last=False)
-        self._answer(peer, CHALLENGE, talk.server_nonce)
+        self._answer(peer, CHALLENGE, talk.server_nonce, VERSION)
 
-    def _answer(self, peer: bytes, kind: bytes, server_nonce: bytes) -> None:
+    def _answer(self, peer: bytes, kind: bytes, server_nonce: bytes, number: int = 0) -> None:
         with suppress(PeerLost):  # it asked and left
-            self._say(peer, HEAD.pack(kind, NO_NONCE, server_nonce, 0, NO_TAG), b"")
+            self._say(peer, HEAD.pack(kind, NO_NONCE, server_nonce, number, NO_TAG), b"")
 
     def _say(self, peer: bytes, head: bytes, payload: bytes) -> None:
         try:
@@ -182,7 +186,8 @@ class ControlServer(_Socket):
 
 
 class ControlClient(_Socket):
-    """Its ``send`` and ``receive`` raise ConfigError once the server refuses this side's key."""
+    """Its ``send`` and ``receive`` raise ConfigError once the server refuses this side's key, or
+    speaks another version."""
 
     kind = zmq.DEALER
 
@@ -236,7 +241,7 @@ class ControlClient(_Socket):
             if self._talk is None:
                 if self._outbox and monotonic() >= self._next_hello:
                     self._next_hello = monotonic() + HELLO_EVERY_S
-                    hello = HEAD.pack(HELLO, NO_NONCE, NO_NONCE, 0, NO_TAG)
+                    hello = HEAD.pack(HELLO, NO_NONCE, NO_NONCE, VERSION, NO_TAG)
                     socket.send_multipart([hello, b""], zmq.DONTWAIT)
                 return
             while self._outbox:
@@ -251,8 +256,11 @@ class ControlClient(_Socket):
         if len(frames) != 2 or len(frames[0]) != HEAD.size:
             self._drop(f"{len(frames)} frames that are no message")
             return
-        kind, _, server_nonce, *_ = HEAD.unpack(frames[0])
+        kind, _, server_nonce, number, _ = HEAD.unpack(frames[0])
         talk = self._talk
+        tells_version = number and kind in (CHALLENGE, REFUSED)
+        if tells_version and (fault := version_fault(number, refuses=kind == REFUSED)):
+            raise ConfigError(f"{self.address} {fault}")
         if kind == CHALLENGE and (talk is None or server_nonce != talk.server_nonce):
             nonce = new_nonce()
             session = Session(self._key, nonce, server_nonce, dials=True)

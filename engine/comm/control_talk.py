@@ -7,7 +7,9 @@ that counts up, and a tag over all of it under the session's key (auth.py):
     client: data ...       server: data ... or, to a tag that does not fit, refused
 
 A server that knows nothing of a connection, because one of the two is new, answers with a
-challenge, and the client begins anew; what it had sent is lost. So nothing can be made up, and
+challenge, and the client begins anew; what it had sent is lost. The numbers of hello and challenge
+are the versions of the protocol that the two speak, as is that of a refusal because of them. So
+nothing can be made up, and
 nothing said before can be said again: not on its connection, where numbers only grow, nor on any
 other, where the nonces differ.
 """

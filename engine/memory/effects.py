@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from engine.protocol import Data, Message
+from engine.protocol import Data, FencedOff, Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +52,7 @@ Output = Reply | CopyIn | CopyOut | Zero | LosePeer
 
 class Violation(Exception):
     """A peer broke the protocol; becomes LosePeer. Raised before anything has changed."""
+
+
+def fenced(peer: int, loan: int) -> Reply:
+    return Reply(peer, FencedOff(0, [loan], f"loan {loan} has ended"))

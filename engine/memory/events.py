@@ -15,7 +15,7 @@ class PoolHeader(Header, frozen=True, kw_only=True, tag="pool"):
         "handle": (int, Message, float, int),
         "tick": (float,),
         "freeze": (int, float, float),
-        "call_home": (float,),
+        "lend": (bool, float),
         "peer_lost": (int, float),
         "resolve": (int, int, int, float),
     }

@@ -68,12 +68,14 @@ class Lending:
         )
         self._pool = pool
         self._books = books
+        self.is_on = True
+        """lends; else nobody gets anything new"""
 
     @property
     def num_lend_cap(self) -> int:
         """Most blocks this pool would ever lend; its step keeps what it stages copies in."""
         num_blocks = self._books.num_blocks - self.config.host_blocks
-        share = int(self.config.lend_fraction * num_blocks)
+        share = int(self.config.lend_fraction * num_blocks) if self.is_on else 0
         kept = self.config.keep_blocks + self._books.count(BlockState.STAGING)
         return max(0, min(share, num_blocks - kept))
 
@@ -267,7 +269,7 @@ class Lending:
 
     def _pinnable(self, debtor: Debtor, contents: Sequence[bytes], now: float) -> dict[int, int]:
         """Index of a content -> its block, for those that may be pinned."""
-        if self.recalls.is_wanted(now):
+        if not self.is_on or self.recalls.is_wanted(now):
             return {}
         spare = self._books.num_available - self.recalls.num_kept(now, debtor, (0, now))
         there = ((index, self._books.find(of)) for index, of in enumerate(contents))

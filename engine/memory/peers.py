@@ -68,8 +68,8 @@ class Peers:
             raise Violation("a second Hello on one channel")
         newest = self._newest.get(hello.instance, hello.epoch)
         own = hello.instance == self._own.instance
-        if hello.protocol != p.VERSION:
-            return f"you speak protocol {hello.protocol}, this pool {p.VERSION}: update one side"
+        if fault := p.version_fault(hello.protocol):
+            return f"instance {hello.instance} {fault}"
         if hello.cluster != self._cluster:
             return f"you are of cluster {hello.cluster!r}, this pool of {self._cluster!r}"
         if hello.layout != self._layout:

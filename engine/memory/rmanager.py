@@ -19,7 +19,7 @@ from typing import Any
 
 from engine import protocol as p
 from engine.memory.books import BlockState, Books
-from engine.memory.effects import CopyIn, CopyOut, LosePeer, Output, Reply, Violation
+from engine.memory.effects import CopyIn, CopyOut, LosePeer, Output, Reply, Violation, fenced
 from engine.memory.lending import Lending, Memory
 from engine.memory.loans import Debtor, Loan, Slot
 from engine.memory.peers import Peers
@@ -69,7 +69,7 @@ class RManager:
             outputs += self._lending.release(loan, [slot], keep=True)[1]
             peer = self._peers.peer_of(loan.debtor)
             if peer is not None:
-                outputs.append(_fenced(peer, loan.number))
+                outputs.append(fenced(peer, loan.number))
         free = self._lending.num_drawable(host=False)
         return outputs + self._recall(self._lending.recalls.go_on(free, now))
 
@@ -77,9 +77,10 @@ class RManager:
         """The planner's Freeze: for so long, so many blocks are for the own step only."""
         self._lending.recalls.freeze(num_blocks, for_s, now)
 
-    def call_home(self, now: float) -> list[Output]:
-        """The instance leaves: nothing is lent any more, and what is lent is called back."""
-        _, recalled = self._lending.recalls.want(self.books.num_blocks, now)
+    def lend(self, on: bool, now: float) -> list[Output]:
+        """Whether it lends; if not, what is lent is called back, each time this is said."""
+        self._lending.is_on = on
+        _, recalled = self._lending.recalls.want(0 if on else self.books.num_blocks, now)
         return self._recall(recalled)
 
     @property
@@ -89,7 +90,7 @@ class RManager:
     @property
     def state(self) -> list[Any]:
         """What it decides by, in short; to be compared with another's."""
-        counts = [self.books.count(state) for state in BlockState]
+        counts = [self._lending.is_on, *(self.books.count(state) for state in BlockState)]
         loans = [(one.number, one.version, one.expires) for one in self._lending.loans]
         return [counts, loans, self._lending.recalls.state, self._tables.state]
 
@@ -129,6 +130,7 @@ class RManager:
             sketch=self._sketcher.at(now),
             num_evicted=self.books.num_evicted,
             num_empty=self.books.count(BlockState.FREE),
+            lends=self._lending.is_on,
         )
 
     def check(self) -> None:
@@ -236,10 +238,10 @@ class RManager:
     def _write(self, peer: int, debtor: Debtor, write: p.Write, num_bytes: int) -> list[Output]:
         loan = self._lending.find(debtor, write.loan)
         if loan is None:
-            return [_fenced(peer, write.loan)] if write.last else []
+            return [fenced(peer, write.loan)] if write.last else []
         _require_slot(loan, write.slot)
         if loan.slots[write.slot] is Slot.RELEASED:
-            return [_fenced(peer, write.loan)] if write.last else []
+            return [fenced(peer, write.loan)] if write.last else []
         if loan.slots[write.slot] is Slot.COMMITTED:
             raise Violation("Write to a committed slot")
         if write.offset not in (0, loan.filled[write.slot]):
@@ -258,10 +260,10 @@ class RManager:
     def _read(self, peer: int, debtor: Debtor, read: p.Read) -> list[Output]:
         loan = self._lending.find(debtor, read.loan)
         if loan is None:
-            return [_fenced(peer, read.loan)]
+            return [fenced(peer, read.loan)]
         _require_slot(loan, read.slot)
         if loan.slots[read.slot] is Slot.RELEASED:
-            return [_fenced(peer, read.loan)]
+            return [fenced(peer, read.loan)]
         if loan.slots[read.slot] is Slot.OPEN:
             raise Violation(f"Read of slot {read.slot}, which is open")
         end = read.offset + read.num_bytes
@@ -294,7 +296,3 @@ class RManager:
 def _require_slot(loan: Loan, slot: int) -> None:
     if slot >= len(loan.slots):
         raise Violation(f"slot {slot} of loan {loan.number}, which has {len(loan.slots)}")
-
-
-def _fenced(peer: int, loan: int) -> Reply:
-    return Reply(peer, p.FencedOff(0, [loan], f"loan {loan} has ended"))

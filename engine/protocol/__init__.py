@@ -11,7 +11,7 @@ Nothing absolute travels: leases are durations in seconds.
 """
 
 from engine.protocol.asks import Answer, Ask, AskSpan, Attach, Begin, Busy, Detach
-from engine.protocol.base import VERSION, Decoder, Goodbye, Message, encode
+from engine.protocol.base import VERSION, Decoder, Goodbye, Message, encode, version_fault
 from engine.protocol.client import (
     FROM_STEP,
     TO_STEP,
@@ -38,6 +38,7 @@ from engine.protocol.planner import (
     Heartbeat,
     Join,
     Joined,
+    Lend,
     Load,
     Member,
     Members,
@@ -118,6 +119,7 @@ __all__ = [
     "Histogram",
     "Join",
     "Joined",
+    "Lend",
     "Life",
     "Load",
     "Member",
@@ -154,6 +156,7 @@ __all__ = [
     "TO_STEP",
     "Tokens",
     "VERSION",
+    "version_fault",
     "View",
     "ViewQuery",
     "Welcome",

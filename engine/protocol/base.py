@@ -8,6 +8,9 @@ from msgspec import Meta, Struct
 from engine.errors import PeerLost
 
 VERSION = 3
+OLDEST = 3
+"""the oldest version that is still understood: fields that were appended with a default need no new
+one, so that neighbours of one version run side by side while a cluster is upgraded"""
 MAX_BLOCKS = 1 << 20
 """blocks one message may name"""
 
@@ -31,6 +34,21 @@ class Message(Struct, tag=True, frozen=True, array_like=True, gc=False):
 
 class Goodbye(Message, frozen=True):
     """The cluster, or this instance, is leaving."""
+
+
+def version_fault(there: int, *, refuses: bool = False) -> str:
+    """Why a process of that version is not talked to; empty when it is.
+
+    One that is newer by one decides by itself whether it still understands this one, and
+    ``refuses`` if it does not.
+    """
+    if OLDEST <= there <= VERSION + 1 and not refuses:
+        return ""
+    older = "the other side" if there < OLDEST else "this side"
+    return (
+        f"speaks version {there} of the protocol, and this lendkv versions {OLDEST} to {VERSION}: "
+        f"upgrade {older}, one version at a time"
+    )
 
 
 _encoder = msgspec.msgpack.Encoder()

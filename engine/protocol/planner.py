@@ -48,6 +48,8 @@ class Heartbeat(Message, frozen=True):
     counts: Counts = {}
     num_empty: Count = 0
     """free blocks without content"""
+    lends: bool = True
+    """unless an operator said otherwise, or it leaves"""
 
 
 class Creditor(Struct, frozen=True, array_like=True, gc=False):
@@ -150,6 +152,16 @@ class Evacuate(Message, frozen=True):
     leave: bool = True
 
 
+class Lend(Message, frozen=True):
+    """An operator to the planner, the planner to the pool: whether it lends.
+
+    When it does not, what it lent is called home.
+    """
+
+    instance: Index
+    on: bool
+
+
 class BorrowQuery(Message, frozen=True):
     """Who could lend this many blocks? Answer: BorrowOffer."""
 
@@ -221,6 +233,7 @@ class Member(Struct, frozen=True, array_like=True, gc=False):
     sketch: Sketch = b""
     reuse: Reuse = {}
     num_evicted: Count = 0
+    lends: bool = True
 
 
 class Members(Message, frozen=True):
@@ -239,8 +252,8 @@ class View(Message, frozen=True):
 
 
 TO_PLANNER = Decoder(
-    Heartbeat, Load, BorrowQuery, Register, Join, MembersQuery, ViewQuery, Evacuate, Goodbye
+    Heartbeat, Load, BorrowQuery, Register, Join, MembersQuery, ViewQuery, Evacuate, Lend, Goodbye
 )
 FROM_PLANNER = Decoder(
-    BorrowOffer, Members, View, Joined, NotJoined, Move, Settle, Freeze, Evacuate, Goodbye
+    BorrowOffer, Members, View, Joined, NotJoined, Move, Settle, Freeze, Evacuate, Lend, Goodbye
 )

@@ -213,6 +213,7 @@ class GManager:
                     beat.sketch,
                     told.load.reuse if told is not None else {},
                     beat.num_evicted,
+                    lends=beat.lends,
                 )
             )
         return Members(members)

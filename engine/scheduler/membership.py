@@ -7,15 +7,16 @@ it cannot hear, since a member may be silent or still on its way, it is told at 
 from typing import Any
 
 from engine.protocol import (
-    VERSION,
     Evacuate,
     Heartbeat,
     Join,
     Joined,
+    Lend,
     Load,
     Message,
     NotJoined,
     Register,
+    version_fault,
 )
 
 LISTEN_S = 2.0
@@ -55,6 +56,9 @@ class Membership:
             case Evacuate():  # a donor has no step
                 to = self.steps.get(message.instance) or self.pools.get(message.instance)
                 return [(to, message)] if to else []
+            case Lend():
+                to = self.pools.get(message.instance)
+                return [(to, message)] if to else []
         return []
 
     @property
@@ -67,9 +71,8 @@ class Membership:
         self._next = max(self._next, instance + 1)
 
     def _join(self, message: Join, now: float) -> list[Message]:
-        if message.protocol != VERSION:
-            reason = f"it speaks version {VERSION} of the protocol, you {message.protocol}"
-            return [NotJoined(message.ticket, f"{reason}: run the same lendkv on both sides")]
+        if fault := version_fault(message.protocol):
+            return [NotJoined(message.ticket, f"who joins {fault}")]
         if message.layout != self._layout:
             reason = f"its blocks are {self._layout}, yours {message.layout}"
             advice = "use the same model, model.dtype and pool.block_tokens"

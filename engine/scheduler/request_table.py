@@ -81,11 +81,6 @@ class Entry:
         return bool(self.finish_reason or self.error)
 
     @property
-    def has_prompt_scores(self) -> bool:
-        """All are here, if any are wanted: each prompt token but the first has one."""
-        return len(self.prompt_scores) == len(self.request.prompt_ids) - 1
-
-    @property
     def num_tokens(self) -> int:
         return len(self.request.prompt_ids) + self.request.sampling.max_tokens
 
@@ -165,11 +160,14 @@ class RequestTable:
 
     def cancel(self, request_id: str, now: float) -> None:
         """Nobody wants the answer any more: its memory is freed at once."""
-        entry = self.entries.get(request_id)
-        if entry is not None and not entry.done:
-            if entry.address:
-                self._effects.append(ToStep(entry.address, Abort(entry.attempt_id)))
+        if (entry := self._called_off(request_id)) is not None:
             self._end(entry, now, reason="abort")
+
+    def fail(self, request_id: str, error: str, code: str, now: float) -> None:
+        """It is given up, and its client is told why."""
+        if (entry := self._called_off(request_id)) is not None:
+            entry.error_code = code
+            self._end(entry, now, error=error)
 
     def finish(self, request_id: str, reason: str, now: float) -> None:
         """The answer is complete by the gateway's own judgement, such as a stop string."""
@@ -228,6 +226,15 @@ class RequestTable:
     def running(self) -> list[Entry]:
         return [entry for entry in self.entries.values() if not entry.done]
 
+    def _called_off(self, request_id: str) -> Entry | None:
+        """The entry, if it was under way; its step is told to forget it."""
+        entry = self.entries.get(request_id)
+        if entry is None or entry.done:
+            return None
+        if entry.address:
+            self._effects.append(ToStep(entry.address, Abort(entry.attempt_id)))
+        return entry
+
     def _take(self, entry: Entry, message: Tokens, now: float) -> None:
         if message.index != len(entry.token_ids):
             return  # not the next token: it came before, or something was lost on the way
@@ -279,8 +286,8 @@ class RequestTable:
 def submit_of(entry: Entry, now: float, *, stays: bool) -> Submit:
     """The message that starts the entry's current attempt, behind the tokens it has."""
     sampling = entry.request.sampling
-    if entry.has_prompt_scores:
-        sampling = replace(sampling, prompt_logprobs=None)
+    if len(entry.prompt_scores) == len(entry.request.prompt_ids) - 1:
+        sampling = replace(sampling, prompt_logprobs=None)  # all are known
     return Submit(
         replace(
             entry.request,

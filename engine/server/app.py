@@ -6,24 +6,26 @@ import os
 import re
 import time
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from engine import __version__
 from engine.model.tokenizer import Tokenizer
 from engine.protocol import Member
 from engine.server import explanation
+from engine.server.access_log import AccessLog
 from engine.server.api_keys import NO_KEYS, ApiKeys, Tenant
 from engine.server.auth import Auth
+from engine.server.body_limit import BodyLimit
 from engine.server.choices import BETWEEN, Choices, name_of
 from engine.server.completions import Completions
+from engine.server.drain import Drain
 from engine.server.gateway import Gateway
 from engine.server.metrics import Metrics
 from engine.server.openapi import REFUSALS, STREAMS
@@ -45,25 +47,34 @@ def build_app(
     max_positions: int,
     max_body_bytes: int,
     tokenizer: Tokenizer,
+    idle_s: float = 60.0,
     keys: ApiKeys = NO_KEYS,
+    write_log: Callable[[str], None] | None = None,
+    log_as_json: bool = False,
+    drain: Drain | None = None,
 ) -> FastAPI:
-    """The application; the gateway is pumped while it lives."""
+    """The application; the gateway is pumped while it lives, until it is drained."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        pump = asyncio.create_task(gateway.run())
-        pump.add_done_callback(_end_with)
+        tasks = [asyncio.create_task(gateway.run())]
+        if drain is not None:
+            tasks.append(asyncio.create_task(drain.run()))
+        for task in tasks:
+            task.add_done_callback(_end_with)
         yield
-        pump.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await pump
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         gateway.close()
 
     app = FastAPI(title="LendKV", version=__version__, lifespan=lifespan, responses=REFUSALS)
     created = int(time.time())
 
-    app.add_middleware(_LimitBody, max_bytes=max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=max_body_bytes, idle_s=idle_s)
     app.add_middleware(Auth, keys=keys)  # before it, as the last one added comes first
+    app.add_middleware(AccessLog, as_json=log_as_json, write=write_log)
 
     @app.exception_handler(Problem)
     async def problem(_: Request, error: Problem) -> JSONResponse:
@@ -88,6 +99,7 @@ def build_app(
             return resume(last_event_id, request.state.tenant)
         request_id = id_of(request, body)
         choices = await completions.accept(body, request.state.tenant, request_id)
+        request.state.entries.extend(choices.entries)
         headers = {"X-Request-Id": choices.request_id.partition("-")[2]}
         if not body.stream:
             whole = await teller.whole(choices, request.is_disconnected)
@@ -141,9 +153,15 @@ def build_app(
 
     @app.get("/health", responses={503: {"description": "No instance can take requests yet"}})
     async def health() -> Response:
-        """200 while an instance can take requests."""
+        """200 while an instance can take requests, though the gateway may not: see /ready."""
         body = {"instances": [_card(member) for member in gateway.members]}
         return JSONResponse(body, 200 if gateway.ready else 503)
+
+    @app.get("/ready")
+    async def ready() -> Response:
+        """200 while requests are taken: a balancer sends to others else."""
+        takes = gateway.ready and gateway.closes_at is None
+        return JSONResponse({"ready": takes}, 200 if takes else 503)
 
     @app.get("/cluster")
     async def cluster() -> dict[str, Any]:
@@ -165,25 +183,6 @@ def build_app(
     return app
 
 
-class _LimitBody:
-    """Refuses large bodies. Plain ASGI: Starlette's own middleware hides who has disconnected."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app, self._max_bytes = app, max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
-        length = headers.get("content-length", "0")
-        refusal: Response | None = None
-        if length.isdigit() and int(length) > self._max_bytes:
-            text = f"The body has {length} bytes; at most {self._max_bytes} are taken."
-            refusal = JSONResponse(error_body(413, text), 413)
-        elif "chunked" in headers.get("transfer-encoding", ""):
-            text = "Send a Content-Length; chunked bodies are not taken."
-            refusal = JSONResponse(error_body(411, text), 411)
-        await (refusal or self._app)(scope, receive, send)
-
-
 class _Events(StreamingResponse):
     """A stream that is attended until it is told, or its client is gone before it began."""
 
@@ -202,9 +201,9 @@ class _Events(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-def _end_with(pump: "asyncio.Task[None]") -> None:
+def _end_with(task: "asyncio.Task[None]") -> None:
     """Without its pump a gateway is deaf: its supervisor starts another one."""
-    if not pump.cancelled() and (error := pump.exception()) is not None:
+    if not task.cancelled() and (error := task.exception()) is not None:
         traceback.print_exception(error)
         os._exit(1)
 

@@ -1,6 +1,7 @@
 """Completions: from a body to requests that run, one for each choice. Knows no routes."""
 
 import asyncio
+import math
 import secrets
 import time
 
@@ -14,7 +15,7 @@ from engine.server.constraints import Constraints
 from engine.server.gateway import Gateway
 from engine.server.journal import Terms
 from engine.server.limits import NO_LIMITS, Limits
-from engine.server.problems import Problem
+from engine.server.problems import SHUTTING_DOWN, Problem
 from engine.server.prompts import Prompt, Prompts
 from engine.server.sampling import Sampling, of_choice
 from engine.server.schemas import ChatBody, CompletionBody
@@ -50,6 +51,10 @@ class Completions:
     ) -> Choices:
         """Check and submit; raises Problem. Without a ``request_id`` it gets one."""
         self.check_model(body.model)
+        if (closes_at := self._gateway.closes_at) is not None:
+            left_s = math.ceil(max(1.0, closes_at - time.monotonic()))
+            text = "The server is shutting down and takes no more requests; try again later."
+            raise Problem(503, text, code=SHUTTING_DOWN, retry_after_s=left_s)
         if not self._gateway.ready:
             raise Problem(503, "No instance is ready yet; try again soon.", retry_after_s=2)
         prompts = await asyncio.to_thread(self.prompts.of, body)

@@ -57,12 +57,10 @@ class Gateway:
         """``only`` limits it to one instance; ``on_end`` sees each request once, at its end;
         ``on_report`` when a step has told of its life there."""
         self._planner = ControlClient(planner, FROM_PLANNER, key)
-        self._key = key
-        self._only = only
+        self._key, self._only = key, only
         self._steps: dict[str, ControlClient] = {}
         self._news: dict[str, asyncio.Event] = {}
-        self._on_end = on_end
-        self._on_report = on_report
+        self._on_end, self._on_report = on_end, on_report
         self.table = RequestTable(
             block_tokens=block_tokens, life=secrets.token_hex(4), stays=only is not None
         )
@@ -72,6 +70,8 @@ class Gateway:
         """the cluster as the planner last told of it"""
         self.rates = Rates()
         self.history = History(time.monotonic(), time.time())
+        self.closes_at: float | None = None  # it takes nothing new, and ends what it has by then
+        self.is_over = False  # all has ended, so streams that never do by themselves must
         self._roll = Roll()
         self._journal, left = Journal.open(journal)
         self._written: dict[str, int] = {}
@@ -165,6 +165,10 @@ class Gateway:
 
     def cancel(self, request_id: str) -> None:
         self.table.cancel(request_id, time.monotonic())
+        self._pump(time.monotonic())
+
+    def fail(self, request_id: str, error: str, code: str) -> None:
+        self.table.fail(request_id, error, code, time.monotonic())
         self._pump(time.monotonic())
 
     def finish(self, request_id: str, reason: str) -> None:

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+SHUTTING_DOWN = "shutting_down"
+"""code of what is refused, or ended, because the server ends"""
+
 
 class Problem(Exception):
     """Answered with this status and error object."""

@@ -31,7 +31,7 @@ from engine.server.choices import BETWEEN, Choices, all_of, merged
 from engine.server.gateway import Gateway
 from engine.server.journal import Terms
 from engine.server.logprobs import Logprobs
-from engine.server.problems import Problem, error_body
+from engine.server.problems import SHUTTING_DOWN, Problem, error_body
 from engine.server.tools.formats import ToolFormat
 from engine.server.tools.parser import AllContent, CallParser, Said
 
@@ -160,7 +160,7 @@ class Teller:
             token_ids=entry.token_ids[: len(text.offsets)],
             logprobs=self._logprobs(entry, text.offsets, echo=True),
         )
-        if terms.prompt_logprobs is None or not entry.has_prompt_scores:
+        if terms.prompt_logprobs is None:
             return self._shape(entry).whole(piece)
         ids, scores = entry.request.prompt_ids, entry.prompt_scores
         shown = self._shaper(terms).prompt(ids, scores, terms.prompt_logprobs)
@@ -196,7 +196,6 @@ class Teller:
         terms = self._gateway.terms[entry.request.request_id]
         ids: list[int] = entry.token_ids[first : first + len(offsets)]
         scores = entry.scores[first : first + len(offsets)]
-        echo = echo and entry.has_prompt_scores  # else it ended before its first token
         if terms.logprobs is None or not (ids or echo):
             return None
         if terms.chat:
@@ -235,7 +234,9 @@ class Teller:
         )
 
     def _problem(self, entry: Entry) -> Problem:
-        return Problem(400, entry.error, code=entry.error_code)
+        status = 503 if entry.error_code == SHUTTING_DOWN else 400
+        retry_after_s = 1 if status == 503 else None
+        return Problem(status, entry.error, code=entry.error_code, retry_after_s=retry_after_s)
 
     def _shape(self, entry: Entry) -> Shape:
         name = entry.request.request_id

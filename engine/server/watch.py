@@ -18,17 +18,23 @@ LATE_S = 0.05
 class Watch:
     """``events`` are named after the routes whose bodies they carry."""
 
-    def __init__(self, cluster: Callable[[], Json], history: Callable[[int], Json]) -> None:
-        """``history`` takes the second behind which it is wanted."""
+    def __init__(
+        self,
+        cluster: Callable[[], Json],
+        history: Callable[[int], Json],
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """``history`` takes the second behind which it is wanted; ``is_over`` ends all streams."""
         self._cluster = cluster
         self._history = history
+        self._is_over = is_over
         self._made_in = -1
         """the second of the calendar in which the picture was made"""
         self._picture = ""
 
     async def events(self, since: int) -> AsyncGenerator[str]:
         """At once, and then as each second of the calendar is over, until it is closed."""
-        while True:
+        while not self._is_over():
             history = self._history(since)
             since = max((one["second"] for one in history["seconds"]), default=since)
             yield _event("history", json.dumps(history))

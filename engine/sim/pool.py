@@ -194,7 +194,7 @@ class SimPool(Party):
     def _beat(self) -> None:
         now, leave_by = self.clock(), self._leave_by
         if leave_by is not None:
-            self._perform(self.rmanager.call_home(now))
+            self._perform(self.rmanager.lend(False, now))
         beat = self.rmanager.heartbeat(address=str(self.instance), host="sim", now=now)
         self.to_planner(beat)
         if leave_by is not None and (not beat.num_lent or now >= leave_by):

@@ -44,7 +44,7 @@ class Command:
             command += ["--nproc-per-node", str(processes)]
         self.before = set(os.listdir("/dev/shm"))
         self.process = subprocess.Popen(
-            [*command, "-m", "engine", *map(str, args)],
+            [*command, *self.program(), *map(str, args)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -52,6 +52,9 @@ class Command:
             env=os.environ | {"OMP_NUM_THREADS": "1", MARK: self.mark} | environment,
             start_new_session=True,
         )
+
+    def program(self) -> list[str]:
+        return ["-m", "engine"]
 
     def finish(self) -> Done:
         """Wait for its end; nothing of it may remain."""

@@ -4,10 +4,12 @@ import json
 import os
 import signal
 import socket
+import urllib.error
 import urllib.request
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
 from command import GUARD_S, Command
 from tiny_checkpoint import PROMPT, byte_tokenizer, prompt_ids
 from tiny_models import reference_tokens
@@ -134,6 +136,36 @@ def test_a_donor_lends_and_leaves(recipe):
         assert "Traceback" not in gone.err
         assert server.process.poll() is None
         assert ready(http) == [0]
+
+
+def lending(*args):
+    return Command("lending", *args, LENDKV_KEY=KEY).finish()
+
+
+def test_an_instance_lends_nothing_while_an_operator_says_so(recipe):
+    with cluster(recipe, "pool.num_blocks=24", "scheduler.sure_s=0.1") as (_, http, where):
+        donor = joining(recipe, where, "cluster.donor=true", "pool.num_blocks=40")
+        donor.wait_until(lambda: [card["blocks"] for card in cards(http)] == [24, 40])
+        assert complete(http) == expected(recipe)  # needs more blocks than instance 0 has
+        done = lending(1, "off", where)
+        assert done.status == 0, done.err
+        assert "instance 1 lends nothing; 0 of 40 blocks are lent" in done.out
+        [pool] = [pid for pid in donor.pids() if comm_of(pid) == "lendkv-pool"]
+        os.kill(pool, signal.SIGKILL)  # its supervisor remembers what was said
+        donor.wait_until(lambda: "lends nothing" in lending(where).out.splitlines()[-1])
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            complete(http)
+        assert refused.value.code == 400
+        refused.value.close()
+        done = lending(1, "on", where)
+        assert "instance 1 lends; 0 of 40 blocks are lent, 36 more may be" in done.out
+        assert complete(http) == expected(recipe)
+        donor.process.terminate()  # it leaves by itself
+        assert donor.finish().status == 0
+        for args, said in (((7, "off"), "instance 7 is not a member"), ((1, "of"), "on or off")):
+            done = lending(*args, where)
+            assert done.status == 2
+            assert said in done.sentences[0]
 
 
 def test_who_does_not_fit_is_refused_with_the_reason(recipe):

@@ -203,5 +203,21 @@ def test_host_memory_is_never_lent_and_drawn_last():
 def test_who_leaves_calls_everything_home_and_lends_no_more(talk):
     granted = lend(talk, 1, 3)
     talk.now += 1.0
-    assert recalls(talk.rmanager.call_home(talk.now)) == [(1, granted.loan, [0, 1, 2])]
+    assert recalls(talk.rmanager.lend(False, talk.now)) == [(1, granted.loan, [0, 1, 2])]
     assert isinstance(talk.ask(2, p.Reserve(1, 1, 9.0)), p.Refused)
+
+
+def test_who_is_told_to_lend_nothing_lends_again_when_it_may(talk):
+    granted = lend(talk, 1, 3, content=b"x")
+    talk.ask(1, p.Release(granted.loan, [2], True))
+    talk.now += 1.0
+    talk.rmanager.lend(False, talk.now)
+    for later in (0.0, 100.0):  # however long ago it was said
+        talk.now += later
+        assert talk.ask(2, p.Reserve(1, 1, 9.0)).num_lendable == 0
+        assert talk.ask(2, p.Pin(2, [b"x\x02"], 9.0)).loan == 0
+        beat = talk.rmanager.heartbeat(address="", host="", now=talk.now)
+        assert (beat.lends, beat.num_lendable, beat.num_lend_cap) == (False, 0, 0)
+    talk.rmanager.lend(True, talk.now)
+    assert talk.rmanager.heartbeat(address="", host="", now=talk.now).lends
+    assert isinstance(talk.ask(2, p.Reserve(3, 5, 9.0)), p.Granted)

@@ -27,7 +27,10 @@ def test_welcome_names_pool_epoch_and_kernel():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"protocol": 99}, f"protocol 99, this pool {p.VERSION}"),
+        (
+            {"protocol": 99},
+            f"version 99 of the protocol, and this lendkv versions 3 to {p.VERSION}",
+        ),
         ({"cluster": "other"}, "'other', this pool of 'test'"),
         ({"layout": "ffff"}, "ffff, this pool's"),
         ({"instance": OWN, "epoch": OWN_EPOCH + 1}, "epoch 8 of instance 0, now it is 7"),

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from model.dense_backend import DenseBackend
 from model.plain import load_plain
-from model.unfused import unfused_folder
+from safetensors.torch import save_file
 from tiny_models import LOGITS, make_tiny, reference_logits, reference_tokens
 
 from engine.attention.reference import ReferenceBackend
@@ -17,6 +18,7 @@ from engine.core import BlockLayout, BlockRef, Plan, Span
 from engine.errors import CheckpointError
 from engine.memory.paged import PagedPool
 from engine.model.checkpoint import Checkpoint
+from engine.model.huggingface import SINGLE
 from engine.model.llama import Llama
 from engine.model.runner import ModelRunner
 from engine.model.transformers_checkpoint import TransformersCheckpoint, describe
@@ -194,6 +196,43 @@ def smollm2() -> Checkpoint:
         return load_plain("smollm2", "bfloat16")
     except CheckpointError as error:
         pytest.skip(str(error))
+
+
+def unfused_folder(path: Path, checkpoint: Checkpoint) -> Path:
+    """Our weights as the library would save them."""
+    config, weights = checkpoint.config, checkpoint.weights
+    names = {
+        "input_layernorm.weight": "attn_norm",
+        "self_attn.o_proj.weight": "out",
+        "post_attention_layernorm.weight": "mlp_norm",
+        "mlp.down_proj.weight": "down",
+    }
+    state = {"model.embed_tokens.weight": weights["embed"], "model.norm.weight": weights["norm"]}
+    kv_size = config.num_kv_heads * config.head_dim
+    for index in range(config.num_layers):
+        ours, theirs = f"layers.{index}.", f"model.layers.{index}."
+        state |= {theirs + a: weights[ours + b] for a, b in names.items()}
+        q, k, v = weights[ours + "qkv"].split([config.hidden_size, kv_size, kv_size])
+        gate, up = weights[ours + "gate_up"].chunk(2)
+        parts = {"self_attn.q": q, "self_attn.k": k, "self_attn.v": v, "mlp.gate": gate}
+        state |= {f"{theirs}{a}_proj.weight": b for a, b in (parts | {"mlp.up": up}).items()}
+    path.mkdir()
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path / SINGLE)
+    library_config = transformers.LlamaConfig(
+        architectures=["LlamaForCausalLM"],
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.mlp_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        num_key_value_heads=config.num_kv_heads,
+        max_position_embeddings=config.max_positions,
+        rms_norm_eps=config.norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope.theta},
+        tie_word_embeddings=True,
+    )
+    library_config.save_pretrained(path)
+    return path
 
 
 def test_smollm2_equals_our_own_model(tmp_path: Path, smollm2: Checkpoint) -> None:

@@ -43,7 +43,7 @@ def test_numbers_are_given_once_and_never_those_in_use(events):
 
 @pytest.mark.parametrize(
     ("protocol", "layout", "said"),
-    [(VERSION + 1, "rows", "version"), (VERSION, "columns", "its blocks are rows, yours columns")],
+    [(VERSION + 2, "rows", "version"), (VERSION, "columns", "its blocks are rows, yours columns")],
 )
 def test_who_does_not_fit_is_told_why(protocol, layout, said):
     [(_, answer)] = fresh().handle(b"me", Join(protocol, layout, 7), 0.0)

@@ -36,6 +36,7 @@ class InstantGateway(Gateway):
         self.members = [Member(0, 1, "step", 9, 9, 0, 0)]
         self.table.on_members(self.members, 0.0)
         self.terms, self._news, self._expected, self._attending = {}, {}, {}, Counter()
+        self.closes_at, self.view = None, View([], [])
 
     def submit(self, request, terms):
         self.terms[request.request_id] = terms

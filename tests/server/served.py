@@ -25,7 +25,7 @@ except ImportError:
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "tests" / "launch"))
 
-from command import MARK, parent_of, rank_of  # noqa: E402
+from command import MARK, Command, parent_of, rank_of  # noqa: E402, F401
 from tiny_checkpoint import byte_tokenizer, make_tiny_checkpoint  # noqa: E402
 
 GUARD_S = 60.0
@@ -183,7 +183,7 @@ class Server:
         self.wait_until(lambda: self.errors().count("starting it again") > before)
 
     def stop(self) -> str:
-        """SIGTERM ends all within ten seconds; what was said on stderr before it.
+        """SIGTERM ends all, in order; what was said on stderr before it.
 
         torchrun itself tells a SIGTERM with a traceback.
         """
@@ -192,7 +192,7 @@ class Server:
         said = self.errors()
         try:
             self.process.terminate()
-            self.process.wait(10)
+            self.process.wait(GUARD_S)
             deadline = time.monotonic() + 2
             while self.pids() and time.monotonic() < deadline:
                 time.sleep(0.02)

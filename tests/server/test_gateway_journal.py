@@ -1,21 +1,13 @@
 """A gateway writes down what it takes, and ends what nobody listens to. No steps are running."""
 
-import asyncio
-import json
 import time
-from dataclasses import replace
 
-from served import byte_tokenizer
-
-from engine.core import Request, SamplingParams, Score
-from engine.model.tokenizer import Tokenizer
-from engine.protocol import Failed, Member, PromptScores, Tokens
+from engine.core import Request, SamplingParams
+from engine.protocol import Failed, Member, Tokens
 from engine.server import gateway as gateways
 from engine.server import journal as journals
-from engine.server.choices import Choices
 from engine.server.gateway import Gateway
 from engine.server.journal import Terms
-from engine.server.teller import Teller
 
 NOWHERE = "tcp://127.0.0.1:9"
 
@@ -121,53 +113,3 @@ def test_a_journal_stays_short_and_a_successor_knows_as_much(tmp_path, monkeypat
     assert {found[name].finish_reason for name in kept} == {"length"}
     for gateway in (first, again):
         gateway.close()
-
-
-def told(gateway, name):
-    """The choices of all of a stream's events."""
-    teller = Teller(gateway, Tokenizer(byte_tokenizer(), None), model="m")
-
-    async def collect():
-        choices = Choices(name, [gateway.table.entries[name]])
-        return [one async for one in teller.stream(choices)]
-
-    *events, _ = asyncio.run(collect())
-    return [json.loads(event.partition("data: ")[2])["choices"][0] for event in events]
-
-
-def test_a_successor_tells_the_same_logprobs(tmp_path):
-    """Of the answer and of the echoed prompt; and what it lacked it asks for behind them."""
-    scores = [Score(-0.25 * n, n, ((n, -0.25),)) for n in range(1, 5)]
-    first = opened(tmp_path / "log")
-    wanted = replace(request("a"), sampling=SamplingParams(logprobs=1, prompt_logprobs=1))
-    terms = Terms(logprobs=1, echo="xy", prompt_logprobs=1)
-    entry = first.submit(wanted, terms)
-    say(first, entry, PromptScores(entry.attempt_id, 0, scores[:1]))
-    say(first, entry, Tokens(entry.attempt_id, 0, [5, 6], "", scores[1:3]))
-    first._journal.close()  # it is killed
-    again = opened(tmp_path / "log")
-    found = again.table.entries["a"]
-    again.table.on_members([Member(0, 1, NOWHERE, 9, 9, 0, 0)], time.monotonic())
-    [attempt] = [one.message.request for one in again.table.take_effects()]
-    assert attempt.answer_ids == (5, 6)
-    assert attempt.sampling.prompt_logprobs is None, "all of the prompt's are known"
-    for gateway, known in ((first, entry), (again, found)):
-        last = Tokens(known.attempt_id, 2, [7], "length", scores[3:])
-        gateway.table.on_message(last, time.monotonic())
-    assert told(again, "a") == told(first, "a")
-    assert told(again, "a")[0]["logprobs"]["token_logprobs"] == [None, -0.25]
-    assert found.scores == scores[1:]
-    for gateway in (first, again):
-        gateway.close()
-
-
-def test_one_of_several_choices_ends_with_its_gateway(tmp_path):
-    """Nobody can come back for it."""
-    first = opened(tmp_path / "log")
-    first.submit(request("a/0"), Terms(choices=2))
-    first._journal.close()
-    for _ in range(2):
-        again = opened(tmp_path / "log")
-        assert again.table.entries["a/0"].finish_reason == "abort"
-        again.close()
-    first.close()

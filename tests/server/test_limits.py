@@ -30,6 +30,11 @@ def entry(arrived, started=None, ended=None, *, num_prompt=4, tenant="", answer=
     return found
 
 
+def eighths(least, most):
+    """Seconds that add up exactly."""
+    return st.integers(least, most).map(lambda number: number / 8)
+
+
 def refusal(limits, entries, now, wanted=None, tenant=None):
     with pytest.raises(Problem) as refused:
         limits.check(wanted or request(), tenant or Tenant(), entries, MEMBERS, now)
@@ -63,7 +68,7 @@ def test_tokens_are_bounded_as_well_and_one_request_alone_may_wait():
 
 
 @given(
-    services=st.lists(st.floats(0.1, 20.0), min_size=1, max_size=40),
+    services=st.lists(eighths(1, 160), min_size=1, max_size=40),
     num_lines=st.integers(1, 4),
     limit=st.integers(1, 6),
     token_limit=st.sampled_from([0, 9, 20]),
@@ -82,7 +87,7 @@ def test_who_comes_again_when_it_was_told_finds_room(services, num_lines, limit,
         begins = min(free)
         free[free.index(begins)] = begins + service
         entries.append((begins, begins + service, length))
-    now = data.draw(st.floats(0.0, max(end for _, end, _ in entries)))
+    now = data.draw(eighths(0, int(8 * max(end for _, end, _ in entries))))
     limits = Limits(max_queued_requests=limit, max_queued_tokens=token_limit)
     wanted = request(num_prompt=data.draw(st.integers(1, 9)))
 

@@ -150,13 +150,14 @@ def test_who_comes_back_after_a_gateway_kill_gets_exactly_what_follows(server, t
     assert told.text == texts[1]
 
 
-def test_sigterm_under_load_ends_all(server):
+def test_sigterm_under_load_ends_all_in_order(server):
     listeners = [Listener(server, client) for client in range(2)]
     all_speak(listeners)
     server.stop()
     for listener in listeners:
         listener.join(30)
         assert not listener.is_alive()
+        assert listener.stream.done
 
 
 @pytest.mark.parametrize("instances", [1, 2])

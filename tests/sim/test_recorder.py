@@ -109,7 +109,7 @@ def test_a_memory_that_was_used_before_grants_the_same_generations(pool, memory)
 def test_the_input_that_ends_a_process_is_in_its_log(pool, monkeypatch):
     monkeypatch.setattr(type(pool._lending.recalls), "want", lambda self, num, now: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        pool.call_home(1.0)
+        pool.lend(False, 1.0)
     figures = replay(str(pool.log.path))
     assert (figures["inputs"], figures["differs_at"]) == (1, 1)
     assert "ZeroDivisionError" in figures["error"]

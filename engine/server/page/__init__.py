@@ -40,7 +40,7 @@ def build_router(gateway: Gateway) -> APIRouter:
     def recent(since: int) -> dict[str, Any]:
         return gateway.history.body(since, time.monotonic())
 
-    watch = Watch(gateway.overview, recent)
+    watch = Watch(gateway.overview, recent, lambda: gateway.is_over)
 
     @router.get("/", include_in_schema=False)
     async def index() -> Response:

@@ -1,0 +1,175 @@
+"""SIGTERM to true servers: what was accepted is answered, or told that it is not, and status 0."""
+
+import os
+import signal
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from served import Command, Server, Stream, free_ports, httpx, make_chatting_checkpoint, text_of
+from tiny_models import reference_tokens
+
+PROMPT = [(5 * token + 1) % 256 for token in range(220)]
+NUM_TOKENS = 150
+"""together more than one of the cluster's pools of 256 tokens: some of it is lent"""
+SHORT = PROMPT[:30]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_chatting_checkpoint(tmp_path_factory.mktemp("shutdown") / "model")
+
+
+def body(prompt, **options):
+    options = {"max_tokens": NUM_TOKENS, "temperature": 0, "ignore_eos": True} | options
+    return {"model": "tiny", "prompt": prompt, **options}
+
+
+def text(model, prompt):
+    return text_of(reference_tokens(model, prompt, NUM_TOKENS))
+
+
+class Talk(threading.Thread):
+    """A stream, read to its end."""
+
+    def __init__(self, url, prompt):
+        super().__init__()
+        self.url, self.prompt, self.stream = url, prompt, Stream()
+        self.speaking = threading.Event()
+        self.start()
+
+    def run(self):
+        with httpx.Client(base_url=self.url, timeout=120) as http:
+            request = body(self.prompt, stream=True)
+            with http.stream("POST", "/v1/completions", json=request) as answer:
+                for _ in self.stream.read(answer.iter_lines()):
+                    if self.stream.num_events >= 3:
+                        self.speaking.set()
+
+
+class Alone:
+    """``lendkv serve`` with one instance, without torchrun."""
+
+    def __init__(self, model, *overrides):
+        self.port = free_ports(2)
+        self.command = Command(
+            "serve",
+            "instances=1",
+            f"model.path={model}",
+            "model.dtype=float32",
+            "pool.num_blocks=160",
+            "pool.block_tokens=8",
+            "scheduler.max_step_tokens=32",
+            "serve.model_name=tiny",
+            f"serve.port={self.port}",
+            *overrides,
+            LENDKV_KEY="a key that all of them know",
+        )
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.http = httpx.Client(base_url=self.url, timeout=60)
+
+    def wait_ready(self, num_instances=1):
+        self.command.wait_until(lambda: self.num_ready() == num_instances)
+
+    def num_ready(self):
+        with suppress(httpx.TransportError):
+            return sum(card["ready"] for card in self.http.get("/health").json()["instances"])
+        return 0
+
+    def is_closing(self):
+        return self.http.get("/ready").status_code == 503
+
+    def finish(self):
+        self.http.close()
+        done = self.command.finish()
+        assert done.status == 0, done.err
+        assert "Traceback" not in done.err
+
+
+def steps_of(pids):
+    return [p for p in pids if Path(f"/proc/{p}/comm").read_text().strip() == "lendkv-step"]
+
+
+@contextmanager
+def frozen(pids):
+    """The steps stand still: what runs does not end by itself."""
+    stopped = steps_of(pids)
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in stopped:
+            if Path(f"/proc/{pid}").exists():
+                os.kill(pid, signal.SIGCONT)
+
+
+def test_a_cluster_ends_what_it_has_and_takes_nothing_new(model):
+    server = Server(model, 2, "pool.num_blocks=32")
+    try:
+        server.wait_until(server.ready)
+        talk = Talk(server.url, PROMPT)
+        assert talk.speaking.wait(60)
+        with frozen(server.pids()):
+            server.process.terminate()
+            server.wait_until(lambda: server.http.get("/ready").status_code == 503)
+            refused = server.http.post("/v1/completions", json=body(SHORT))
+            assert refused.status_code == 503
+            assert refused.json()["error"]["code"] == "shutting_down"
+            assert int(refused.headers["retry-after"]) >= 1
+            assert server.http.get("/health").status_code == 200
+        talk.join(60)
+        assert talk.stream.done
+        assert talk.stream.text == text(model, PROMPT)
+        server.process.wait(60)
+        assert "/engine/" not in server.errors()
+    finally:
+        server.stop()
+
+
+def test_what_does_not_end_in_time_is_told_so(model):
+    alone = Alone(model, "serve.drain_s=1")
+    alone.wait_ready()
+    talk = Talk(alone.url, SHORT)
+    assert talk.speaking.wait(60)
+    with frozen(alone.command.pids()):
+        alone.command.process.terminate()
+        talk.join(60)
+        assert talk.stream.error.get("code") == "shutting_down"
+    alone.finish()
+
+
+def test_who_is_told_twice_ends_at_once(model):
+    alone = Alone(model, "serve.drain_s=100000")
+    alone.wait_ready()
+    talk = Talk(alone.url, SHORT)
+    assert talk.speaking.wait(60)
+    with frozen(alone.command.pids()):
+        alone.command.process.terminate()
+        alone.command.wait_until(alone.is_closing)
+        time.sleep(0.6)  # sooner, it would be taken for the same signal
+        alone.command.process.terminate()
+        alone.finish()
+    talk.join(60)
+    assert not talk.stream.done
+
+
+def test_an_instance_that_joined_leaves_by_evacuation_and_nothing_is_lost(model):
+    control = free_ports(1)
+    first = Alone(model, f"cluster.port={control}")
+    first.wait_ready()
+    late = Alone(model, f"cluster.join=127.0.0.1:{control}")
+    first.wait_ready(2)
+    prompts = [PROMPT[first : first + 40] for first in (0, 50, 100, 150)]
+    talks = [Talk(first.url, prompt) for prompt in prompts]
+    assert all(talk.speaking.wait(60) for talk in talks)
+    late.command.process.terminate()
+    late.finish()
+    for talk in talks:
+        talk.join(60)
+        assert talk.stream.text == text(model, talk.prompt)
+    assert first.num_ready() == 1
+    first.command.process.terminate()
+    first.finish()
