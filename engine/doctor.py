@@ -24,6 +24,7 @@ from engine.model.checkpoint import describe
 from engine.native import library
 from engine.picture import human
 from engine.serve import listen
+from engine.server.api_keys import ApiKeys
 
 State = Literal["fine", "note", "wrong"]
 
@@ -49,6 +50,7 @@ def examine(config: Config) -> Iterator[Finding]:
         _parts,
         _transport,
         _cluster,
+        _keys,
         _port,
     ):
         yield from look(config)
@@ -174,6 +176,18 @@ def _cluster(config: Config) -> Iterator[Finding]:
             yield Finding("cluster", "note", f"{found}; the key is made at the start", advice)
     except LendKVError as error:
         yield Finding("cluster", "wrong", found, str(error))
+
+
+def _keys(config: Config) -> Iterator[Finding]:
+    try:
+        keys = ApiKeys.read(config.serve.api_keys, config.serve.api_key_file)
+    except LendKVError as error:
+        yield Finding("API keys", "wrong", "not as they must be", str(error))
+        return
+    if keys:
+        yield Finding("API keys", "fine", f"{len(keys)} are given")
+    else:
+        yield Finding("API keys", "note", "none: everybody may", "see docs/operations.md")
 
 
 def _port(config: Config) -> Iterator[Finding]:

@@ -49,6 +49,18 @@ def test_a_missing_model(tmp_path):
     assert "nothing" in text
 
 
+def test_api_keys_are_counted_and_never_shown(model):
+    done = examine(f"model.path={model}", "serve.api_keys=[sk-secret,sk-other name=x]")
+    assert "2 are given" in done.stdout
+    said = wrong(examine(f"model.path={model}", "serve.api_keys=[sk-secret speed=9]"))
+    assert "'speed' is no option of a key" in said
+    assert "sk-" not in done.stdout + said
+
+
+def test_a_share_of_memory_that_is_too_small_is_told_with_what_is_needed(model):
+    assert "nothing is left for blocks" in wrong(examine(f"model.path={model}", "pool.memory=1MiB"))
+
+
 def test_a_busy_port(model):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
