@@ -68,8 +68,7 @@ class Lending:
         )
         self._pool = pool
         self._books = books
-        self.is_on = True
-        """lends; else nobody gets anything new"""
+        self.is_on = True  # else nobody gets anything new
 
     @property
     def num_lend_cap(self) -> int:
