@@ -6,7 +6,6 @@ Such a request is held back until its grammar is compiled, while others run.
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from engine.core import Request
 from engine.errors import GrammarError, LendKVError
-from engine.model.grammar import Compiler, Matcher
+from engine.model.grammar import Compiler, Matcher, compiling_thread
 from engine.scheduler.sequence import Sequence
 
 
@@ -23,7 +22,7 @@ class Constrained:
 
     def __init__(self, compiler: Compiler) -> None:
         self._compiler = compiler
-        self._thread = ThreadPoolExecutor(1, "grammars")
+        self._thread = compiling_thread()
         self._matchers: dict[str, Matcher | None] = {}
         """by request id; None while its grammar is being compiled"""
         self._done: deque[tuple[Request, Matcher | Exception]] = deque()

@@ -6,9 +6,10 @@ of the answer's tokens, so it is made anew wherever a request is sent again.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from threading import Lock
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import tokenizers
@@ -20,8 +21,23 @@ from engine.model.tokenizer import Tokenizer
 
 END = "<|end of grammar|>"
 """stands for the end-of-sequence token of a model that has none"""
-NUM_KEPT = 32
+NUM_KEPT = 16
 """compiled grammars that are kept for requests to come"""
+MAX_LEXER_STATES = 50_000
+"""of one grammar; each takes 1 to 2 kB"""
+STACK_BYTES = 1 << 29
+"""address space, of which little is touched: compiling goes as deep as rules refer to rules"""
+
+
+def compiling_thread() -> ThreadPoolExecutor:
+    """Where to call ``Compiler.matcher``: elsewhere a long chain of rules would end the process."""
+    executor = ThreadPoolExecutor(1, "grammars")
+    before = threading.stack_size(STACK_BYTES)
+    try:
+        executor.submit(int)  # starts the thread
+    finally:
+        threading.stack_size(before)
+    return executor
 
 
 class Matcher:
@@ -64,7 +80,7 @@ class Matcher:
 class Compiler:
     """Makes matchers; the tokenizer is prepared for them when the first one is wanted.
 
-    Calls may come from any thread. What takes long, compiling, lets other threads run; only the
+    What takes long, compiling, lets other threads run; only the
     preparation does not, half a second for 50,000 tokens.
     """
 
@@ -81,7 +97,7 @@ class Compiler:
         self._eos_ids = list(eos_ids)
         self._tokenizer: LLTokenizer | None = None
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
-        self._lock = Lock()
+        self._lock = threading.Lock()
 
     def matcher(self, grammar: str, *, ignore_eos: bool = False) -> Matcher:
         """At the beginning of an answer; raises GrammarError with the library's reason."""
@@ -90,7 +106,7 @@ class Compiler:
                 self._tokenizer = _prepared(self._load(), self._eos_ids)
             compiled = self._compiled.pop(grammar, None)
             if compiled is None:
-                limits = LLParserLimits(verbose_errors=False)
+                limits = LLParserLimits(verbose_errors=False, max_lexer_states=MAX_LEXER_STATES)
                 compiled = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
                 if compiled.is_error():
                     raise GrammarError(_one_sentence(compiled.get_error()))

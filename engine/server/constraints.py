@@ -1,11 +1,10 @@
 """Constraints: what an answer must be like, checked before its request is accepted."""
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 
 from engine.core import MAX_GRAMMAR
 from engine.errors import LendKVError
-from engine.model.grammar import Compiler
+from engine.model.grammar import Compiler, compiling_thread
 from engine.model.tokenizer import Tokenizer
 from engine.server.problems import Problem
 from engine.server.schemas import ChatBody, CompletionBody
@@ -25,7 +24,7 @@ class Constraints:
         self._compiler = Compiler(lambda: tokenizer, vocab_size=vocab_size)
         self._token_id = tokenizer.backend.token_to_id
         self._tool_format = tool_format
-        self._thread = ThreadPoolExecutor(1, "grammars")
+        self._thread = compiling_thread()
         """one: large grammars wait for each other, and nobody else for them"""
 
     async def grammar(self, body: ChatBody | CompletionBody) -> str:

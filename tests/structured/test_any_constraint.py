@@ -11,7 +11,7 @@ from instant import build, send
 from tiny_checkpoint import byte_tokenizer
 
 from engine.errors import GrammarError
-from engine.model.grammar import Compiler
+from engine.model.grammar import Compiler, compiling_thread
 from engine.model.tokenizer import Tokenizer
 from engine.server.json_schema import grammar_of_schema
 from engine.server.structured import StructuredOutputs, grammar_of
@@ -115,6 +115,11 @@ def _nested(levels):
     return inner
 
 
+def _chain(rule, length):
+    rules = [rule.format(n, n + 1) for n in range(length)]
+    return "\n".join([*rules, rule.partition(":")[0].format(length) + ': "x"'])
+
+
 HARD = {
     "nested repetitions": {"regex": "((a{0,1000}){0,1000}b){0,1000}"},
     "ambiguous": {"regex": "(a|b|ab|ba|aab){1,500}c{3,900}"},
@@ -132,6 +137,15 @@ HARD = {
         }
     },
     "deep": {"json": _nested(60)},
+    "a chain of rules": {"grammar": f"start: a0\n{_chain('a{}: a{}', 9000)}"},
+    "a chain of terminals": {"grammar": f"start: A0\n{_chain('A{}: A{}', 9000)}"},
+    "a chain of schemas": {
+        "json": {
+            "$defs": {f"a{n}": {"items": {"$ref": f"#/$defs/a{n + 1}"}} for n in range(3000)}
+            | {"a3000": {}},
+            "$ref": "#/$defs/a0",
+        }
+    },
     "recursive": {"json": {"$ref": "#", "type": "array", "items": {"$ref": "#"}}},
     "many ranges": {
         "json": {
@@ -152,7 +166,9 @@ def test_hard_grammars_come_to_an_end(name):
     numbers = np.random.default_rng(0)
     with suppress(GrammarError):
         grammar = grammar_of(StructuredOutputs(**HARD[name]))
-        matcher = Compiler(lambda: tokenizer, vocab_size=256).matcher(grammar)
+        compiler = Compiler(lambda: tokenizer, vocab_size=256)
+        with compiling_thread() as thread:
+            matcher = thread.submit(compiler.matcher, grammar).result()
         for _ in range(200):
             if matcher.take(int(numbers.choice(np.flatnonzero(matcher.allowed())))):
                 break
