@@ -99,15 +99,20 @@ class Compiler:
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
 
+    def prepare(self) -> LLTokenizer:
+        """Make it ready for the first grammar; raises GrammarError when that cannot be."""
+        if self._tokenizer is None:
+            self._tokenizer = _prepared(self._load(), self._eos_ids)
+        return self._tokenizer
+
     def matcher(self, grammar: str, *, ignore_eos: bool = False) -> Matcher:
         """At the beginning of an answer; raises GrammarError with the library's reason."""
         with self._lock:
-            if self._tokenizer is None:
-                self._tokenizer = _prepared(self._load(), self._eos_ids)
+            tokenizer = self.prepare()
             compiled = self._compiled.pop(grammar, None)
             if compiled is None:
                 limits = LLParserLimits(verbose_errors=False, max_lexer_states=MAX_LEXER_STATES)
-                compiled = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
+                compiled = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
                 if compiled.is_error():
                     raise GrammarError(_one_sentence(compiled.get_error()))
             self._compiled[grammar] = compiled

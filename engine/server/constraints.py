@@ -1,6 +1,7 @@
 """Constraints: what an answer must be like, checked before its request is accepted."""
 
 import asyncio
+from collections import OrderedDict
 
 from engine.core import MAX_GRAMMAR
 from engine.errors import LendKVError
@@ -12,6 +13,11 @@ from engine.server.structured import grammar_of, schema_of
 from engine.server.tools.calls_grammar import CallsGrammar
 from engine.server.tools.formats import ToolFormat
 from engine.server.tools.tool import Chosen
+from engine.server.trial import refusal
+
+COMPILE_S = 5.0
+"""processor time that compiling a grammar may take"""
+NUM_KNOWN = 256
 
 
 class Constraints:
@@ -24,6 +30,8 @@ class Constraints:
         self._compiler = Compiler(lambda: tokenizer, vocab_size=vocab_size)
         self._token_id = tokenizer.backend.token_to_id
         self._tool_format = tool_format
+        self._known: OrderedDict[str, None] = OrderedDict()
+        """grammars that can be compiled"""
         self._thread = compiling_thread()
         """one: large grammars wait for each other, and nobody else for them"""
 
@@ -47,8 +55,14 @@ class Constraints:
             grammar = grammar_of(body.wanted)
         if len(grammar) > MAX_GRAMMAR:
             raise ValueError(f"it makes {len(grammar)} characters; at most {MAX_GRAMMAR} can be")
-        if grammar:
-            self._compiler.matcher(grammar)
+        if grammar and grammar not in self._known:
+            self._compiler.prepare()
+            reason = refusal(lambda: self._compiler.matcher(grammar).allowed(), COMPILE_S)
+            if reason:
+                raise ValueError(reason)
+            self._known[grammar] = None
+            if len(self._known) > NUM_KNOWN:
+                self._known.popitem(last=False)
         return grammar
 
     def _of_tools(self, body: ChatBody) -> str:

@@ -83,7 +83,7 @@ outputs = st.one_of(
 
 @pytest.fixture(scope="module")
 def app():
-    return build()
+    return build(max_body_bytes=200_000)
 
 
 def refused_or_taken(app, body):
@@ -172,6 +172,21 @@ def test_hard_grammars_come_to_an_end(name):
         for _ in range(200):
             if matcher.take(int(numbers.choice(np.flatnonzero(matcher.allowed())))):
                 break
+
+
+ENDLESS = {
+    "doubled": {"grammar": f"start: A0\n{_chain('A{0}: A{1} A{1}', 2000)}"},
+    "a large factor": {"json": {"type": "integer", "multipleOf": 999_983}},
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_grammar_that_takes_for_ever_is_refused_and_the_next_one_taken(app, name):
+    body = {"model": "tiny", "prompt": "hi", "max_tokens": 3, "structured_outputs": ENDLESS[name]}
+    answer = send(app, "POST", "/v1/completions", json.dumps(body).encode())
+    assert answer.status_code in (400, 413), answer.text
+    body["structured_outputs"] = {"regex": "[a-z]"}
+    assert send(app, "POST", "/v1/completions", json.dumps(body).encode()).status_code == 200
 
 
 def test_options_in_a_schema_do_not_loosen_it():
