@@ -2,10 +2,10 @@
 ``python -m bench.decode [--threads 2] [--model smollm2] [--json] [key=value ...]``.
 
 Decode of 1, 8 and 32 sequences and of one at a context of 512 and of 7,000 tokens, and prefill of
-so many, each the median of several. The bound of a decode step is one reading of weights and
-keys at the streaming rate of the same run, or its products at the matrix rate; a prefill's is its
-products. The matrix rate is always that of bfloat16, which products of 8-bit integers
-(``model.quantization=int8``) may exceed.
+so many (alone: ``python -m bench.prefill``), each the median of several. The bound of a decode step
+is one reading of weights and keys at the streaming rate of the same run, or its products at the
+matrix rate; a prefill's is its products. The matrix rate is always that of bfloat16, which products
+of 8-bit integers (``model.quantization=int8``) may exceed.
 """
 
 import argparse
@@ -53,7 +53,8 @@ def sizes(checkpoint: Checkpoint) -> tuple[int, int, int]:
     return sum(layers), head, num_bytes
 
 
-def main() -> int:
+def main(*, prefill_only: bool = False) -> int:
+    """``prefill_only``: the figures of ``bench.prefill``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", default="smollm2")
@@ -73,16 +74,19 @@ def main() -> int:
     facts: dict[str, Any] = {"stream_gb_s": stream, "matrix_gflops": matrix}
     rates: dict[str, list[float]] = {}
     bounds: dict[str, float] = {}
+    cases = [case for case in CASES if case.prefill or not prefill_only]
+    sampling = SamplingParams(max_tokens=1 if prefill_only else NUM_STEPS, ignore_eos=True)
     for _ in range(args.rounds):
-        for name, batch, length, prefill in CASES:
+        for name, batch, length, prefill in cases:
             timed.seconds.clear()
             prompts = [[rng.randrange(1000, 40000) for _ in range(length)] for _ in range(batch)]
-            llm.generate(prompts, SamplingParams(max_tokens=NUM_STEPS, ignore_eos=True))
-            steps = [s for rows, s in timed.seconds if rows == batch]
-            rates.setdefault(name, []).append(batch * len(steps) / sum(steps))
-            read_s = (weight_bytes + batch * length * key_bytes) / stream / 1e9
-            compute_s = 2 * batch * (num_matrix + num_head) / matrix / 1e9
-            bounds[name] = batch / max(read_s, compute_s)
+            llm.generate(prompts, sampling)
+            if not prefill_only:
+                steps = [s for rows, s in timed.seconds if rows == batch]
+                rates.setdefault(name, []).append(batch * len(steps) / sum(steps))
+                read_s = (weight_bytes + batch * length * key_bytes) / stream / 1e9
+                compute_s = 2 * batch * (num_matrix + num_head) / matrix / 1e9
+                bounds[name] = batch / max(read_s, compute_s)
             if prefill:
                 filled = [(rows, s) for rows, s in timed.seconds if rows > batch]
                 tokens, seconds = sum(rows for rows, _ in filled), sum(s for _, s in filled)
