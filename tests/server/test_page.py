@@ -159,6 +159,22 @@ def test_who_is_frozen_or_killed_is_seen_and_overcome(look, server):
     assert "the gateway is not reached" in changes
 
 
+def test_a_request_is_explained_when_its_id_is_pressed(look, server):
+    with load(server, REQUESTS):
+        look.wait_for("document.querySelector('#request-rows .dot:not([hidden])')")
+        look.page.evaluate("() => document.querySelector('#request-rows .link').click()")
+        look.wait_for("document.querySelectorAll('#life tbody td').length > 6")
+        name = look.page.text_content("#explained h2")
+        told = server.http.get(f"/cluster/requests/{name}").json()
+        assert f"{told['prompt_tokens']} prompt tokens" in look.page.text_content("#life p")
+        what = look.page.locator("#life tbody tr td:nth-child(3)").all_text_contents()
+        moments = [one["what"] for attempt in told["attempts"] for one in attempt["moments"]]
+        assert set(what) <= set(moments)
+        look.page.keyboard.press("Escape")
+        assert not look.page.is_visible("#explained")
+    assert look.complaints == []
+
+
 def test_without_a_stream_the_page_asks_again_and_again(browser, server):
     context = browser.new_context()
     look = Look(context.new_page())

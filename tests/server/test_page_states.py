@@ -194,6 +194,17 @@ def test_who_leaves_and_who_is_gone(browser, gateway, url):
     assert "instance 1: left" in " ".join(seen["changes"])
 
 
+def test_requests_of_the_same_name_leave_no_rows_behind(browser, gateway, url):
+    """A step still has an attempt of an earlier gateway."""
+    twice = [request(0, 1), {**request(0, 1), "attempt": None}]
+    with looking(browser, url) as look:
+        for requests in (twice, twice, [request(1, 1)]):
+            gateway.picture = cluster([instance(0)], requests)
+            look.wait_for(f"window.heard.cluster?.requests.length === {len(requests)}")
+            look.page.wait_for_timeout(1500)
+            assert len(look.see()["requests"]) == len(requests)
+
+
 def test_a_gateway_that_is_lost_leaves_its_last_picture(browser, gateway):
     gateway.picture = cluster([instance(0)])
     port = free_ports(1)

@@ -19,9 +19,11 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-// One child for each item, kept while its key stays, in the items' order.
+// One child for each item, kept while its key stays, in the items' order. Of items with the same
+// key one child is kept.
 export function keepRows(parent, items, keyOf, make, update) {
   const old = new Map([...parent.children].map((row) => [row.dataset.key, row]));
+  const rows = new Set();
   let before = parent.firstElementChild;
   for (const item of items) {
     const key = String(keyOf(item));
@@ -33,9 +35,10 @@ export function keepRows(parent, items, keyOf, make, update) {
     }
     if (row === before) before = before.nextElementSibling;
     else parent.insertBefore(row, before);
+    rows.add(row);
     update(row, item);
   }
-  for (const row of old.values()) row.remove();
+  for (const row of [...parent.children]) if (!rows.has(row)) row.remove();
 }
 
 // A canvas as large as its place in the page, sharp on every screen. Returns its 2D context.

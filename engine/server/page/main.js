@@ -4,12 +4,13 @@ import { byId, cssColour, setText } from "./elements.js";
 import { noteChange, noteChanges } from "./changes.js";
 import { colourOf, onScheme } from "./colours.js";
 import { debtsOf, drawDebts } from "./debts.js";
+import { explain } from "./explained.js";
 import { Feed } from "./feed.js";
 import { drawFigures } from "./figures.js";
 import { Lines } from "./lines.js";
 import { drawMemory } from "./memory.js";
 import { clock, count, duration } from "./numbers.js";
-import { drawRequests } from "./requests.js";
+import { drawRequests, onRequest } from "./requests.js";
 
 const KEEP_S = 300;
 
@@ -121,6 +122,7 @@ byId("key").addEventListener("submit", (event) => {
   event.preventDefault();
   feed.unlock(byId("key-field").value);
 });
+onRequest((id) => explain(id, (path) => feed.ask(path)));
 onScheme(draw);
 new ResizeObserver(draw).observe(document.body);
 feed.run();

@@ -11,6 +11,10 @@ const HEIGHT = 14;
 
 let showAll = false;
 let again = () => {};
+let open = () => {};
+
+// Who is told the id of a request that somebody wants to know more of.
+export const onRequest = (told) => (open = told);
 
 byId("more").addEventListener("click", () => {
   showAll = !showAll;
@@ -50,7 +54,7 @@ function noteOf(requests, shown) {
   ].join("");
 }
 
-function makeRow() {
+function makeRow(one) {
   const canvas = el("canvas", { role: "img" });
   const strip = el("div", { class: "strip" }, canvas);
   canvas.addEventListener("pointermove", (event) => {
@@ -59,14 +63,15 @@ function makeRow() {
   });
   canvas.addEventListener("pointerleave", () => hint());
   const where = el("td", { class: "where" }, el("b", { class: "dot" }));
-  return el("tr", {}, el("th", { scope: "row" }), el("td", { class: "state" }), where,
+  const id = el("button", { type: "button", class: "link", title: one.id });
+  id.addEventListener("click", () => open(one.id));
+  return el("tr", {}, el("th", { scope: "row" }, id), el("td", { class: "state" }), where,
     el("td", { class: "number" }), el("td", { class: "number" }), el("td", {}, el("div", { class: "context" }, strip, el("span", { class: "share" }))));
 }
 
 function fillRow(row, one) {
   const [id, state, where, old, tokens] = row.children;
-  setText(id, one.id.length > 12 ? `...${one.id.slice(-8)}` : one.id);
-  id.title = one.id;
+  setText(id.firstElementChild, one.id.length > 12 ? `...${one.id.slice(-8)}` : one.id);
   row.dataset.state = one.state;
   const todo = one.prompt_tokens + one.output_tokens;
   const done = Math.floor((100 * one.computed_tokens) / Math.max(todo, 1));
