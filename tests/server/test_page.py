@@ -170,7 +170,7 @@ def test_a_request_is_explained_when_its_id_is_pressed(look, server):
         what = look.page.locator("#life tbody tr td:nth-child(3)").all_text_contents()
         moments = [one["what"] for attempt in told["attempts"] for one in attempt["moments"]]
         assert set(what) <= set(moments)
-        look.page.keyboard.press("Escape")
+        look.page.click("#explained button")
         assert not look.page.is_visible("#explained")
     assert look.complaints == []
 
