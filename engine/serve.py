@@ -56,6 +56,7 @@ class Serve:
         from engine.server.metrics import Metrics
         from engine.server.teller import Teller
         from engine.server.tools.formats import format_of
+        from engine.server.tracing import Tracing
 
         config, wanted = self.config, self.config.serve
         shape = describe(config.model.path, library=config.model.library).shape
@@ -66,14 +67,17 @@ class Serve:
         defaults = GenerationDefaults()
         if wanted.generation_config == "auto":
             defaults = generation_defaults(config.model.path)
-        metrics = Metrics(model)
+        metrics, tracing = Metrics(model), None
+        if wanted.otlp_traces_endpoint:
+            tracing = Tracing(wanted.otlp_traces_endpoint, model)
+        watchers: list[Metrics | Tracing] = [metrics, *([tracing] if tracing else [])]
         gateway = Gateway(
             planner,
             key=key,
             journal=self.journal,
             block_tokens=config.pool.block_tokens,
-            on_end=metrics.ended,
-            on_report=metrics.reported,
+            on_end=lambda entry: [one.ended(entry) for one in watchers],
+            on_report=lambda entry: [one.reported(entry) for one in watchers],
             only=self.only,
         )
         tool_format = format_of(tokenizer.template, wanted.tool_parser)
@@ -109,6 +113,7 @@ class Serve:
             write_log=to_stderr if wanted.access_log else None,
             log_as_json=wanted.log_format == "json",
             drain=Drain(gateway, pipe, stop, of_all=self.only is None),
+            tracing=tracing,
         )
         host, port = self.listener.getsockname()[:2]
         who = "lendkv" if self.only is None else f"lendkv: instance {self.only}"

@@ -26,6 +26,8 @@ class ServeConfig:
     access_log: bool = True
     """a line on stderr for each request"""
     log_format: Literal["text", "json"] = "text"
+    otlp_traces_endpoint: str = ""
+    """such as http://localhost:4318/v1/traces: a span of each request is sent there (extra otel)"""
     max_queued_requests: int = 1024
     """accepted and not begun at any instance; more are answered 503; 0: any number"""
     max_queued_tokens: int = 0

@@ -35,6 +35,7 @@ from engine.server.request_ids import id_of
 from engine.server.schemas import ChatBody, CompletionBody
 from engine.server.teller import Teller
 from engine.server.tokenize import add_tokenize_routes
+from engine.server.tracing import Tracing
 
 
 def build_app(
@@ -52,6 +53,7 @@ def build_app(
     write_log: Callable[[str], None] | None = None,
     log_as_json: bool = False,
     drain: Drain | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The application; the gateway is pumped while it lives, until it is drained."""
 
@@ -100,6 +102,8 @@ def build_app(
         request_id = id_of(request, body)
         choices = await completions.accept(body, request.state.tenant, request_id)
         request.state.entries.extend(choices.entries)
+        if tracing is not None:
+            tracing.accepted(choices.names, request.headers)
         headers = {"X-Request-Id": choices.request_id.partition("-")[2]}
         if not body.stream:
             whole = await teller.whole(choices, request.is_disconnected)

@@ -50,8 +50,8 @@ class Gateway:
         key: bytes = b"",
         journal: Path,
         block_tokens: int,
-        on_end: Callable[[Entry], None] = lambda _: None,
-        on_report: Callable[[Entry], None] = lambda _: None,
+        on_end: Callable[[Entry], object] = lambda _: None,
+        on_report: Callable[[Entry], object] = lambda _: None,
         only: int | None = None,
     ) -> None:
         """``only`` limits it to one instance; ``on_end`` sees each request once, at its end;
