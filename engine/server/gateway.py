@@ -27,7 +27,7 @@ from engine.protocol import (
 )
 from engine.scheduler.request_table import Entry, RequestTable
 from engine.server.history import History
-from engine.server.journal import KEEP_ENDED, Ended, Journal, Left, Terms
+from engine.server.journal import KEEP_ENDED, Ended, Journal, Left, Terms, left_of
 from engine.server.overview import overview
 from engine.server.rates import Rates, mean_ttft_s
 from engine.server.roll import Roll
@@ -59,6 +59,8 @@ class Gateway:
         self._planner = ControlClient(planner, FROM_PLANNER, key)
         self._key, self._only = key, only
         self._steps: dict[str, ControlClient] = {}
+        self._gone: list[ControlClient] = []
+        """closed when ``run`` is awake: it listens to their descriptors, which others are given"""
         self._news: dict[str, asyncio.Event] = {}
         self._on_end, self._on_report = on_end, on_report
         self.table = RequestTable(
@@ -115,6 +117,8 @@ class Gateway:
                 self.rates.note(self.table.pace.num_tokens, now)
             self._pump(now)
             await self._sleep()
+            while self._gone:
+                self._gone.pop().close()
 
     def overview(self) -> dict[str, Any]:
         """See ``GET /cluster``."""
@@ -256,24 +260,13 @@ class Gateway:
             self._journal.rewrite(self._left())
         known = {member.step_address for member in self.members}
         for address in [one for one in self._steps if one not in known]:
-            self._steps.pop(address).close()
+            self._gone.append(self._steps.pop(address))
 
     def _left(self) -> list[Left]:
         """What a successor would have to know."""
         ended = [entry for entry in self.table.entries.values() if entry.done][-KEEP_ENDED:]
-        return [
-            Left(
-                entry.request,
-                self.terms[entry.request.request_id],
-                entry.token_ids,
-                entry.scores,
-                entry.prompt_scores,
-                Ended(entry.request.request_id, entry.finish_reason, entry.error, entry.error_code)
-                if entry.done
-                else None,
-            )
-            for entry in [*ended, *self.table.running]
-        ]
+        kept = [*ended, *self.table.running]
+        return [left_of(entry, self.terms[entry.request.request_id]) for entry in kept]
 
     async def _sleep(self) -> None:
         """Until a socket has something, or a moment has passed."""
@@ -295,6 +288,6 @@ class Gateway:
                 loop.remove_reader(descriptor)
 
     def close(self) -> None:
-        for client in (*self._steps.values(), self._planner):
+        for client in (*self._steps.values(), *self._gone, self._planner):
             client.close()
         self._journal.close()

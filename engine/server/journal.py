@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from engine.core import Request, Score
+from engine.scheduler.request_table import Entry
 
 
 class Terms(Struct, frozen=True, array_like=True):
@@ -93,6 +94,14 @@ class Left(NamedTuple):
     prompt_scores: list[Score]
     end: Ended | None = None
     """None while it was under way"""
+
+
+def left_of(entry: Entry, terms: Terms) -> Left:
+    """What a successor would find of it."""
+    name, end = entry.request.request_id, None
+    if entry.done:
+        end = Ended(name, entry.finish_reason, entry.error, entry.error_code)
+    return Left(entry.request, terms, entry.token_ids, entry.scores, entry.prompt_scores, end)
 
 
 class Journal:

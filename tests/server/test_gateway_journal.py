@@ -1,5 +1,6 @@
 """A gateway writes down what it takes, and ends what nobody listens to. No steps are running."""
 
+import asyncio
 import time
 
 from engine.core import Request, SamplingParams
@@ -114,3 +115,25 @@ def test_a_journal_stays_short_and_a_successor_knows_as_much(tmp_path, monkeypat
     assert {found[name].finish_reason for name in kept} == {"length"}
     for gateway in (first, again):
         gateway.close()
+
+
+def test_a_step_that_is_gone_is_closed_when_nobody_listens_to_it(tmp_path):
+    """Its descriptor may be given to a client's connection, which is not to be disturbed."""
+
+    async def go():
+        gateway = opened(tmp_path / "log")
+        gateway.submit(request("a"), Terms())
+        (step,) = gateway._steps.values()
+        pump = asyncio.create_task(gateway.run())
+        await asyncio.sleep(0)  # it listens now
+        gateway.members = []
+        gateway._forget(time.monotonic())
+        assert not gateway._steps
+        assert step.fileno() >= 0, "closed while it is listened to"
+        while gateway._gone:
+            await asyncio.sleep(0.01)
+        pump.cancel()
+        await asyncio.wait([pump])
+        gateway.close()
+
+    asyncio.run(go())
