@@ -35,7 +35,7 @@ VERBS = {
     "evacuate": "Let an instance of a running cluster leave: lendkv evacuate 2 cluster.join=...",
     "explain": "Tell the life of a request: lendkv explain cmpl-... serve.port=8000",
     "lending": "Show what instances lend, or stop one: lendkv lending 2 off cluster.join=...",
-    "simulate": "Run the protocol's real machines through simulated faults",
+    "simulate": "Run the real machines in virtual time: through faults, or for their performance",
     "chaos": "Strike the processes of a cluster under load, and compare every token",
     "doctor": "Look at this machine and recipe: what is fine, what is not, what to do",
 }

@@ -4,6 +4,7 @@ Leases are durations: the debtor counts from when it *sent* Renew (or Reserve), 
 when it received it, so the debtor always stops first.
 """
 
+import math
 from dataclasses import dataclass
 
 from engine.protocol import Renew, Renewed
@@ -15,6 +16,11 @@ class _Debt:
     lease_s: float
     ends: float
     is_pin: bool
+
+    @property
+    def renewal(self) -> float:
+        """When it is due."""
+        return self.ends - self.lease_s * 2 / 3
 
 
 class Debts:
@@ -53,13 +59,14 @@ class Debts:
     def of(self, instance: int) -> list[int]:
         return sorted(loan for holder, loan in self._debts if holder == instance)
 
+    @property
+    def next_renewal(self) -> float:
+        """When the first of the leases is due to be renewed: after a third of it."""
+        return min((debt.renewal for debt in self._debts.values()), default=math.inf)
+
     def tick(self, now: float) -> list[ToPool]:
-        """Renewals that are due: after a third of the lease."""
-        due = {
-            instance
-            for (instance, _), debt in self._debts.items()
-            if now >= debt.ends - debt.lease_s * 2 / 3
-        }
+        """Renewals that are due."""
+        due = {instance for (instance, _), debt in self._debts.items() if now >= debt.renewal}
         return [renewal for instance in sorted(due) for renewal in self.renew(instance, now)]
 
     def renew(self, instance: int, now: float) -> list[ToPool]:

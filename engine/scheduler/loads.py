@@ -4,7 +4,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
 
-from engine.core import Distribution, Plan
+from engine.core import Distribution, Plan, Span
 from engine.protocol import Histogram, Load, RequestLoad, SequenceLoad, Share, StepSample
 from engine.scheduler.debts import Debts
 from engine.scheduler.holdings import Holdings
@@ -23,6 +23,8 @@ class Loads:
         self._instance = instance
         self._epoch = epoch
         self._samples: deque[StepSample] = deque(maxlen=MAX_SAMPLES)
+        self._lent: dict[int, tuple[int, int]] = {}
+        """sequence -> the version of its table, and how many of its leaves are lent"""
         self.step_s = 0.0
         """seconds of a decode step, smoothed"""
         self._step_tokens = Distribution(STEP_TOKENS)
@@ -57,7 +59,7 @@ class Loads:
         self._step_s.add(seconds)
         if any(span.num_rows > 1 for span in plan.spans):
             return
-        remote = sum(tokens for span in plan.spans for ref in span.table if ref.loan)
+        remote = tokens * sum(self._num_lent(span) for span in plan.spans)
         keys = sum(span.first_position + 1 for span in plan.spans)
         self._samples.append(StepSample(plan.num_rows, max(0, keys - remote), remote, seconds))
         self.step_s += (seconds - self.step_s) * (SMOOTHING if self.step_s else 1.0)
@@ -73,11 +75,12 @@ class Loads:
     ) -> Load:
         running = [one for one in all_sequences if one.state is State.RUNNING]
         samples, self._samples = list(self._samples), deque(maxlen=MAX_SAMPLES)
+        self._lent.clear()
         sequences = [
             SequenceLoad(
                 one.number,
                 len(one.table),
-                len(holdings.own_sealed(one)),
+                holdings.num_own_sealed(one),
                 _age_s(one, now),
                 one.num_output,
             )
@@ -100,6 +103,14 @@ class Loads:
             dict(counts),
             {"step_tokens": told(self._step_tokens), "step_s": told(self._step_s)},
         )
+
+    def _num_lent(self, span: Span) -> int:
+        """Leaves of its table that others hold; counted again only when one has moved."""
+        version, num_lent = self._lent.get(span.sequence, (-1, 0))
+        if version != span.table_version:
+            num_lent = sum(ref.loan > 0 for ref in span.table)
+            self._lent[span.sequence] = (span.table_version, num_lent)
+        return num_lent
 
 
 def told(distribution: Distribution) -> Histogram:
@@ -133,8 +144,15 @@ def _request_load(sequence: Sequence, now: float) -> RequestLoad:
         sequence.num_output,
         sequence.num_computed - holes,
         _age_s(sequence, now),
-        _shares(Counter(sequence.holders())),
+        _held(sequence),
     )
+
+
+def _held(sequence: Sequence) -> list[Share]:
+    """Its blocks, by instance."""
+    if sequence.table and not (sequence.loans or sequence.holes):  # all of them are at home
+        return [Share(sequence.table[0].instance, len(sequence.table))]
+    return _shares(Counter(sequence.holders()))
 
 
 def _shares(blocks: Counter[int]) -> list[Share]:

@@ -113,6 +113,8 @@ class Roster:
 
     def lose(self, loans: set[tuple[int, int]], now: float) -> None:
         """These loans have ended: what lay there becomes holes of the sequences that used it."""
+        if not loans:
+            return
         for key in loans:
             self._debts.remove(*key)
             self._holdings.store.contents.ended(*key)

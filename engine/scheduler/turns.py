@@ -35,6 +35,6 @@ class Turns:
             self._level = max(self._level, self._served[sequence.request.tenant])
             self._served[sequence.request.tenant] += len(sequence.token_ids)
 
-    def answered(self, tenant: str) -> None:
-        """One more token of an answer."""
-        self._served[tenant] += 1
+    def answered(self, tenant: str, num_tokens: int = 1) -> None:
+        """More tokens of an answer."""
+        self._served[tenant] += num_tokens

@@ -23,6 +23,8 @@ KINDS = (
 class SimConfig:
     """Seconds are virtual; the same seed gives the same history."""
 
+    mode: str = "faults"
+    """performance: another tree of options (serving/config.py)"""
     seeds: int = 20
     first_seed: int = 0
     workers: int = 2

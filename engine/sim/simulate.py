@@ -1,4 +1,7 @@
-"""The verb ``simulate``: many histories side by side; a failing one is shrunk and replayed."""
+"""The verb ``simulate``. Faults: many histories side by side; a failing one is shrunk and replayed.
+
+A recipe with ``mode: performance`` is run by ``serving/``.
+"""
 
 import json
 import sys
@@ -7,16 +10,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from engine.errors import ConfigError
 from engine.scheduler import PLACEMENTS
 from engine.sim import history
 from engine.sim.config import KINDS, SimConfig
 from engine.sim.history import Found
+from engine.sim.recipes import load_as, mode_of
 from engine.sim.replay import replay, replayed
 from engine.sim.report import as_json, as_text, merge
+from engine.sim.serving import run as performance
 
 SHRINK_S = 60.0
 """of real time: what is found by then is said"""
@@ -24,6 +26,9 @@ SHRINK_S = 60.0
 
 def simulate(recipe: str | None, overrides: Sequence[str], *, json_only: bool, trace: bool) -> int:
     """The exit status: 1 when a promise was broken. Raises ConfigError."""
+    mode = mode_of(recipe, overrides)
+    if mode == "performance":
+        return performance.simulate(recipe, overrides, json_only=json_only)
     config = load(recipe, overrides)
     if config.replay:
         again = replay(config.replay)
@@ -50,17 +55,7 @@ def simulate(recipe: str | None, overrides: Sequence[str], *, json_only: bool, t
 
 def load(recipe: str | None, overrides: Sequence[str]) -> SimConfig:
     """Defaults < recipe < ``key=value``, checked."""
-    try:
-        layers = [OmegaConf.structured(SimConfig)]
-        if recipe:
-            layers.append(OmegaConf.load(recipe))
-        layers.append(OmegaConf.from_dotlist(list(overrides)))
-        config = OmegaConf.to_object(OmegaConf.merge(*layers))
-    except (OmegaConfBaseException, OSError, ValueError) as error:
-        key = getattr(error, "full_key", None) or "the recipe"
-        first = str(error).strip().splitlines()[0]
-        raise ConfigError(f"simulate: {key}: {first}") from error
-    assert isinstance(config, SimConfig)
+    config = load_as(SimConfig, recipe, overrides)
     for name in config.placements:
         PLACEMENTS.load(name)
     problems = [

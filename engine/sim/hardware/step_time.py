@@ -89,6 +89,10 @@ class StepTime:
         """A small message's way, without what either side does about it."""
         return self.topology.link(instance, other).latency_s
 
+    def trip_s(self, instance: int, other: int) -> float:
+        """What a decode of one row waits for another instance that has next to nothing to do."""
+        return self._travel_s(instance, other, 1)
+
     def _travel_s(self, instance: int, holder: int, rows: int) -> float:
         """Queries out (16 bit) and partials back (float32, with their log-sum-exp), all layers."""
         model, link = self.model, self.topology.link(instance, holder)

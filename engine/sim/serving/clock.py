@@ -1,0 +1,35 @@
+"""Clock: virtual time; what happens at the same moment happens in the order in which it was set."""
+
+import heapq
+from collections.abc import Callable
+from math import inf
+
+Action = Callable[[], None]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.num_events = 0
+        self._events: list[tuple[float, int, Action]] = []
+
+    def at(self, time: float, action: Action) -> None:
+        """Never before now."""
+        self.num_events += 1
+        heapq.heappush(self._events, (max(time, self.now), self.num_events, action))
+
+    def after(self, seconds: float, action: Action) -> None:
+        self.at(self.now + seconds, action)
+
+    def every(self, seconds: float, first: float, action: Action) -> None:
+        def again() -> None:
+            action()
+            self.after(seconds, again)
+
+        self.at(first, again)
+
+    def run(self, is_over: Callable[[], bool], limit: float = inf) -> None:
+        """Until it is over, nothing is left to happen, or the time is ``limit``."""
+        while self._events and not is_over() and self._events[0][0] <= limit:
+            self.now, _, action = heapq.heappop(self._events)
+            action()

@@ -1,0 +1,138 @@
+"""Front: the gateway with the real request table, and the real planner, as they hear and say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from engine import protocol as p
+from engine.core import Request, SamplingParams
+from engine.scheduler.base import Placement
+from engine.scheduler.effects import Finish
+from engine.scheduler.performance import Performance
+from engine.scheduler.planner import Planner
+from engine.scheduler.request_table import Entry, RequestTable
+from engine.sim.serving.pool import CLUSTER
+from engine.sim.serving.workload import Arrival
+
+if TYPE_CHECKING:
+    from engine.sim.serving.cluster import Cluster
+    from engine.sim.serving.instance import Instance
+
+MEMBERS_S = 1.0
+"""between two looks of the gateway at the members"""
+GATEWAY = b"gateway"
+
+
+class Front:
+    def __init__(self, cluster: Cluster, placement: Placement, layout: str) -> None:
+        config = cluster.config
+        self._cluster = cluster
+        self._clock = cluster.clock
+        self._control_s = config.control_s
+        self.table = RequestTable(block_tokens=config.block_tokens, keep_s=0.0)
+        self.planner = Planner(
+            config.planner,
+            placement=placement,
+            cost=Performance(),
+            block_tokens=config.block_tokens,
+            cluster=CLUSTER,
+            layout=layout,
+            num_first=config.instances,
+            now=0.0,
+        )
+        self.ended: list[Entry] = []
+        self.recomputed_tokens = 0
+        self.num_advised = 0
+
+    def start(self, arrivals: Sequence[Arrival]) -> None:
+        for number, arrival in enumerate(arrivals):
+            self._clock.at(arrival.at, lambda n=number, one=arrival: self._arrive(n, one))  # type: ignore[misc]
+        self._clock.every(MEMBERS_S, 0.0, lambda: self._say(GATEWAY, p.MembersQuery()))
+        if self._cluster.config.planner.plan_s:
+            plan_s = self._cluster.config.planner.plan_s
+            self._clock.every(plan_s, plan_s, self._plan)
+
+    # --- requests -----------------------------------------------------------------------------
+
+    def _arrive(self, number: int, arrival: Arrival) -> None:
+        """Prompts differ in their first token, so that none is another's prefix."""
+        prompt = (number, *(1,) * (arrival.prompt_tokens - 1))
+        sampling = SamplingParams(max_tokens=arrival.output_tokens, ignore_eos=True)
+        request = Request(request_id=str(number), prompt_ids=prompt, sampling=sampling)
+        self.table.add(request, self._clock.now)
+        self._push()
+
+    def hear(self, message: p.Message) -> None:
+        """A step speaks to a client."""
+        if isinstance(message, p.Progress):
+            return
+        self.table.on_message(message, self._clock.now)
+        match message:
+            case p.HandedOver():
+                self._push()
+            case p.Failed():
+                self._end(message.request_id)
+            case p.Tokens() if message.finish_reason:
+                self._end(message.request_id)
+
+    def _end(self, attempt_id: str) -> None:
+        """Keep what is measured, and let the table forget it."""
+        entry = self.table.entries[attempt_id.rpartition("#")[0]]
+        if entry.done:
+            self.ended.append(entry)
+            del self.table.entries[entry.request.request_id]
+
+    def finished(self, effect: Finish) -> None:
+        self.recomputed_tokens += effect.recomputed_tokens
+
+    def _push(self) -> None:
+        for effect in self.table.take_effects():
+            if isinstance(effect.message, p.Submit):
+                instance = self._cluster.instances[int(effect.address)]
+                request = effect.message.request
+                self._clock.after(
+                    self._control_s,
+                    lambda to=instance, what=request: to.submit(what),  # type: ignore[misc]
+                )
+
+    # --- the planner --------------------------------------------------------------------------
+
+    def ask(self, instance: Instance, message: p.Message) -> None:
+        """A step says something to the planner."""
+        self._say(b"step%d" % instance.number, message)
+
+    def beat(self, number: int, message: p.Message) -> None:
+        """A pool does."""
+        self._say(b"pool%d" % number, message)
+
+    def _say(self, peer: bytes, message: p.Message) -> None:
+        self._clock.after(self._control_s, lambda: self._heard(peer, message))
+
+    def _heard(self, peer: bytes, message: p.Message) -> None:
+        for to, answer in self.planner.handle(peer, message, self._clock.now):
+            self._tell(to, answer)
+
+    def _plan(self) -> None:
+        for to, advice in self.planner.tick(self._clock.now):
+            self.num_advised += 1
+            self._tell(to, advice)
+
+    def _tell(self, to: bytes, message: p.Message) -> None:
+        self._clock.after(self._control_s, lambda: self._told(to, message))
+
+    def _told(self, to: bytes, message: p.Message) -> None:
+        if to == GATEWAY:
+            assert isinstance(message, p.Members)
+            self.table.on_members(message.members, self._clock.now)
+            self._push()
+            return
+        instance = self._cluster.instances[int(to[4:])]
+        now = self._clock.now
+        if isinstance(message, p.Freeze):
+            instance.pool.rmanager.freeze(message.num_blocks, message.for_s, now)
+        elif isinstance(message, p.BorrowOffer):
+            offer = message
+            instance.between_steps(lambda: instance.scheduler.on_offer(offer, self._clock.now))
+        else:
+            instance.between_steps(lambda: instance.scheduler.on_advice(message, self._clock.now))

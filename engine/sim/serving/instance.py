@@ -1,0 +1,284 @@
+"""Instance: a real Scheduler on its own pool, with what Loop does; its steps take modelled time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from engine import protocol as p
+from engine.core import NO_SCORES, Plan, Request
+from engine.memory.effects import CopyOut, LosePeer, Output, Reply
+from engine.scheduler.effects import (
+    Cancel,
+    Connect,
+    Effect,
+    Fetch,
+    Finish,
+    Move,
+    ToClient,
+    ToPlanner,
+    ToPool,
+)
+from engine.scheduler.scheduler import Scheduler
+from engine.sim.hardware.step_time import Work
+from engine.sim.serving.pool import Pool
+from engine.sim.serving.step_work import StepWork
+from engine.sim.serving.stride import TOKEN, advance, further, num_quiet_steps, quiet_until
+
+if TYPE_CHECKING:
+    from engine.sim.serving.cluster import Cluster
+
+IDLE_S = 0.05
+ANSWER_SHARE, ANSWER_S = 0.2, 0.05
+"""as in engine/roles.py and engine/loop.py"""
+MAX_ANSWERS, AGAIN_S = 4, 0.02
+"""of the own pool, between two steps; who has none of what it wants asks again so much later"""
+NEVER = float("inf")
+NOBODY: frozenset[int] = frozenset()
+
+Action = Callable[[], None]
+
+
+class Instance:
+    """What came while a step runs is looked at between two steps."""
+
+    def __init__(self, cluster: Cluster, number: int, scheduler: Scheduler, pool: Pool) -> None:
+        self.number = number
+        self.scheduler = scheduler
+        self.pool = pool
+        self._cluster = cluster
+        self._clock = cluster.clock
+        self._work = StepWork(cluster.config.block_tokens)
+        neighbour = (number + 1) % cluster.config.instances
+        self._trip_s = cluster.times.trip_s(number, neighbour)
+        self._inbox: deque[Action] = deque()
+        self._next_turn = NEVER
+        self._is_turning = False
+        self._step: Plan | None = None
+        """the one under way"""
+        self._stride: tuple[Plan, list[float], list[float], Work] | None = None
+        """the plan, each step's end and seconds, the first one's work"""
+        self._stride_ends = NEVER
+        self._step_s = 0.0
+        self._wait_until = 0.0
+        self._owed_s = 0.0
+        """what its device did for others and its own steps have not felt"""
+        self._began = 0.0
+        self._copies: dict[tuple[int, int], Move | Fetch] = {}
+        """(sequence, leaf) -> under way"""
+        self.num_steps = 0
+        self.busy_s = 0.0
+
+    # --- what comes in ------------------------------------------------------------------------
+
+    def between_steps(self, action: Action) -> None:
+        """As soon as no step is under way."""
+        self._inbox.append(action)
+        if self._stride is not None:
+            self._cut_stride()
+        elif self._step is None and not self._is_turning:
+            self._turn_at(self._clock.now)
+
+    def submit(self, request: Request) -> None:
+        self.between_steps(lambda: self.scheduler.add(request))
+
+    def hear(self, instance: int, message: p.Message) -> None:
+        """A pool has something to say."""
+        self.between_steps(lambda: self._take(instance, message))
+
+    def owe(self, seconds: float) -> None:
+        """The device computed partials for others."""
+        self._owed_s += seconds
+
+    # --- a turn -------------------------------------------------------------------------------
+
+    def _turn_at(self, time: float) -> None:
+        if time < self._next_turn:
+            self._next_turn = time
+            self._clock.at(time, lambda: self._turn(time))
+
+    def _turn(self, time: float) -> None:
+        if time != self._next_turn:
+            return  # an earlier turn did it
+        self._next_turn = NEVER
+        if self._step is None and self._stride is None:  # else it is looked at behind it
+            self._is_turning = True
+            self._take_turn()
+            self._is_turning = False
+
+    def _take_turn(self) -> None:
+        scheduler, now = self.scheduler, self._clock.now
+        self._receive()
+        for _ in range(MAX_ANSWERS):  # the own pool answers at once
+            scheduler.tick(now)
+            self.perform()
+            if not self._inbox:
+                break
+            self._receive()
+        if scheduler.awaits_answer and now < self._wait_until:
+            self._turn_at(self._wait_until)
+            return
+        plan = scheduler.schedule(now)
+        self.perform()
+        if plan is None and self._inbox:
+            self._receive()
+            plan = scheduler.schedule(now)
+            self.perform()
+        if plan is not None:
+            self._begin(plan)
+        elif self._inbox or scheduler.roster.all():
+            self._turn_at(now + (AGAIN_S if self._inbox else IDLE_S))
+
+    def _receive(self) -> None:
+        """What has come by now; what that brings is for the next time."""
+        for _ in range(len(self._inbox)):
+            self._inbox.popleft()()
+            self.perform()
+
+    def _begin(self, plan: Plan) -> None:
+        work = self._work.of(plan)
+        seconds = self._seconds(work) + self._felt()
+        self._step = plan
+        ends = self._clock.now + seconds
+        self._clock.at(ends, lambda: self._end(plan, work, seconds))
+
+    def _seconds(self, work: Work) -> float:
+        """How long such a step takes; its holders feel it."""
+        took = self._cluster.times.of(self.number, work)
+        for holder, serving_s in took.serving_s.items():
+            self._cluster.instances[holder].owe(serving_s)
+        return took.seconds
+
+    def _felt(self) -> float:
+        """What was done for others since the last step began; an idle device did it unnoticed."""
+        now = self._clock.now
+        felt_s, self._owed_s = min(self._owed_s, now - self._began), 0.0
+        self._began = now
+        return felt_s
+
+    def _end(self, plan: Plan, work: Work, seconds: float) -> None:
+        self._step = None
+        next_ids = dict.fromkeys(plan.sampled, TOKEN)
+        self.scheduler.commit(plan, next_ids, NO_SCORES, NOBODY, NOBODY, self._clock.now)
+        self._count(plan, seconds)
+        self.perform()
+        if not self._inbox and self._cluster.config.strides:
+            self._begin_stride(plan, work)
+        if self._stride is None:
+            self._wait_until = self._clock.now + min(ANSWER_SHARE * seconds, ANSWER_S)
+            self._turn_at(self._clock.now)
+
+    def _count(self, plan: Plan, seconds: float) -> None:
+        self.scheduler.timed(plan, seconds, self._clock.now, self._trip_s)
+        self.num_steps += 1
+        self.busy_s += seconds
+
+    # --- strides ------------------------------------------------------------------------------
+
+    def _begin_stride(self, plan: Plan, work: Work) -> None:
+        config, now = self._cluster.config, self._clock.now
+        num_steps = num_quiet_steps(plan, self.scheduler, config.block_tokens)
+        until = quiet_until(self.scheduler, config.scheduler.max_num_seqs) if num_steps else now
+        if until <= now:
+            return
+        ends, lasted, felt_s = [], [], self._felt()
+        for step in range(1, num_steps + 1):
+            seconds = self._cluster.times.of(self.number, further(work, step)).seconds + felt_s
+            felt_s = 0.0
+            now += seconds
+            ends.append(now)
+            lasted.append(seconds)
+            if now >= until:
+                break
+        self._stride, self._stride_ends = (plan, ends, lasted, further(work, 1)), ends[-1]
+        self._clock.at(ends[-1], self._end_stride)
+
+    def _cut_stride(self) -> None:
+        """Something came: the step under way is the stride's last."""
+        assert self._stride is not None
+        now = self._clock.now
+        ends = next(end for end in self._stride[1] if end >= now)
+        if ends < self._stride_ends:
+            self._stride_ends = ends
+            self._clock.at(ends, self._end_stride)
+
+    def _end_stride(self) -> None:
+        if self._stride is None or self._clock.now != self._stride_ends:
+            return  # it was cut
+        plan, ends, lasted, work = self._stride
+        self._stride, self._stride_ends = None, NEVER
+        num_steps = ends.index(self._clock.now) + 1
+        for request_id, index in advance(self.scheduler, plan, num_steps):
+            self._cluster.front.hear(p.Tokens(request_id, index, [TOKEN] * num_steps))
+        for seconds in lasted[:num_steps]:
+            self._count(plan, seconds)
+            self._seconds(work)
+        self._began = max(self._began, self._clock.now - lasted[num_steps - 1])
+        self._wait_until = self._clock.now + min(ANSWER_SHARE * lasted[0], ANSWER_S)
+        self._turn_at(self._clock.now)
+
+    # --- messages and effects -----------------------------------------------------------------
+
+    def _take(self, instance: int, message: p.Message) -> None:
+        if not isinstance(message, p.Welcome | p.Released | p.Ack):
+            self.scheduler.on_message(instance, message, self._clock.now)
+
+    def perform(self) -> None:
+        while effects := self.scheduler.take_effects():
+            for effect in effects:
+                self._do(effect)
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case ToClient():
+                self._cluster.front.hear(effect.message)
+            case ToPool():
+                self._send(effect.instance, effect.message)
+            case ToPlanner():
+                self._cluster.front.ask(self, effect.message)
+            case Connect():
+                self._cluster.instances[effect.instance].pool.hello(self.number, self._clock.now)
+            case Move():
+                self._copies[effect.sequence, effect.leaf] = effect
+                self._cluster.copies.move(self, effect)
+            case Fetch():
+                self._copies[effect.sequence, effect.leaf] = effect
+                self._cluster.copies.fetch(self, effect)
+            case Cancel():
+                self._copies.pop((effect.sequence, effect.leaf), None)
+            case Finish():
+                for key in [key for key in self._copies if key[0] == effect.sequence]:
+                    del self._copies[key]
+                self._work.forget(effect.sequence)
+                if effect.final:
+                    self._cluster.front.finished(effect)
+
+    def _send(self, instance: int, message: p.Message) -> None:
+        if instance == self.number:
+            self.obey(self.pool.handle(self.number, message, self._clock.now))
+        else:
+            self._cluster.carry(self.number, instance, message)
+
+    def obey(self, outputs: list[Output]) -> None:
+        """What the own pool wants done."""
+        for out in outputs:
+            match out:
+                case Reply() if out.peer == self.number:
+                    self.hear(self.number, out.message)
+                case Reply():
+                    self._cluster.reply(self.number, out.peer, out.message)
+                case CopyOut() | LosePeer():
+                    raise RuntimeError(f"pool {self.number}: {out}")
+
+    def arrived(self, copy: Move | Fetch) -> None:
+        """A block is where it should be, unless nobody wants it there any more."""
+        key = copy.sequence, copy.leaf
+        if self._copies.get(key) is not copy:
+            return
+        del self._copies[key]
+        if isinstance(copy, Move):
+            self.between_steps(lambda: self.scheduler.on_moved(copy.sequence, copy.leaf))
+        else:
+            now = self._clock.now
+            self.between_steps(lambda: self.scheduler.on_fetched(copy.sequence, copy.leaf, now))

@@ -1,0 +1,61 @@
+"""Stride: steps in a row that change nothing but tokens and times, run as one.
+
+Most steps of a busy instance only decode: no block is filled or begun, nobody ends, nothing is
+awaited. Asking the scheduler before each of them would give the same plan with one token more.
+"""
+
+from engine.core import Plan
+from engine.scheduler.scheduler import Scheduler
+from engine.sim.hardware.step_time import Keys, Work
+
+
+def num_quiet_steps(plan: Plan, scheduler: Scheduler, block_tokens: int) -> int:
+    """How many steps behind this one, which is committed, do nothing new."""
+    running = scheduler.running
+    if len(plan.spans) != len(running) or plan.num_rows != len(running) or scheduler.batch.short:
+        return 0
+    if scheduler.awaits_answer or scheduler.has_effects or scheduler.admission.placing:
+        return 0
+    quiet = block_tokens
+    for sequence in running:
+        if sequence.is_prefill or sequence.returning or sequence.targets:
+            return 0
+        in_leaf = block_tokens - 1 - sequence.num_computed % block_tokens
+        request = sequence.request
+        left = min(request.sampling.max_tokens - sequence.num_output - 1, in_leaf)
+        quiet = min(quiet, left)
+        if quiet <= 0:
+            return 0
+    opened = all(len(one.table) * block_tokens > one.num_computed for one in running)
+    return quiet if opened else 0
+
+
+def quiet_until(scheduler: Scheduler, max_num_seqs: int) -> float:
+    """From then on somebody may be admitted, or a lease must be renewed."""
+    until = scheduler.debts.next_renewal
+    waiting = scheduler.admission.waiting
+    if waiting and len(scheduler.running) < max_num_seqs:
+        until = min(until, min(one.not_before for one in waiting))
+    return until
+
+
+def further(work: Work, num_steps: int) -> Work:
+    """A decode step's work so many steps later: each row has as many keys more, at home."""
+    more, own = num_steps * work.num_rows, work.own
+    keys = Keys(own.rows, own.read + more, own.pairs + more)
+    return Work(work.num_rows, work.num_sampled, keys, work.remote)
+
+
+def advance(scheduler: Scheduler, plan: Plan, num_steps: int) -> list[tuple[str, int]]:
+    """Each sequence has so many tokens more; returns each one's request, and the first's index."""
+    told = []
+    for sequence in scheduler.running:
+        told.append((sequence.request.request_id, sequence.num_output))
+        sequence.token_ids.extend([TOKEN] * num_steps)
+        sequence.num_computed += num_steps
+        scheduler.admission.turns.answered(sequence.request.tenant, num_steps)
+    return told
+
+
+TOKEN = 1
+"""what the model says, always"""
