@@ -31,9 +31,13 @@ class BalancedPlacement(GreedyPlacement):
     def advise(self, view: ClusterView, cost: StepCost) -> list[Advice]:
         advice = super().advise(view, cost)
         busy = {one.instance for one in advice}
+        owed: dict[int, list[tuple[int, int]]] = {}
+        for creditor, lender in view.instances.items():
+            for debtor, num_blocks in lender.owed.items():
+                owed.setdefault(debtor, []).append((creditor, num_blocks))
         for one in view.instances.values():
-            if one.instance not in busy:
-                advice += self._bring_home(view, one)
+            if one.instance in owed and one.instance not in busy:
+                advice += self._bring_home(view, one, sorted(owed[one.instance]))
         return advice
 
     def gain(self, view: ClusterView, candidate: Candidate, cost: StepCost) -> float:
@@ -60,17 +64,16 @@ class BalancedPlacement(GreedyPlacement):
         hidden_s = cost.seconds(0, local, 0, 0)
         return self._prices.link_s - hidden_s if here != there else 0.0
 
-    def _bring_home(self, view: ClusterView, one: InstanceView) -> list[Advice]:
-        """What this instance owes fits at home again, and nobody waits for the room."""
+    def _bring_home(
+        self, view: ClusterView, one: InstanceView, owed: list[tuple[int, int]]
+    ) -> list[Advice]:
+        """What it owes (creditor, blocks) fits at home again, and nobody waits for the room."""
         spare = one.num_free - int(self._prices.home_free_share * one.num_blocks)
         if one.load is None or one.load.num_waiting or spare <= 0:
             return []
-        owed = {
-            creditor: lender.owed[one.instance]
-            for creditor, lender in view.instances.items()
-            if lender.owed.get(one.instance)
-        }
-        for creditor, num_blocks in sorted(owed.items()):
+        for creditor, num_blocks in owed:
+            if not num_blocks:
+                continue
             last = view.advised.get((one.instance, creditor), -self._prices.residence_rounds)
             if view.round - last >= self._prices.residence_rounds:
                 home = Settle(creditor, min(num_blocks, spare), self._prices.settle_s)

@@ -4,6 +4,7 @@ When a owes b, b owes c and c owes a, each member brings as many blocks home as 
 these debts: all three are smaller then, and nobody needed more memory than one block at a time.
 """
 
+from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -26,12 +27,19 @@ def settlements(debts: Debts, min_swap: int, start: int) -> list[Settlement]:
 
     The paper begins at a random node; a start that moves with each round does the same.
     """
-    nodes = sorted({node for edge in debts for node in edge})
-    turned = [nodes[(start + at) % len(nodes)] for at in range(len(nodes))] if nodes else []
+    creditors: dict[int, list[int]] = {}
+    nodes = set()
+    for debtor, creditor in sorted(debts):
+        nodes |= {debtor, creditor}
+        if debts[debtor, creditor]:
+            creditors.setdefault(debtor, []).append(creditor)
+    creditors = _within_circles(creditors)
+    ordered = sorted(nodes)
+    turned = [ordered[(start + at) % len(ordered)] for at in range(len(ordered))]
     found: list[Settlement] = []
     used: set[int] = set()
     for node in turned:
-        cycle = _cycle(node, debts, used)
+        cycle = _cycle(node, creditors, used)
         if not cycle:
             continue
         settlement = Settlement(cycle, 0)
@@ -42,18 +50,36 @@ def settlements(debts: Debts, min_swap: int, start: int) -> list[Settlement]:
     return found
 
 
-def _cycle(start: int, debts: Debts, used: set[int]) -> tuple[int, ...]:
+def _within_circles(creditors: dict[int, list[int]]) -> dict[int, list[int]]:
+    """Without those who owe nobody or are owed nothing, again and again: they are in no circle."""
+    while True:
+        owed = {creditor for of in creditors.values() for creditor in of}
+        left = {
+            debtor: [one for one in of if one in creditors]
+            for debtor, of in creditors.items()
+            if debtor in owed
+        }
+        left = {debtor: of for debtor, of in left.items() if of}
+        if left == creditors:
+            return left
+        creditors = left
+
+
+def _cycle(start: int, creditors: dict[int, list[int]], used: set[int]) -> tuple[int, ...]:
     """The shortest way from a debtor back to itself."""
-    paths: list[tuple[int, ...]] = [(start,)] if start not in used else []
-    seen = {start}
-    while paths:
-        path = paths.pop(0)
-        for debtor, creditor in sorted(debts):
-            if debtor != path[-1] or not debts[debtor, creditor] or creditor in used:
-                continue
+    if start in used or start not in creditors:
+        return ()
+    came_from = {start: start}
+    queue = deque([start])
+    while queue:
+        debtor = queue.popleft()
+        for creditor in creditors.get(debtor, ()):
             if creditor == start:
-                return path
-            if creditor not in seen:
-                seen.add(creditor)
-                paths.append((*path, creditor))
+                path = [debtor]
+                while path[-1] != start:
+                    path.append(came_from[path[-1]])
+                return tuple(reversed(path))
+            if creditor not in used and creditor not in came_from:
+                came_from[creditor] = debtor
+                queue.append(creditor)
     return ()

@@ -5,11 +5,18 @@ to instances with free memory, as long as the tokens per second of both together
 work hides behind local work. The thresholds are ours: the paper gives none.
 """
 
+from bisect import bisect_left, insort
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from engine.protocol import Load, Move, SequenceLoad
 from engine.scheduler.base import Advice, ClusterView, InstanceView, StepCost
 from engine.scheduler.ledger import LedgerPlacement
+
+MAX_CREDITORS = 32
+"""the roomiest that each debtor looks at: a round's time must not grow with the cluster's square"""
+ROUNDING = 1 + 1e-9
+"""what a sum of rates may lie above the exact one"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,44 +42,46 @@ class GreedyPlacement(LedgerPlacement):
         self._limits = config
 
     def advise(self, view: ClusterView, cost: StepCost) -> list[Advice]:
-        creditors = {one.instance: one for one in view.instances.values() if self._may_lend(one)}
+        lenders = _Lenders(one for one in view.instances.values() if self._may_lend(one))
         advice = []
         for debtor in sorted(view.instances.values(), key=_batch):
-            best = self._best_move(view, debtor, list(creditors.values()), cost)
+            best = self._best_move(view, debtor, lenders.roomiest, cost)
             if best is None:
                 continue
-            to = best.creditor.creditor
-            move = Move(best.sequence.sequence, best.num_blocks, to)
+            move = Move(best.sequence.sequence, best.num_blocks, best.creditor.creditor)
             advice.append(Advice(debtor.instance, move))
-            left = to.num_lendable - best.num_blocks
-            lender = replace(
-                best.creditor,
-                creditor=type(to)(to.instance, to.epoch, to.address, to.host, left, to.num_cached),
-                num_free=best.creditor.num_free - best.num_blocks,
-            )
-            creditors[to.instance] = lender
+            lenders.lent(best.creditor, best.num_blocks)
         return advice
 
     def gain(self, view: ClusterView, candidate: Candidate, cost: StepCost) -> float:
         """Tokens per second that both instances gain together; none if remote work would show."""
-        debtor, creditor = candidate.debtor.load, candidate.creditor.load
-        assert debtor is not None
-        tokens = view.block_tokens
-        moved = candidate.num_blocks * tokens
-        joining = min(debtor.num_waiting, _admitted(debtor, candidate.num_blocks))
-        more_keys = joining * _waiting_blocks(debtor) * tokens
-        local, remote = local_keys(debtor, tokens), remote_keys(debtor, tokens)
+        debtor, creditor = candidate.debtor, candidate.creditor
+        moved = candidate.num_blocks * view.block_tokens
+        _, more_keys = _joining(view, debtor, candidate.num_blocks)
+        local, remote = view.keys(debtor.instance)
         if self.exposed_s(candidate, local - moved + more_keys, remote + moved, cost) > 0:
             return 0.0
-        batch = debtor.num_running
+        gained = self.own_gain(view, debtor, candidate.num_blocks, cost)
+        if not _is_at_work(creditor):
+            return gained
+        assert creditor.load is not None
+        running = creditor.load.num_running
+        lender_s = cost.seconds(running, view.keys(creditor.instance)[0], 0, 0)
+        busier_s = lender_s + cost.serving_seconds(moved)
+        return gained + running / busier_s - running / lender_s
+
+    def own_gain(
+        self, view: ClusterView, debtor: InstanceView, num_blocks: int, cost: StepCost
+    ) -> float:
+        """Tokens per second that the debtor alone gains: ``gain`` is never more, if that is any."""
+        assert debtor.load is not None
+        moved = num_blocks * view.block_tokens
+        joining, more_keys = _joining(view, debtor, num_blocks)
+        local, remote = view.keys(debtor.instance)
+        batch = debtor.load.num_running
         now_s = cost.seconds(batch, local, remote, bool(remote))
         then_s = cost.seconds(batch + joining, local - moved + more_keys, remote + moved, 1)
-        gained = (batch + joining) / then_s - batch / now_s
-        if creditor is None or not creditor.num_running:
-            return gained
-        lender_s = cost.seconds(creditor.num_running, local_keys(creditor, tokens), 0, 0)
-        busier_s = lender_s + cost.serving_seconds(moved)
-        return gained + creditor.num_running / busier_s - creditor.num_running / lender_s
+        return (batch + joining) / then_s - batch / now_s
 
     def exposed_s(self, candidate: Candidate, local: int, remote: int, cost: StepCost) -> float:
         """Seconds of remote work that local work does not hide; must be none here."""
@@ -93,7 +102,11 @@ class GreedyPlacement(LedgerPlacement):
         creditors: list[InstanceView],
         cost: StepCost,
     ) -> Candidate | None:
-        """The longest sequence's best number of blocks, at the best creditor."""
+        """The longest sequence's best number of blocks, at the best creditor.
+
+        The most gain, then the fewest blocks, then the lowest number. ``creditors`` come by number,
+        so one that could at best do as well as an earlier one need not be looked at.
+        """
         load = debtor.load
         if load is None or debtor.is_draining or not load.num_waiting:
             return None
@@ -103,27 +116,65 @@ class GreedyPlacement(LedgerPlacement):
         if not movable:
             return None
         longest = max(movable, key=lambda one: (one.num_blocks, -one.sequence))
-        candidates = [
-            Candidate(debtor, creditor, longest, num_blocks)
-            for creditor in creditors
-            if creditor.instance != debtor.instance
-            for num_blocks in _counts(min(longest.num_local - 1, creditor.creditor.num_lendable))
-        ]
-        best = max(
-            candidates,
-            key=lambda one: (self.gain(view, one, cost), -one.num_blocks, -one.creditor.instance),
-            default=None,
+        own: dict[int, float] = {}
+        best, best_gain = None, 0.0
+        for creditor in creditors:
+            if creditor.instance == debtor.instance:
+                continue
+            is_at_work = _is_at_work(creditor)
+            for num_blocks in _counts(min(longest.num_local - 1, creditor.creditor.num_lendable)):
+                most = own.get(num_blocks)
+                if most is None:
+                    most = own[num_blocks] = self.own_gain(view, debtor, num_blocks, cost)
+                if most * ROUNDING < best_gain or most <= 0:
+                    continue
+                is_less = best is None or num_blocks < best.num_blocks
+                if most <= best_gain and not is_less and not is_at_work:
+                    continue
+                candidate = Candidate(debtor, creditor, longest, num_blocks)
+                gain = self.gain(view, candidate, cost)
+                if gain > best_gain or (gain == best_gain > 0 and is_less):
+                    best, best_gain = candidate, gain
+        return best
+
+
+class _Lenders:
+    """Those who may lend, the roomiest first; kept so while they lend."""
+
+    def __init__(self, lenders: Iterable[InstanceView]) -> None:
+        self._lenders = sorted(lenders, key=_room)
+
+    @property
+    def roomiest(self) -> list[InstanceView]:
+        """By number."""
+        return sorted(self._lenders[:MAX_CREDITORS], key=lambda one: one.instance)
+
+    def lent(self, lender: InstanceView, num_blocks: int) -> None:
+        at, to = bisect_left(self._lenders, _room(lender), key=_room), lender.creditor
+        left = to.num_lendable - num_blocks
+        less = replace(
+            lender,
+            creditor=type(to)(to.instance, to.epoch, to.address, to.host, left, to.num_cached),
+            num_free=lender.num_free - num_blocks,
         )
-        return best if best is not None and self.gain(view, best, cost) > 0 else None
+        del self._lenders[at]
+        insort(self._lenders, less, key=_room)
 
 
-def local_keys(load: Load, tokens: int) -> int:
-    """Keys of all sequences in the own pool; the tail counts with them."""
-    return sum((one.num_local + 1) * tokens for one in load.sequences)
+def _room(one: InstanceView) -> tuple[int, int]:
+    return (-one.creditor.num_lendable, one.instance)
 
 
-def remote_keys(load: Load, tokens: int) -> int:
-    return sum(max(0, one.num_blocks - one.num_local - 1) * tokens for one in load.sequences)
+def _is_at_work(one: InstanceView) -> bool:
+    """It has sequences that serving others slows down."""
+    return one.load is not None and one.load.num_running > 0
+
+
+def _joining(view: ClusterView, debtor: InstanceView, num_blocks: int) -> tuple[int, int]:
+    """Waiting requests that so many freed blocks let in, and the keys they bring."""
+    assert debtor.load is not None
+    joining = min(debtor.load.num_waiting, _admitted(debtor.load, num_blocks))
+    return joining, joining * _waiting_blocks(debtor.load) * view.block_tokens
 
 
 def _admitted(load: Load, num_blocks: int) -> int:

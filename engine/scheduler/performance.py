@@ -32,11 +32,8 @@ class Performance(StepCost):
         """shares of the prior"""
         self._covariance = 1e6 * np.eye(4)
         self.num_samples = 0
-
-    @property
-    def coefficients(self) -> tuple[float, ...]:
-        """Seconds of a step, a row, a local key, a remote key."""
-        return tuple(float(c) for c in np.maximum(self._weights, 0.0) / self._scale)
+        self.coefficients: tuple[float, ...] = PRIOR
+        """seconds of a step, a row, a local key, a remote key"""
 
     def seconds(self, num_rows: int, local_keys: int, remote_keys: int, holders: int) -> float:
         step_s, row_s, local_s, remote_s = self.coefficients
@@ -60,3 +57,5 @@ class Performance(StepCost):
             self._covariance = (
                 self._covariance - np.outer(gain, x @ self._covariance)
             ) / FORGETTING
+        learned = np.maximum(self._weights, 0.0) / self._scale
+        self.coefficients = tuple(float(c) for c in learned)
