@@ -28,6 +28,9 @@ from engine.protocol import (
 )
 from engine.scheduler.base import Advice, ClusterView, InstanceView, Placement, StepCost
 
+MAX_LEARNED = 2048
+"""timed steps of a round that the performance model learns from: large clusters have enough"""
+
 
 @dataclass(slots=True)
 class _Seen:
@@ -73,6 +76,8 @@ class GManager:
         """instance -> the epoch in which it was told to leave"""
         self._advised: dict[tuple[int, int], int] = {}
         self._round = 0
+        self._num_learned = 0
+        """timed steps since the last round"""
         self._next_round = 0.0
         self._pools: dict[int, _Seen] = {}
         self._steps: dict[int, Register] = {}
@@ -107,6 +112,7 @@ class GManager:
         if now < self._next_round:
             return []
         self._next_round = now + self._config.plan_s
+        self._num_learned = 0
         self._round += 1
         advice = self._placement.advise(self._view(now), self._cost)
         return [one for one in advice if self._passes(one)]
@@ -138,7 +144,8 @@ class GManager:
         known = self._loads.get(load.instance)
         if known is None or load.epoch >= known.load.epoch:
             self._loads[load.instance] = _Told(load, now)
-            if self._cost is not None:
+            if self._cost is not None and self._num_learned < MAX_LEARNED:
+                self._num_learned += len(load.samples)
                 self._cost.learn(load.samples)
 
     def _is_draining(self, beat: Heartbeat) -> bool:

@@ -8,6 +8,7 @@ work hides behind local work. The thresholds are ours: the paper gives none.
 from bisect import bisect_left, insort
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from engine.protocol import Load, Move, SequenceLoad
 from engine.scheduler.base import Advice, ClusterView, InstanceView, StepCost
@@ -42,10 +43,11 @@ class GreedyPlacement(LedgerPlacement):
         self._limits = config
 
     def advise(self, view: ClusterView, cost: StepCost) -> list[Advice]:
-        lenders = _Lenders(one for one in view.instances.values() if self._may_lend(one))
+        may_lend = [one for one in view.instances.values() if self._may_lend(one)]
+        lenders = _Lenders(view, may_lend, cost)
         advice = []
         for debtor in sorted(view.instances.values(), key=_batch):
-            best = self._best_move(view, debtor, lenders.roomiest, cost)
+            best = self._best_move(view, debtor, lenders, cost)
             if best is None:
                 continue
             move = Move(best.sequence.sequence, best.num_blocks, best.creditor.creditor)
@@ -99,13 +101,13 @@ class GreedyPlacement(LedgerPlacement):
         self,
         view: ClusterView,
         debtor: InstanceView,
-        creditors: list[InstanceView],
+        lenders: "_Lenders",
         cost: StepCost,
     ) -> Candidate | None:
         """The longest sequence's best number of blocks, at the best creditor.
 
-        The most gain, then the fewest blocks, then the lowest number. ``creditors`` come by number,
-        so one that could at best do as well as an earlier one need not be looked at.
+        The most gain, then the fewest blocks, then the lowest number. A candidate that could not do
+        better if nothing but the lender's loss had a price is not looked at.
         """
         load = debtor.load
         if load is None or debtor.is_draining or not load.num_waiting:
@@ -118,18 +120,22 @@ class GreedyPlacement(LedgerPlacement):
         longest = max(movable, key=lambda one: (one.num_blocks, -one.sequence))
         own: dict[int, float] = {}
         best, best_gain = None, 0.0
-        for creditor in creditors:
+        for creditor in lenders.roomiest:
             if creditor.instance == debtor.instance:
                 continue
-            is_at_work = _is_at_work(creditor)
+            running, step_s, rate = lenders.rate(creditor)
             for num_blocks in _counts(min(longest.num_local - 1, creditor.creditor.num_lendable)):
                 most = own.get(num_blocks)
                 if most is None:
                     most = own[num_blocks] = self.own_gain(view, debtor, num_blocks, cost)
                 if most * ROUNDING < best_gain or most <= 0:
                     continue
+                if running:
+                    most += running / (step_s + lenders.serving_s(num_blocks)) - rate
+                    if most * ROUNDING < best_gain:
+                        continue
                 is_less = best is None or num_blocks < best.num_blocks
-                if most <= best_gain and not is_less and not is_at_work:
+                if most <= best_gain and not is_less and not running:
                     continue
                 candidate = Candidate(debtor, creditor, longest, num_blocks)
                 gain = self.gain(view, candidate, cost)
@@ -141,8 +147,31 @@ class GreedyPlacement(LedgerPlacement):
 class _Lenders:
     """Those who may lend, the roomiest first; kept so while they lend."""
 
-    def __init__(self, lenders: Iterable[InstanceView]) -> None:
+    def __init__(self, view: ClusterView, lenders: Iterable[InstanceView], cost: StepCost) -> None:
+        self._view = view
+        self._cost = cost
         self._lenders = sorted(lenders, key=_room)
+        self._rates: dict[int, tuple[int, float, float]] = {}
+        self._serving: dict[int, float] = {}
+
+    def rate(self, lender: InstanceView) -> tuple[int, float, float]:
+        """Its running sequences, seconds of its step, and tokens per second; added up once."""
+        known = self._rates.get(lender.instance)
+        if known is None:
+            known = (0, 0.0, 0.0)
+            if lender.load is not None and lender.load.num_running:
+                running, keys = lender.load.num_running, self._view.keys(lender.instance)[0]
+                step_s = self._cost.seconds(running, keys, 0, 0)
+                known = (running, step_s, running / step_s)
+            self._rates[lender.instance] = known
+        return known
+
+    def serving_s(self, num_blocks: int) -> float:
+        known = self._serving.get(num_blocks)
+        if known is None:
+            known = self._cost.serving_seconds(num_blocks * self._view.block_tokens)
+            self._serving[num_blocks] = known
+        return known
 
     @property
     def roomiest(self) -> list[InstanceView]:
@@ -186,10 +215,11 @@ def _waiting_blocks(load: Load) -> int:
     return -(-load.waiting_blocks // load.num_waiting) if load.num_waiting else 0
 
 
-def _counts(most: int) -> list[int]:
+@lru_cache(maxsize=4096)
+def _counts(most: int) -> tuple[int, ...]:
     """1, 2, 4, ... and the most that is possible."""
     counts = [1 << power for power in range(most.bit_length()) if 1 << power < most]
-    return [*counts, most] if most > 0 else []
+    return (*counts, most) if most > 0 else ()
 
 
 def _batch(one: InstanceView) -> tuple[int, int]:
