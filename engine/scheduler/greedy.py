@@ -118,20 +118,24 @@ class GreedyPlacement(LedgerPlacement):
         if not movable:
             return None
         longest = max(movable, key=lambda one: (one.num_blocks, -one.sequence))
-        own: dict[int, float] = {}
+        own: dict[int, tuple[float, float]] = {}
+        """blocks -> what the debtor gains, and seconds to serve them"""
         best, best_gain = None, 0.0
         for creditor in lenders.roomiest:
             if creditor.instance == debtor.instance:
                 continue
             running, step_s, rate = lenders.rate(creditor)
             for num_blocks in _counts(min(longest.num_local - 1, creditor.creditor.num_lendable)):
-                most = own.get(num_blocks)
-                if most is None:
-                    most = own[num_blocks] = self.own_gain(view, debtor, num_blocks, cost)
+                known = own.get(num_blocks)
+                if known is None:
+                    gained = self.own_gain(view, debtor, num_blocks, cost)
+                    serving_s = cost.serving_seconds(num_blocks * view.block_tokens)
+                    known = own[num_blocks] = (gained, serving_s)
+                most, serving_s = known
                 if most * ROUNDING < best_gain or most <= 0:
                     continue
                 if running:
-                    most += running / (step_s + lenders.serving_s(num_blocks)) - rate
+                    most += running / (step_s + serving_s) - rate
                     if most * ROUNDING < best_gain:
                         continue
                 is_less = best is None or num_blocks < best.num_blocks
@@ -152,7 +156,6 @@ class _Lenders:
         self._cost = cost
         self._lenders = sorted(lenders, key=_room)
         self._rates: dict[int, tuple[int, float, float]] = {}
-        self._serving: dict[int, float] = {}
 
     def rate(self, lender: InstanceView) -> tuple[int, float, float]:
         """Its running sequences, seconds of its step, and tokens per second; added up once."""
@@ -164,13 +167,6 @@ class _Lenders:
                 step_s = self._cost.seconds(running, keys, 0, 0)
                 known = (running, step_s, running / step_s)
             self._rates[lender.instance] = known
-        return known
-
-    def serving_s(self, num_blocks: int) -> float:
-        known = self._serving.get(num_blocks)
-        if known is None:
-            known = self._cost.serving_seconds(num_blocks * self._view.block_tokens)
-            self._serving[num_blocks] = known
         return known
 
     @property
