@@ -234,13 +234,6 @@ class Holdings:
             self._release(sequence, instance, loan, [], keep=keep_lent)
         sequence.let_go()
 
-    def num_own_sealed(self, sequence: Sequence) -> int:
-        """How many leaves ``own_sealed`` names."""
-        if sequence.loans or sequence.holes:
-            return len(self.own_sealed(sequence))
-        own = sequence.table[: len(sequence.hashes)]  # all that is sealed lies at home
-        return sum(not self.store.is_shared(ref.block) for ref in own)
-
     def can_shorten(self, sequence: Sequence) -> bool:
         """Its last leaf lies at home, and is not all that it has."""
         has_more = len(sequence.table) > 1 and not sequence.holes

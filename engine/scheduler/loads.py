@@ -80,7 +80,7 @@ class Loads:
             SequenceLoad(
                 one.number,
                 len(one.table),
-                holdings.num_own_sealed(one),
+                _num_own_sealed(one, holdings),
                 _age_s(one, now),
                 one.num_output,
             )
@@ -146,6 +146,14 @@ def _request_load(sequence: Sequence, now: float) -> RequestLoad:
         _age_s(sequence, now),
         _held(sequence),
     )
+
+
+def _num_own_sealed(sequence: Sequence, holdings: Holdings) -> int:
+    """How many leaves ``Holdings.own_sealed`` names."""
+    if sequence.loans or sequence.holes:
+        return len(holdings.own_sealed(sequence))
+    own = sequence.table[: len(sequence.hashes)]  # all that is sealed lies at home
+    return sum(not holdings.store.is_shared(ref.block) for ref in own)
 
 
 def _held(sequence: Sequence) -> list[Share]:
