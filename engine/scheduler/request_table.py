@@ -5,7 +5,6 @@ current attempt's next token is taken, so nothing is lost or doubled when a step
 the request is sent again. What has been taken can be written to a journal and read back.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -116,8 +115,6 @@ class RequestTable:
         self._members: list[Member] = []
         self._affinity = Affinity()
         self._effects: list[ToStep] = []
-        self._under_way: Counter[int] = Counter()
-        """instance -> tokens of the requests that run there"""
         self.entries: dict[str, Entry] = {}
         self.changed: set[str] = set()
         self.reported: list[Entry] = []
@@ -261,27 +258,22 @@ class RequestTable:
         entry.last_token_at = now
 
     def _end(self, entry: Entry, now: float, *, reason: str = "", error: str = "") -> None:
-        self._leave(entry)
         entry.finish_reason, entry.error, entry.ended_at = reason, error, now
         self.changed.add(entry.request.request_id)
 
-    def _leave(self, entry: Entry) -> None:
-        """It no longer runs where it did."""
-        if entry.instance is not None and not entry.done:
-            self._under_way[entry.instance] -= entry.num_tokens
-
     def _send(self, entry: Entry, now: float, *, leaving: int | None = None) -> None:
         """Begin the next attempt at an instance that is ready; else it waits for one."""
-        self._leave(entry)
         members = [m for m in self._members if m.instance != leaving and not m.draining]
+        load: dict[int, int] = {}
+        for other in self.running:
+            if other.instance is not None and other is not entry:
+                load[other.instance] = load.get(other.instance, 0) + other.num_tokens
         prompt_ids, salt = entry.request.prompt_ids, entry.request.cache_salt
         cached = self._affinity.find(prompt_ids, salt) if len(members) > 1 else {}
-        load = self._under_way
         instance = route(entry.num_tokens, members, load, self.block_tokens, cached)
         entry.instance, entry.address = instance, ""
         if instance is None:
             return
-        self._under_way[instance] += entry.num_tokens
         self._affinity.note(prompt_ids, salt, instance)
         member = next(one for one in self._members if one.instance == instance)
         entry.address = member.step_address
