@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import shared_memory
+
 ROOT = Path(__file__).parents[2]
 MARK = "LENDKV_TEST_MARK"
 GUARD_S = 90.0
@@ -42,7 +44,7 @@ class Command:
         if processes:
             command += ["-m", "torch.distributed.run", "--standalone"]
             command += ["--nproc-per-node", str(processes)]
-        self.before = set(os.listdir("/dev/shm"))
+        self.before = shared_memory.names()
         self.process = subprocess.Popen(
             [*command, *self.program(), *map(str, args)],
             stdout=subprocess.PIPE,
@@ -68,7 +70,7 @@ class Command:
                     os.kill(pid, signal.SIGKILL)
             if left:
                 self.process.wait(10)
-        assert set(os.listdir("/dev/shm")) - self.before == set()
+        assert shared_memory.names() - self.before == set()
         return Done(self.process.returncode, out, err)
 
     def gone(self) -> bool:

@@ -55,11 +55,12 @@ class Talk:
         return outputs
 
     def ask(self, peer, message, num_bytes=0):
-        """The answer to the peer; fails when it was lost."""
+        """The answer to the peer; fails when it was lost. What it owes may be called back before."""
         outputs = self.say(peer, message, num_bytes)
         lost = [out for out in outputs if isinstance(out, LosePeer) and out.peer == peer]
         assert not lost, lost
-        return next(out.message for out in outputs if isinstance(out, Reply) and out.peer == peer)
+        replies = [out.message for out in outputs if isinstance(out, Reply) and out.peer == peer]
+        return next(reply for reply in replies if not isinstance(reply, p.Recall))
 
     def lost(self, peer, message, num_bytes=0):
         """Why the peer was lost."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import shared_memory
 from openai import OpenAI
 
 try:
@@ -75,7 +76,7 @@ class Server:
         self.port = free_ports(instances + 1)
         self.mark = f"{os.getpid()}-{time.monotonic_ns()}"
         self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        self.before = set(os.listdir("/dev/shm"))
+        self.before = shared_memory.names()
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += ["--nproc-per-node", str(instances), "-m", "engine", "serve"]
         command += [
@@ -197,7 +198,7 @@ class Server:
             while self.pids() and time.monotonic() < deadline:
                 time.sleep(0.02)
             assert not self.pids()
-            assert set(os.listdir("/dev/shm")) - self.before == set()
+            assert shared_memory.names() - self.before == set()
             assert "/engine/" not in self.errors()[len(said) :], "a traceback of ours at the end"
             return said
         finally:
