@@ -55,7 +55,7 @@ class Talk:
         return outputs
 
     def ask(self, peer, message, num_bytes=0):
-        """The answer to the peer; fails when it was lost. What it owes may be called back before."""
+        """The answer to the peer, behind recalls; fails when it was lost."""
         outputs = self.say(peer, message, num_bytes)
         lost = [out for out in outputs if isinstance(out, LosePeer) and out.peer == peer]
         assert not lost, lost

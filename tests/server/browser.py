@@ -20,7 +20,8 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE_MS = 300_000
+PATIENCE_MS = 120_000
+"""less than a test may take: what is seen by then is told"""
 
 # What the page was told is kept beside it, so that each figure can be held against it. A body is
 # drawn in the same turn in which it is parsed.

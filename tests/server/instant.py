@@ -32,11 +32,10 @@ class InstantGateway(Gateway):
     def __init__(self, ids=(65, 250, 66), reason="length"):
         self.ids, self.reason = list(ids), reason
         self.table = RequestTable(block_tokens=4)
-        self.view = View([], [])
         self.members = [Member(0, 1, "step", 9, 9, 0, 0)]
         self.table.on_members(self.members, 0.0)
         self.terms, self._news, self._expected, self._attending = {}, {}, {}, Counter()
-        self.closes_at, self.view = None, View([], [])
+        self.closes_at, self.is_over, self.view = None, False, View([], [])
 
     def submit(self, request, terms):
         self.terms[request.request_id] = terms
