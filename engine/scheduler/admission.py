@@ -15,7 +15,7 @@ from engine.memory.blocks import chain
 from engine.protocol import Drawn, Failed
 from engine.scheduler.base import Need, Placement
 from engine.scheduler.effects import Effect, ToClient
-from engine.scheduler.growth import Growth
+from engine.scheduler.growth import REDRAW_S, Growth
 from engine.scheduler.holdings import Holdings
 from engine.scheduler.loads import Loads
 from engine.scheduler.negotiator import Negotiator, NotPlaced, Placed
@@ -25,8 +25,6 @@ from engine.scheduler.turns import Turns
 
 MAX_LOOKED_UP = 3072
 """leaves that a sequence looks for: their hashes are one message"""
-REDRAW_S = 0.02
-"""between two looks for recalled blocks that came back"""
 
 
 class Admission:

@@ -14,6 +14,9 @@ from engine.scheduler.holdings import Holdings
 from engine.scheduler.negotiator import Negotiator, NotPlaced, Placed
 from engine.scheduler.sequence import Sequence, State
 
+REDRAW_S = 0.02
+"""between two looks for recalled blocks that came back"""
+
 
 class Growth:
     """Sequences that want more than they have."""
@@ -34,10 +37,14 @@ class Growth:
         self._grow_blocks = grow_blocks
         self.borrowing: dict[int, Sequence] = {}
         """those whose deal is under way, by number"""
+        self._not_before = 0.0
+        """recalled blocks are coming: do not draw again before this time"""
 
-    def grow(self, sequence: Sequence) -> None:
+    def grow(self, sequence: Sequence, now: float) -> None:
         """A running sequence lacks a block for its next leaf: draw; if there is none, borrow."""
-        if not self._holdings.drawing and sequence.number not in self.borrowing:
+        if self._holdings.drawing or now < self._not_before:
+            return
+        if sequence.number not in self.borrowing:
             recall = self.fits_home(sequence)
             self._holdings.draw(self._grow_blocks, whom=sequence, recall=recall)
 
@@ -70,6 +77,8 @@ class Growth:
     def on_drawn(self, sequence: Sequence, drawn: Drawn, now: float) -> Sequence | None:
         """Blocks came for it; returns it if there are none, nor will be soon."""
         on_host, sequence.on_host = sequence.on_host, False
+        if drawn.num_recalled and not drawn.blocks:
+            self._not_before = now + REDRAW_S
         if sequence.state is not State.RUNNING or drawn.blocks or drawn.num_recalled:
             return None
         if on_host:

@@ -81,7 +81,7 @@ class Scheduler(Desk):
         plan = self.batch.plan(self.running, self.holdings, now)
         for sequence in self.batch.short:
             if not sequence.moving:  # else moves under way will free some
-                self.growth.grow(sequence)
+                self.growth.grow(sequence, now)
         if plan is None:
             self._give_surplus()
         return plan

@@ -8,6 +8,7 @@ from scheduler_cluster import Cluster
 from engine import protocol as p
 from engine.memory.books import BlockState
 from engine.scheduler.effects import ToPlanner, ToPool
+from engine.scheduler.growth import REDRAW_S
 
 
 def watched(cluster, instance):
@@ -82,3 +83,22 @@ def test_whoever_called_blocks_back_waits_for_them_and_nobody_gives_way():
     answers = [two.submit(1, [100 + number, 1, 2], 5) for number in range(2)]
     run(two, [guest, *answers])
     assert lender.scheduler.loads.relief["preemptions"] == 0
+
+
+def test_while_what_was_recalled_is_on_its_way_it_does_not_ask_again_at_once():
+    one = Cluster([6], max_step_tokens=4, grow_blocks=1)
+    one.submit(0, [100, 1, 2], 7)
+    scheduler, now = one.instances[0].scheduler, 5.0
+    while not scheduler.running:
+        one.round()
+    (sequence,) = scheduler.running
+    growth, holdings = scheduler.growth, scheduler.holdings
+    holdings.drawing = False
+    growth.on_drawn(sequence, p.Drawn([], 0, num_recalled=2, recall_s=1.0), now)
+    scheduler.take_effects()
+    for later_s in (0.0, REDRAW_S / 2):
+        growth.grow(sequence, now + later_s)
+        assert not scheduler.take_effects()
+    growth.grow(sequence, now + REDRAW_S)
+    (effect,) = scheduler.take_effects()
+    assert isinstance(effect.message, p.Draw)
