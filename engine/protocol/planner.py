@@ -229,10 +229,7 @@ class Member(Struct, frozen=True, array_like=True, gc=False):
     num_cached: Count = 0
     pool_address: Text = ""
     draining: bool = False
-    relief: Relief = {}
     sketch: Sketch = b""
-    reuse: Reuse = {}
-    num_evicted: Count = 0
     lends: bool = True
 
 

@@ -203,7 +203,6 @@ class GManager:
         for beat in self._alive(now):
             step = self._steps.get(beat.instance)
             ready = step is not None and step.epoch == beat.epoch
-            told = self._loads.get(beat.instance)
             members.append(
                 Member(
                     beat.instance,
@@ -216,11 +215,8 @@ class GManager:
                     beat.num_cached,
                     beat.address,
                     self._is_draining(beat),
-                    told.load.relief if told is not None else {},
                     beat.sketch,
-                    told.load.reuse if told is not None else {},
-                    beat.num_evicted,
-                    lends=beat.lends,
+                    beat.lends,
                 )
             )
         return Members(members)
