@@ -91,6 +91,7 @@ class Server:
             f"serve.instance_port={self.port + 1}",
             "serve.model_name=tiny",
             "serve.max_body_bytes=50000",
+            "serve.access_log=false",  # stderr is for complaints
         ]
         self.process = subprocess.Popen(
             [*command, *overrides],
