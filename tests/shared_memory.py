@@ -2,8 +2,8 @@
 
 import os
 
-OTHERS = ("__KMP_REGISTERED_LIB", ".org.chromium", ".com.google")
-"""how names begin of what OpenMP runtimes and browsers beside us make"""
+OTHERS = ("__KMP_REGISTERED_LIB", ".org.chromium", ".com.google", "sem.mp-")
+"""how names begin of what OpenMP runtimes, browsers and clients' process pools beside us make"""
 
 
 def names() -> set[str]:

@@ -16,13 +16,9 @@ QUESTIONS = ["What is a pool?", "What is a step?", "Who holds the tail?", "Who l
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     model = make_chatting_checkpoint(tmp_path_factory.mktemp("clients") / "model")
-    server = Server(model, 2)
-    try:
-        server.wait_until(server.ready)
+    with Server(model, 2) as server:
         yield server
-    finally:
-        said = server.stop()
-    assert said == ""
+    assert server.said == ""
 
 
 def expected(server, ids, num_tokens=12):

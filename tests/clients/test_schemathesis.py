@@ -22,14 +22,10 @@ CHECKS = [
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     model = make_chatting_checkpoint(tmp_path_factory.mktemp("schemathesis") / "model")
-    server = Server(model, 2)
-    try:
-        server.wait_until(server.ready)
+    with Server(model, 2) as server:
         yield server
-    finally:
-        said = server.stop()
     # uvicorn says this of headers that are none, which it refuses by itself.
-    assert set(said.splitlines()) <= {"WARNING:  Invalid HTTP request received."}
+    assert set(server.said.splitlines()) <= {"WARNING:  Invalid HTTP request received."}
 
 
 @pytest.mark.timeout(3600)

@@ -70,7 +70,8 @@ class Command:
                     os.kill(pid, signal.SIGKILL)
             if left:
                 self.process.wait(10)
-        assert shared_memory.names() - self.before == set()
+        left = shared_memory.names() - self.before
+        assert not left, left
         return Done(self.process.returncode, out, err)
 
     def gone(self) -> bool:

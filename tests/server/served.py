@@ -69,7 +69,12 @@ def is_free(port: int) -> bool:
 
 
 class Server:
-    """``torchrun ... -m engine serve`` with a recipe of small pools."""
+    """``torchrun ... -m engine serve`` with a recipe of small pools.
+
+    As a context it is ready, and ends in order.
+    """
+
+    said = ""
 
     def __init__(self, model: Path | str, instances: int, *overrides: str) -> None:
         self.model, self.instances = model, instances
@@ -184,6 +189,18 @@ class Server:
         os.kill(pid, signal.SIGKILL)
         self.wait_until(lambda: self.errors().count("starting it again") > before)
 
+    def __enter__(self) -> "Server":
+        try:
+            self.wait_until(self.ready)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stops it; ``said`` is then what it had to say."""
+        self.said = self.stop()
+
     def stop(self) -> str:
         """SIGTERM ends all, in order; what was said on stderr before it.
 
@@ -199,7 +216,8 @@ class Server:
             while self.pids() and time.monotonic() < deadline:
                 time.sleep(0.02)
             assert not self.pids()
-            assert shared_memory.names() - self.before == set()
+            left = shared_memory.names() - self.before
+            assert not left, left
             assert "/engine/" not in self.errors()[len(said) :], "a traceback of ours at the end"
             return said
         finally:

@@ -19,19 +19,15 @@ def ports():
 def server(tmp_path_factory, ports):
     """Two instances; each pool holds 192 tokens."""
     model = make_chatting_checkpoint(tmp_path_factory.mktemp("served") / "model")
-    server = Server(
+    with Server(
         model,
         2,
         f"kv_events.endpoint=tcp://127.0.0.1:{ports}",
         f"kv_events.replay_endpoint=tcp://127.0.0.1:{ports + 2}",
         "kv_events.topic=kv",
-    )
-    try:
-        server.wait_until(server.ready)
+    ) as server:
         yield server
-    finally:
-        said = server.stop()
-    assert "Traceback" not in said
+    assert "Traceback" not in server.said
 
 
 def replay(context, port, first):

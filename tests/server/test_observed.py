@@ -21,13 +21,9 @@ def server(tmp_path_factory):
     """Two instances; each pool holds 384 tokens."""
     model = make_chatting_checkpoint(tmp_path_factory.mktemp("served") / "model")
     slowly = "callbacks=[tests.server.slow_steps:SlowSteps]"
-    server = Server(model, 2, "pool.num_blocks=48", "attention.options.way=query", slowly)
-    try:
-        server.wait_until(server.ready)
+    with Server(model, 2, "pool.num_blocks=48", "attention.options.way=query", slowly) as server:
         yield server
-    finally:
-        said = server.stop()
-    assert "Traceback" not in said
+    assert "Traceback" not in server.said
 
 
 def look(server):

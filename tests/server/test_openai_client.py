@@ -16,13 +16,9 @@ GROW = 4
 def server(tmp_path_factory):
     """Three instances; each pool holds 192 tokens."""
     model = make_chatting_checkpoint(tmp_path_factory.mktemp("served") / "model")
-    server = Server(model, 3)
-    try:
-        server.wait_until(server.ready)
+    with Server(model, 3) as server:
         yield server
-    finally:
-        said = server.stop()
-    assert "Traceback" not in said
+    assert "Traceback" not in server.said
 
 
 def expected(server, ids, num_tokens=12):

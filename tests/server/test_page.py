@@ -22,13 +22,9 @@ def browser():
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     model = make_chatting_checkpoint(tmp_path_factory.mktemp("page") / "model")
-    server = Server(model, 3, "pool.num_blocks=64", "scheduler.lease_s=30")
-    try:
-        server.wait_until(server.ready)
+    with Server(model, 3, "pool.num_blocks=64", "scheduler.lease_s=30") as server:
         yield server
-    finally:
-        said = server.stop()
-    assert "Traceback" not in said
+    assert "Traceback" not in server.said
 
 
 @pytest.fixture

@@ -45,12 +45,9 @@ def server(tmp_path_factory, collector):
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
         url = f"http://127.0.0.1:{collector[0]}/v1/traces"
         server = Server(model, 2, f"serve.otlp_traces_endpoint={url}")
-    try:
-        server.wait_until(server.ready)
+    with server:
         yield server
-    finally:
-        said = server.stop()
-    assert "Traceback" not in said
+    assert "Traceback" not in server.said
 
 
 def attributes(span):

@@ -226,15 +226,13 @@ def look(server: Server) -> dict[str, Usage]:
 
 
 def main(seconds: float) -> int:
-    with tempfile.TemporaryDirectory(prefix="lendkv-soak-") as folder:
-        server = serve(Path(folder))
-        try:
-            server.wait_until(server.ready)
-            findings = asyncio.run(soak(server, seconds, warm_s=min(300.0, seconds / 3)))
-        finally:
-            said = server.stop()
-    if said:
-        findings.problems.append(said)
+    with (
+        tempfile.TemporaryDirectory(prefix="lendkv-soak-") as folder,
+        serve(Path(folder)) as server,
+    ):
+        findings = asyncio.run(soak(server, seconds, warm_s=min(300.0, seconds / 3)))
+    if server.said:
+        findings.problems.append(server.said)
     print(json.dumps(findings.figures(), indent=1))
     return 1 if findings.problems else 0
 

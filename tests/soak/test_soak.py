@@ -11,13 +11,9 @@ from soak import LEFT, serve, soak
 
 @pytest.mark.timeout(900)
 def test_an_overloaded_cluster_leaks_nothing(tmp_path):
-    server = serve(tmp_path)
-    try:
-        server.wait_until(server.ready)
+    with serve(tmp_path) as server:
         findings = asyncio.run(soak(server, 90.0, warm_s=30.0))
-    finally:
-        said = server.stop()
-    assert said == ""
+    assert server.said == ""
     assert findings.problems == [], findings.figures()
     ends = findings.ends()
     assert min(ends["finished"], ends[LEFT]) > 0, ends

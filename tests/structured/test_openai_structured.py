@@ -49,13 +49,9 @@ def server(tmp_path_factory):
     model = make_chatting_checkpoint(
         tmp_path_factory.mktemp("served") / "model", max_positions=4096, initializer_range=0.05
     )
-    server = Server(model, 2, "pool.num_blocks=300", "serve.max_body_bytes=400000")
-    try:
-        server.wait_until(server.ready)
+    with Server(model, 2, "pool.num_blocks=300", "serve.max_body_bytes=400000") as server:
         yield server
-    finally:
-        said = server.stop()
-    assert "Traceback" not in said
+    assert "Traceback" not in server.said
 
 
 @pytest.fixture
