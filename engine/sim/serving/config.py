@@ -21,8 +21,13 @@ class WorkloadConfig:
     prompt_tokens: list[int] = field(default_factory=lambda: [64, 2048])
     """from, to: drawn between them, each power of two as often as the next"""
     output_tokens: list[int] = field(default_factory=lambda: [64, 512])
+    context_tokens: list[int] = field(default_factory=list)
+    """from, to of prompt and output together, drawn so in place of the prompt's; an output is as
+    drawn, but at most half of it"""
     rate: float = 0.0
     """mean requests a second, of a Poisson process; 0: a trace's own times, else all at once"""
+    clients: int = 0
+    """closed loop: so many requests are unanswered while there are more; 0: open loop"""
     max_tokens: int = 0
     """leave out requests of more tokens in all; 0: none"""
 
@@ -57,6 +62,8 @@ class ServingConfig:
     )
     lending: Lending.Config = field(default_factory=Lending.Config)
     planner: GManager.Config = field(default_factory=GManager.Config)
+    prefill: bool = True
+    """false: a prompt's keys need no time at first, only their room and their way"""
     heartbeat_s: float = 0.2
     """between two reports of a pool; those of the other parties have the processes' own periods"""
     control_s: float = 0.0005

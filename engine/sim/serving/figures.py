@@ -58,6 +58,7 @@ def figures(
         "seconds": _rounded(seconds),
         "output_tokens": output,
         "tokens_per_s": _rounded(output / seconds),
+        "steady_tokens_per_s": _rounded(_steady(cluster)),
         "goodput": _rounded(sum(len(one.token_ids) for one in met) / seconds),
         "ttft_s": _spread([_ttft(one) for one in good]),
         "tpot_s": _spread([_tpot(one) for one in good if len(one.token_ids) > 1]),
@@ -107,6 +108,18 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         )
         for row in rows
     )
+
+
+def _steady(cluster: Cluster) -> float:
+    """Tokens per second of a closed loop, from a quarter of what came later on to the last request.
+
+    Neither the filling nor the emptying counts. 0 in an open loop.
+    """
+    clients, sent = cluster.config.workload.clients, cluster.front.sent
+    if not clients or len(sent) <= clients:
+        return 0.0
+    (began, before), (ended, after) = sent[clients + (len(sent) - clients) // 4], sent[-1]
+    return (after - before) / max(ended - began, 1e-9)
 
 
 def _at(values: dict[str, Any], key: str) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from engine import protocol as p
@@ -44,10 +45,17 @@ class Front:
         self.ended: list[Entry] = []
         self.recomputed_tokens = 0
         self.num_advised = 0
+        self.num_tokens = 0
+        self.sent: list[tuple[float, int]] = []
+        """of each request: when it came, and how many tokens had been answered by then"""
+        self._to_come: Iterator[Arrival] = iter(())
 
     def start(self, arrivals: Sequence[Arrival]) -> None:
-        for number, arrival in enumerate(arrivals):
-            self._clock.at(arrival.at, lambda n=number, one=arrival: self._arrive(n, one))  # type: ignore[misc]
+        """Each at its time; where there are clients, each when one of them has its last answer."""
+        clients = self._cluster.config.workload.clients
+        self._to_come = iter(arrivals)
+        for arrival in islice(self._to_come, clients or None):
+            self._come(0.0 if clients else arrival.at, arrival)
         self._clock.every(MEMBERS_S, 0.0, lambda: self._say(GATEWAY, p.MembersQuery()))
         if self._cluster.config.planner.plan_s:
             plan_s = self._cluster.config.planner.plan_s
@@ -55,8 +63,13 @@ class Front:
 
     # --- requests -----------------------------------------------------------------------------
 
-    def _arrive(self, number: int, arrival: Arrival) -> None:
+    def _come(self, at: float, arrival: Arrival) -> None:
+        self._clock.at(at, lambda: self._arrive(arrival))
+
+    def _arrive(self, arrival: Arrival) -> None:
         """Prompts differ in their first token, so that none is another's prefix."""
+        number = len(self.sent)
+        self.sent.append((self._clock.now, self.num_tokens))
         prompt = (number, *(1,) * (arrival.prompt_tokens - 1))
         sampling = SamplingParams(max_tokens=arrival.output_tokens, ignore_eos=True)
         request = Request(request_id=str(number), prompt_ids=prompt, sampling=sampling)
@@ -73,8 +86,10 @@ class Front:
                 self._push()
             case p.Failed():
                 self._end(message.request_id)
-            case p.Tokens() if message.finish_reason:
-                self._end(message.request_id)
+            case p.Tokens():
+                self.num_tokens += len(message.token_ids)
+                if message.finish_reason:
+                    self._end(message.request_id)
 
     def _end(self, attempt_id: str) -> None:
         """Keep what is measured, and let the table forget it."""
@@ -82,6 +97,8 @@ class Front:
         if entry.done:
             self.ended.append(entry)
             del self.table.entries[entry.request.request_id]
+            for arrival in islice(self._to_come, 1):
+                self._come(self._clock.now, arrival)
 
     def finished(self, effect: Finish) -> None:
         self.recomputed_tokens += effect.recomputed_tokens

@@ -23,7 +23,7 @@ from engine.scheduler.effects import (
 from engine.scheduler.scheduler import Scheduler
 from engine.sim.hardware.step_time import Work
 from engine.sim.serving.pool import Pool
-from engine.sim.serving.step_work import StepWork
+from engine.sim.serving.step_work import StepWork, new_prompts
 from engine.sim.serving.stride import TOKEN, advance, further, num_quiet_steps, quiet_until
 
 if TYPE_CHECKING:
@@ -137,7 +137,8 @@ class Instance:
             self.perform()
 
     def _begin(self, plan: Plan) -> None:
-        work = self._work.of(plan)
+        ready = () if self._cluster.config.prefill else new_prompts(self.scheduler)
+        work = self._work.of(plan, ready)
         seconds = self._seconds(work) + self._felt()
         self._step = plan
         ends = self._clock.now + seconds

@@ -45,11 +45,17 @@ def _drawn(config: WorkloadConfig, chance: random.Random) -> Iterator[Arrival]:
         drawn = float(low * (high / low) ** chance.random())
         return max(low, min(high, round(drawn)))
 
-    for bounds in (config.prompt_tokens, config.output_tokens):
+    context = config.context_tokens
+    first = context or config.prompt_tokens
+    for bounds in (first, config.output_tokens):
         if len(bounds) != 2 or not 1 <= bounds[0] <= bounds[1]:
             raise ConfigError(f"workload: [from, to] of at least 1 token wanted, not {bounds}")
     while True:
-        yield Arrival(0.0, length(config.prompt_tokens), length(config.output_tokens))
+        prompt, output = length(first), length(config.output_tokens)
+        if context:
+            output = max(1, min(output, prompt // 2))
+            prompt = max(1, prompt - output)
+        yield Arrival(0.0, prompt, output)
 
 
 def _replayed(path: str) -> Iterator[Arrival]:
