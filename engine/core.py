@@ -8,7 +8,7 @@ K KV heads, D head dimension, L layers, P blocks in a pool, C tokens in a block,
 import hashlib
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, NamedTuple
 
 from msgspec import Meta
@@ -49,14 +49,27 @@ class BlockLayout:
     """float32, bfloat16 or float16"""
     quantization: str = "none"
     """of the weights that the keys come from"""
+    first_kv_head: int = 0
+    """where this describes some heads of a block: their first, and how many the block has"""
+    whole_kv_heads: int = 0
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
         return (self.layers, self.kv_heads, 2, self.tokens, self.head_dim)
 
     @property
+    def head_bytes(self) -> int:
+        """Of one KV head in one layer."""
+        return 2 * self.tokens * self.head_dim * ITEM_BYTES[self.dtype]
+
+    @property
     def layer_bytes(self) -> int:
-        return self.kv_heads * 2 * self.tokens * self.head_dim * ITEM_BYTES[self.dtype]
+        return (self.whole_kv_heads or self.kv_heads) * self.head_bytes
+
+    @property
+    def offset_bytes(self) -> int:
+        """Where the first head begins in its layer: to be added to a block's address."""
+        return self.first_kv_head * self.head_bytes
 
     @property
     def block_bytes(self) -> int:
@@ -70,6 +83,15 @@ class BlockLayout:
 
     def blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.tokens)
+
+    def part(self, kv_heads: range) -> "BlockLayout":
+        """The same blocks, of which only these consecutive KV heads are read and written."""
+        return replace(
+            self,
+            kv_heads=len(kv_heads),
+            first_kv_head=kv_heads.start,
+            whole_kv_heads=self.kv_heads,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

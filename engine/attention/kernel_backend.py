@@ -93,7 +93,7 @@ class NativeBackend(KernelBackend):
         super().place_writes(plan)
         addresses = [self.pool.block_address(block) for block in self._block_T.tolist()]
         self._key_at_T = torch.tensor(addresses, dtype=torch.int64)
-        self._key_at_T += self._slot_T * self._row_bytes
+        self._key_at_T += self.layout.offset_bytes + self._slot_T * self._row_bytes
         value_offset = self.layout.tokens * self._row_bytes
         self._store = StoreCall(
             key_at=self._key_at_T.data_ptr(),

@@ -140,8 +140,8 @@ def _merge(out_a: Floats, lse_a: Floats, out_b: Floats, lse_b: Floats) -> tuple[
 
 def _block(address: int, layout: BlockLayout, layer: int) -> Floats:
     """Keys and values [K, 2, C, D] of one rBlock's layer, in float32."""
-    num_bytes = layout.layer_bytes
-    memory = (ctypes.c_uint8 * num_bytes).from_address(address + layer * num_bytes)
+    num_bytes = layout.kv_heads * layout.head_bytes
+    memory = (ctypes.c_uint8 * num_bytes).from_address(address + layer * layout.layer_bytes)
     dtype = np.dtype(np.uint16 if layout.dtype == "bfloat16" else layout.dtype)
     return _widen(np.ctypeslib.as_array(memory).view(dtype).reshape(layout.shape[1:]))
 

@@ -111,7 +111,8 @@ class LocalBackend(AttentionBackend):
         self.scale = shape.head_dim**-0.5
         self.num_threads = num_threads
         blocks = torch.frombuffer(pool.region, dtype=torch.uint8)[header_bytes(pool.num_blocks) :]
-        self._cache_PLK2CD = blocks.view(DTYPES[layout.dtype]).view(pool.num_blocks, *layout.shape)
+        whole_PLK2CD = blocks.view(DTYPES[layout.dtype]).view(pool.num_blocks, *pool.layout.shape)
+        self._cache_PLK2CD = whole_PLK2CD[:, :, layout.first_kv_head :][:, :, : layout.kv_heads]
         self._block_T = self._slot_T = torch.empty(0, dtype=torch.int64)
         self._piece: Piece | None = None
         self._program: MergeProgram | None = None
@@ -157,15 +158,16 @@ class LocalBackend(AttentionBackend):
                     num_rows,
                     first_position,
                     tuple(leaf for leaf, _ in at_hand),
-                    tuple(address for _, address in at_hand),
+                    tuple(address + self.layout.offset_bytes for _, address in at_hand),
                 )
             )
         return Piece.of(segments)
 
     def keys_and_values(self, address: int, layer: int) -> tuple[Tensor, Tensor]:
         """Float32 copies of the keys and values [K, C, D] of one rBlock's layer."""
-        num_bytes = self.layout.layer_bytes
-        memory = (ctypes.c_uint8 * num_bytes).from_address(address + layer * num_bytes)
+        num_bytes = self.layout.kv_heads * self.layout.head_bytes
+        start = address + layer * self.layout.layer_bytes
+        memory = (ctypes.c_uint8 * num_bytes).from_address(start)
         _, kv_heads, _, tokens, dim = self.layout.shape
         layer_K2CD = (
             torch.frombuffer(memory, dtype=torch.uint8)

@@ -57,7 +57,7 @@ class Llama:
         ``1 / sqrt(D)``; the step was begun by the caller, who also ends it.
         """
         rotary = self._rotary(positions_T)
-        hidden_TE = F.embedding(token_ids_T, self.embed)
+        hidden_TE = self._embed(token_ids_T)
         for index, layer in enumerate(self.layers):
             hidden_TE = hidden_TE + self._attention(index, layer, hidden_TE, rotary, backend)
             hidden_TE = hidden_TE + self._mlp(layer, hidden_TE)
@@ -74,7 +74,7 @@ class Llama:
         config, dtype, rows = self.config, hidden_TE.dtype, len(hidden_TE)
         heads, num_qk = config.num_heads, config.num_heads + config.num_kv_heads
         normed_TE = _rms_norm(hidden_TE, layer.attn_norm, config.norm_eps).to(dtype)
-        qkv = self._product(normed_TE, layer.qkv, layer.qkv_bias).view(rows, -1, config.head_dim)
+        qkv = self._qkv(normed_TE, layer).view(rows, -1, config.head_dim)
         qk, v_TKD = qkv[:, :num_qk].float(), qkv[:, num_qk:]
         if layer.qk_norm is not None:
             qk = _rms_norm(qk, None, config.norm_eps) * layer.qk_norm
@@ -84,6 +84,12 @@ class Llama:
         pending = backend.start(qk[:, :heads].contiguous(), index)
         out_THD = backend.finish(pending).out_THD
         return self._product(out_THD.reshape(rows, -1).to(dtype), layer.out)
+
+    def _embed(self, token_ids_T: Tensor) -> Tensor:
+        return F.embedding(token_ids_T, self.embed)
+
+    def _qkv(self, normed_TE: Tensor, layer: _Layer) -> Tensor:
+        return self._product(normed_TE, layer.qkv, layer.qkv_bias)
 
     def _mlp(self, layer: _Layer, hidden_TE: Tensor) -> Tensor:
         normed_TE = _rms_norm(hidden_TE, layer.mlp_norm, self.config.norm_eps).to(hidden_TE.dtype)

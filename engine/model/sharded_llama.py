@@ -1,0 +1,107 @@
+"""ShardedLlama: one tp rank's part of the Llama forward pass (tensor parallelism).
+
+Each rank has some heads, some rows of the MLP and some tokens of the vocabulary. What a rank's
+attention and MLP add to the hidden state is summed over the ranks, so all have the same one; rank 0
+gets the logits. Letters as in ``llama.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.attention.base import AttentionBackend
+from engine.comm.collective import Collective
+from engine.model.config import LlamaConfig
+from engine.model.llama import Llama, _Layer
+from engine.model.shard import Shard, deal
+
+
+class ShardedLlama(Llama):
+    """All ranks call ``forward`` with the same rows, each with its own backend."""
+
+    def __init__(
+        self,
+        whole: LlamaConfig,
+        weights: Mapping[str, Tensor],
+        collective: Collective,
+    ) -> None:
+        """``weights`` are the whole model's, in plain rows; only this rank's part is kept."""
+        shard = Shard.of(whole, collective.rank, collective.size)
+        super().__init__(shard.config(whole), dict(_parts(weights, whole, shard)))
+        self._shard = shard
+        self._collective = collective
+        self._widths = [len(part) for part in deal(whole.vocab_size, collective.size)]
+
+    def _embed(self, token_ids_T: Tensor) -> Tensor:
+        own_T = token_ids_T - self._shard.vocab.start
+        missing_T = (own_T < 0) | (own_T >= len(self.embed))
+        rows_TE = F.embedding(own_T.masked_fill(missing_T, 0), self.embed)
+        return self._collective.sum(rows_TE.masked_fill(missing_T[:, None], 0.0))
+
+    def _qkv(self, normed_TE: Tensor, layer: _Layer) -> Tensor:
+        """Where ranks share a KV head, both write its keys: a product of the same shape on each of
+        them gives the same bits."""
+        if not self._shard.shares_kv:
+            return super()._qkv(normed_TE, layer)
+        num_rows = len(self._shard.heads) * self.config.head_dim
+        sizes = [num_rows, len(layer.qkv) - num_rows]
+        bias = layer.qkv_bias
+        biases = (None, None) if bias is None else torch.split(bias, sizes)
+        parts = zip(torch.split(layer.qkv, sizes), biases, strict=True)
+        return torch.cat([self._product(normed_TE, *part) for part in parts], -1)
+
+    def _attention(
+        self,
+        index: int,
+        layer: _Layer,
+        hidden_TE: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        backend: AttentionBackend,
+    ) -> Tensor:
+        part_TE = super()._attention(index, layer, hidden_TE, rotary, backend)
+        return self._collective.sum(part_TE)
+
+    def _mlp(self, layer: _Layer, hidden_TE: Tensor) -> Tensor:
+        return self._collective.sum(super()._mlp(layer, hidden_TE))
+
+    def _logits(self, hidden_NE: Tensor) -> Tensor:
+        return self._collective.gather(super()._logits(hidden_NE), self._widths)
+
+
+def _parts(
+    weights: Mapping[str, Tensor], whole: LlamaConfig, shard: Shard
+) -> Iterator[tuple[str, Tensor]]:
+    """This rank's part of each weight (see ``layout.py`` for their names and rows)."""
+    dim, heads, kv_heads = whole.head_dim, whole.num_heads, whole.num_kv_heads
+    q, mlp = _scaled(shard.heads, dim), shard.mlp
+    k = _scaled(shard.kv_heads, dim, heads * dim)
+    v = _scaled(shard.kv_heads, dim, (heads + kv_heads) * dim)
+    up = range(mlp.start + whole.mlp_size, mlp.stop + whole.mlp_size)
+    rows = {
+        "embed": [shard.vocab],
+        "head": [shard.vocab],
+        "qkv": [q, k, v],
+        "qkv_bias": [q, k, v],
+        "qk_norm": [shard.heads, _scaled(shard.kv_heads, 1, heads)],
+        "gate_up": [mlp, up],
+    }
+    columns = {"out": q, "down": mlp}
+    for name, weight in weights.items():
+        kind = name.rpartition(".")[2]
+        if kind in rows:
+            chosen = [weight[part.start : part.stop] for part in rows[kind]]
+            yield name, chosen[0] if len(chosen) == 1 else torch.cat(chosen)
+        elif kind in columns:
+            part = columns[kind]
+            yield name, weight[:, part.start : part.stop].contiguous()
+        else:
+            yield name, weight
+
+
+def _scaled(heads: range, rows: int, start: int = 0) -> range:
+    """The rows of these heads, each of so many, in a matrix where the first begins at ``start``."""
+    return range(start + heads.start * rows, start + heads.stop * rows)
