@@ -24,6 +24,8 @@ def test_contexts_are_drawn_between_their_ends_and_each_power_of_two_as_often():
     assert min(contexts) >= 1000
     assert max(contexts) <= 64000
     assert all(1 <= one.output_tokens <= one.prompt_tokens + 1 for one in drawn)
+    half = len(contexts) // 2  # as drawn: not the short ones first
+    assert sum(contexts[:half]) == pytest.approx(sum(contexts[half:]), rel=0.1)
     octaves = [math.floor(math.log2(context / 1000)) for context in contexts]
     for octave in range(6):
         assert octaves.count(octave) == pytest.approx(4000 / 6, rel=0.15)
@@ -46,17 +48,20 @@ def test_a_client_has_one_request_at_a_time_and_none_is_left_out(name):
         most = max(most, under_way)
     assert most == CLOSED.clients
     assert sum(one.arrived == 0.0 for one in ended) == CLOSED.clients
-    assert cluster.front.num_tokens == sum(len(one.token_ids) for one in ended)
 
 
-def test_a_closed_loops_rate_is_that_of_the_time_when_it_is_full():
-    """Equal requests on one instance: the rate of a batch as large as there are clients."""
-    requests = [Arrival(0.0, 64, 100)] * 40
+def test_the_bulk_leaves_out_the_last_few():
+    """Twenty requests that end nearly at once, and one that goes on alone."""
     config = replace(TIGHT, instances=1, prefill=False)
-    workload = replace(CLOSED, clients=4)
-    found = run(replace(config, workload=workload), "vllm-multi", requests)
-    assert found["steady_tokens_per_s"] == pytest.approx(4 / found["tpot_s"]["p50"], rel=0.1)
-    assert run(config, "vllm-multi", requests)["steady_tokens_per_s"] == 0.0  # an open loop
+    equal = [Arrival(0.0, 16, 100)] * 20
+    found = run(config, "vllm-multi", equal)
+    rate = found["tokens_per_s"]
+    assert 0.9 * rate <= found["bulk_tokens_per_s"] <= 1.05 * rate
+    late = run(config, "vllm-multi", [*equal, Arrival(20.0, 16, 100)])
+    assert late["tokens_per_s"] < rate / 4
+    assert 0.85 * rate <= late["bulk_tokens_per_s"] <= 1.05 * rate
+    long = run(config, "vllm-multi", [*equal, Arrival(0.0, 16, 1000)])
+    assert long["bulk_tokens_per_s"] == pytest.approx(long["tokens_per_s"])
 
 
 def test_a_ready_prompt_takes_no_time_but_its_room():

@@ -1,7 +1,9 @@
 """Figures: what became of a workload, as numbers that are the same whenever it is run again."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from engine.sim.serving.config import ServingConfig
 
 SHARES = (50, 90, 99)
 MAX_SAMPLES = 240
+BULK = 0.9
 
 
 @dataclass(slots=True)
@@ -58,7 +61,7 @@ def figures(
         "seconds": _rounded(seconds),
         "output_tokens": output,
         "tokens_per_s": _rounded(output / seconds),
-        "steady_tokens_per_s": _rounded(_steady(cluster)),
+        "bulk_tokens_per_s": _rounded(_bulk(good)),
         "goodput": _rounded(sum(len(one.token_ids) for one in met) / seconds),
         "ttft_s": _spread([_ttft(one) for one in good]),
         "tpot_s": _spread([_tpot(one) for one in good if len(one.token_ids) > 1]),
@@ -110,16 +113,17 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _steady(cluster: Cluster) -> float:
-    """Tokens per second of a closed loop, from a quarter of what came later on to the last request.
+def _bulk(ended: Sequence[Entry]) -> float:
+    """Tokens per second until the requests with nine tenths of all tokens had ended.
 
-    Neither the filling nor the emptying counts. 0 in an open loop.
+    So the last few, which run alone, do not say what a cluster is able to do.
     """
-    clients, sent = cluster.config.workload.clients, cluster.front.sent
-    if not clients or len(sent) <= clients:
+    by_end = sorted((one.ended_at or 0.0, len(one.token_ids)) for one in ended)
+    so_far = list(accumulate(tokens for _, tokens in by_end))
+    if not so_far:
         return 0.0
-    (began, before), (ended, after) = sent[clients + (len(sent) - clients) // 4], sent[-1]
-    return (after - before) / max(ended - began, 1e-9)
+    moment = by_end[bisect_left(so_far, BULK * so_far[-1])][0]
+    return sum(tokens for at, tokens in by_end if at <= moment) / max(moment, 1e-9)
 
 
 def _at(values: dict[str, Any], key: str) -> Any:

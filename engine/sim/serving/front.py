@@ -45,9 +45,7 @@ class Front:
         self.ended: list[Entry] = []
         self.recomputed_tokens = 0
         self.num_advised = 0
-        self.num_tokens = 0
-        self.sent: list[tuple[float, int]] = []
-        """of each request: when it came, and how many tokens had been answered by then"""
+        self._num_come = 0
         self._to_come: Iterator[Arrival] = iter(())
 
     def start(self, arrivals: Sequence[Arrival]) -> None:
@@ -68,8 +66,7 @@ class Front:
 
     def _arrive(self, arrival: Arrival) -> None:
         """Prompts differ in their first token, so that none is another's prefix."""
-        number = len(self.sent)
-        self.sent.append((self._clock.now, self.num_tokens))
+        number, self._num_come = self._num_come, self._num_come + 1
         prompt = (number, *(1,) * (arrival.prompt_tokens - 1))
         sampling = SamplingParams(max_tokens=arrival.output_tokens, ignore_eos=True)
         request = Request(request_id=str(number), prompt_ids=prompt, sampling=sampling)
@@ -86,10 +83,8 @@ class Front:
                 self._push()
             case p.Failed():
                 self._end(message.request_id)
-            case p.Tokens():
-                self.num_tokens += len(message.token_ids)
-                if message.finish_reason:
-                    self._end(message.request_id)
+            case p.Tokens() if message.finish_reason:
+                self._end(message.request_id)
 
     def _end(self, attempt_id: str) -> None:
         """Keep what is measured, and let the table forget it."""

@@ -20,12 +20,12 @@ class Arrival(NamedTuple):
 
 
 def arrivals(config: WorkloadConfig, seed: int) -> list[Arrival]:
-    """In the order of their time, the first at 0. Raises ConfigError."""
+    """In the order of their time, the first at 0; of one moment as drawn. Raises ConfigError."""
     chance = random.Random(seed)
     rows = _replayed(config.trace) if config.trace else _drawn(config, chance)
     most = config.max_tokens
     fitting = (row for row in rows if not most or row.prompt_tokens + row.output_tokens <= most)
-    taken = sorted(islice(fitting, config.requests))
+    taken = sorted(islice(fitting, config.requests), key=lambda row: row.at)
     if not taken:
         raise ConfigError("workload: not one request is left; see requests and max_tokens")
     if config.rate > 0:
