@@ -30,6 +30,16 @@ class Need:
     working_blocks: int
     """of these, blocks that pass through on their way to a creditor, if anything is lent"""
 
+    @property
+    def num_kept(self) -> int:
+        """Blocks that can stay at home, if anything is lent."""
+        return max(self.num_local - self.working_blocks, 0)
+
+    @property
+    def num_lacking(self) -> int:
+        """Blocks to borrow, where not all have room at home."""
+        return self.num_blocks - self.num_kept
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InstanceView:

@@ -78,6 +78,7 @@ class Completions:
                     priority=tenant.priority_of(body.priority),
                     tenant=tenant.name,
                     cache_salt=body.cache_salt or "",
+                    max_borrowed=tenant.max_borrowed,
                 )
                 known = self._gateway.table.entries.values()
                 self._limits.check(request, tenant, known, self._gateway.members, time.monotonic())

@@ -176,16 +176,16 @@ def test_the_server_refuses_the_one_too_many_and_keeps_what_it_has_taken():
     assert list(gateway.table.entries) == ["first"]
 
 
-def test_a_request_travels_with_its_tenant_and_no_earlier_than_that_allows():
+def test_a_request_travels_with_its_tenant_and_what_that_may():
     gateway = InstantGateway()
-    app = build(gateway, keys=ApiKeys([("here", "sk-a name=alice priority=3")]))
+    app = build(gateway, keys=ApiKeys([("here", "sk-a name=alice priority=3 max_borrowed=9")]))
     for wanted in (None, -5, 7):
         body = json.dumps({"model": "tiny", "prompt": "hi", "priority": wanted}).encode()
         headers = {"authorization": "Bearer sk-a"}
         assert send(app, "POST", "/v1/completions", body, headers).status_code == 200
     asked = [e.request for e in gateway.table.entries.values()]
-    assert [(one.tenant, one.priority) for one in asked] == [
-        ("alice", 3),
-        ("alice", 3),
-        ("alice", 7),
+    assert [(one.tenant, one.priority, one.max_borrowed) for one in asked] == [
+        ("alice", 3, 9),
+        ("alice", 3, 9),
+        ("alice", 7, 9),
     ]
