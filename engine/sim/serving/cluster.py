@@ -21,6 +21,8 @@ from engine.sim.serving.workload import Arrival
 
 LOAD_S, REGISTER_S, TICK_S = 0.25, 1.0, 0.05
 """as the processes do: reports of steps, registrations, and looks of pools at their leases"""
+CONTROL_S = 0.0005
+"""assumption: way of a control message, its handling included"""
 NO_LIMIT = 1 << 40
 """of a model's positions: what a cluster could hold is the question here"""
 KNOWN_BATCHES, KNOWN_KEYS = (1, 4, 16), (64, 16384)
@@ -32,12 +34,14 @@ class Cluster:
 
     def __init__(self, config: ServingConfig, system: System) -> None:
         self.config = config
-        profile = profile_of(config.hardware, config.hardware_changes)
+        self.profile = profile = profile_of(config.hardware, config.hardware_changes)
         model = model_of(config.model)
         self.times = StepTime(profile, model, config.tp, system.way)
         self.pool_blocks = config.pool_blocks or num_blocks(
             profile, model, config.tp, config.block_tokens
         )
+        known = profile.measured.control_s if profile.measured else 0.0
+        self.control_s = config.control_s or known or CONTROL_S
         kind = PLACEMENTS.load(system.placement)
         options = config.placement_options.get(system.placement, {})
         try:
