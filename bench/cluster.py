@@ -63,7 +63,8 @@ def drive(steps: dict[int, ControlClient], client: Client, arguments: fleet.Fact
     sent: dict[str, float] = {}
     first_at: dict[str, float] = {}
     counts: Counter[str] = Counter()
-    good = 0
+    good = moved = 0
+    ways: Counter[str] = Counter()
     while waiting or sent:
         now = time.monotonic() - began
         if now > LIMIT_S:
@@ -91,6 +92,8 @@ def drive(steps: dict[int, ControlClient], client: Client, arguments: fleet.Fact
                         del sent[message.request_id]
                     case Report():
                         recomputed += message.recomputed_tokens
+                        moved += message.moved_bytes
+                        ways.update(message.steps_by_way)
                         name = message.request_id
                         first_after.append(first_at[name] - sent.pop(name))
                         rest_s = time.monotonic() - began - first_at[name]
@@ -110,6 +113,8 @@ def drive(steps: dict[int, ControlClient], client: Client, arguments: fleet.Fact
         "ttft_s": ttft_s,
         "tpot_s": tpot_s,
         "recomputed_tokens": recomputed,
+        "moved_bytes": moved,
+        "ways": dict(ways),
         "recompute_share": round(recomputed / (num_prompt + total + recomputed), 3),
         "failed": failed,
     }

@@ -4,16 +4,20 @@ Two real instances, a core each (``bench.cluster``), and the simulator with a pr
 machine (``lendkv profile``, written first unless ``--profile`` names one) serve the same files in
 turn, with each placement: output tokens per second, median TTFT and TPOT, and their 99th
 percentiles. The limits: 20 % for the first three, for the percentiles 30 % or what real runs differ
-by, whichever is more. The profile times decodes and prefills of its own; no file of the validation
-is part of it. ``held.csv`` was not looked at while the model was made.
+by, whichever is more. Printed is also what other processes took of the cores meanwhile: beyond a
+few percent a real run says nothing. The profile times decodes and prefills of its own; no file of
+the validation is part of it. ``held.csv`` was not looked at while the model was made.
 """
 
 import argparse
 import json
+import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,7 @@ from engine.sim.serving.config import ServingConfig, WorkloadConfig
 from engine.sim.serving.run import run
 from engine.sim.serving.workload import arrivals
 
-POOLS = {"skewed": 48, "uniform": 96, "held": 48}
+POOLS = {"skewed": 48, "uniform": 96, "held": 32}
 """blocks of each instance, by file of bench/workloads"""
 PLACEMENTS = ("local_only", "ledger", "greedy", "balanced")
 LIMIT, LIMIT_P99 = 0.2, 0.3
@@ -36,6 +40,31 @@ FIGURES = {
     "TTFT p99": (("ttft_s", "p99"), True),
     "TPOT p99": (("tpot_s", "p99"), True),
 }
+
+
+class Spare:
+    """From its making on: what processes that are not ours take of the cores."""
+
+    def __init__(self) -> None:
+        self._began, self._busy, self._ours = time.monotonic(), self._cores_s(), self._ours_s()
+
+    def taken(self) -> float:
+        """A share of all cores; children that have not been waited for count as others."""
+        others = self._cores_s() - self._busy - (self._ours_s() - self._ours)
+        cores = os.cpu_count() or 1
+        return round(max(0.0, others / cores / (time.monotonic() - self._began)), 3)
+
+    @staticmethod
+    def _cores_s() -> float:
+        user, nice, system, _idle, _wait, *interrupts = map(
+            int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+        )
+        return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+    @staticmethod
+    def _ours_s() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
 
 
 def as_simulated(config: Config, hardware: Path, trace: Path) -> ServingConfig:
@@ -123,9 +152,11 @@ def _validate(
     }
     for _ in range(rounds):
         for name in names:
+            spare = Spare()
             last = fleet.run(
                 "bench.cluster:drive", configs[name], workload=str(trace), ttft_s=5.0, tpot_s=0.05
             )
+            last["others"] = spare.taken()
             real[name].append(last)
             print(f"    {name}: {last}", flush=True)
     points = []
@@ -157,7 +188,7 @@ def _show(
 ) -> None:
     print(
         f"{workload}, {name}: computed again {real['recomputed_tokens']} tokens, simulated "
-        f"{simulated['recomputed_tokens']}"
+        f"{simulated['recomputed_tokens']}; other processes took {real['others']:.0%} of the cores"
     )
     for one in figures:
         print(

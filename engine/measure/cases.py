@@ -59,7 +59,7 @@ class Sizes:
 def sizes_of(*, max_positions: int, block_tokens: int, step_tokens: int) -> Sizes:
     """The borrower's pool takes a step's chunks, a quarter of the longest context if that is more.
 
-    A step of the profile is at most so long that the longest context takes eight of them.
+    The longest context takes a whole number of steps, eight at the least.
     """
     longest = min(LONGEST, max_positions) - (SETTLING + GAPS) - 2 * block_tokens
     blocks = max(8, longest // block_tokens)
@@ -72,6 +72,6 @@ def sizes_of(*, max_positions: int, block_tokens: int, step_tokens: int) -> Size
         own_blocks=own,
         big_blocks=max(blocks + own, batch) + 8,
         short=min(16, block_tokens),
-        long=blocks * block_tokens,
+        long=blocks * block_tokens // steps * steps,
         step_tokens=steps,
     )

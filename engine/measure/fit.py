@@ -3,7 +3,7 @@
 from itertools import accumulate
 
 from engine.measure.cases import GAPS, SETTLING, Decode, Sizes
-from engine.measure.timing import Times
+from engine.measure.timing import BESIDE, Times
 from engine.sim.hardware.profile import Measured
 
 MEANWHILE = SETTLING + GAPS / 2
@@ -51,6 +51,8 @@ def fit(times: Times, sizes: Sizes, layers: int) -> tuple[Measured, float]:
     beside = max(1.0, beside_s / alone_s) if alone_s else 1.0
     ask_s, trips_s = _asks(times, first_s, read_key_s)
     answer_s, wait_s = _answers(times, first_s, read_key_s, beside, ask_s, trips_s)
+    more_s = times.front_s[1] - times.front_s[0] - (decode_s(BESIDE) - decode_s(1))
+    token_s = max(0.0, more_s / (BESIDE - 1))
     measured = Measured(
         rows=[float(rows) for rows in alone],
         rows_s=rows_s,
@@ -62,8 +64,9 @@ def fit(times: Times, sizes: Sizes, layers: int) -> tuple[Measured, float]:
         answer_s=answer_s,
         wait_s=wait_s,
         beside=beside,
-        front_s=max(0.0, times.front_s - decode_s(1)),
-        control_s=control_s / 2,
+        front_s=max(0.0, times.front_s[0] - decode_s(1) - token_s),
+        token_s=token_s,
+        control_s=control_s,
     )
     return measured, trips_s / (2 * layers)
 
@@ -77,19 +80,11 @@ def _at(alone: dict[int, float], rows_s: list[float], rows: int) -> float:
 def _pair_s(times: Times, sizes: Sizes, control_s: float, read_key_s: float) -> float:
     """From a long prompt, whose steps are as long as the longest that was timed alone."""
     step, steps = sizes.step_tokens, sizes.long // sizes.step_tokens
-    rest = sizes.long - steps * step
     one_s = times.prefills[max(times.prefills)] - control_s - read_key_s * step
-    first = [n * step for n in range(steps)]
-    read = sum(n + step for n in first)
-    pairs = sum(step * (n + (step + 1) / 2) for n in first)
-    alone_pairs = steps * step * (step + 1) / 2
-    if rest:  # as a share of a step
-        first_of_rest = steps * step
-        read += first_of_rest + rest
-        pairs += rest * (first_of_rest + (rest + 1) / 2)
-        alone_pairs += rest * (rest + 1) / 2
-    left_s = times.long_prefill_s - control_s - (steps + rest / step) * one_s - read_key_s * read
-    known = (pairs - read) - (alone_pairs - steps * step - rest)
+    read = sum(n * step + step for n in range(steps))
+    pairs = sum(step * (n * step + (step + 1) / 2) for n in range(steps))
+    left_s = times.long_prefill_s - control_s - steps * one_s - read_key_s * read
+    known = (pairs - read) - steps * step * (step - 1) / 2
     return max(0.0, left_s / known) if known > 0 else 0.0
 
 

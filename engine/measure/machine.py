@@ -65,7 +65,7 @@ def written(profile: Profile, notes: Sequence[str]) -> str:
             told = "[" + ", ".join(f"{one:.5g}" for one in value) + "]"
         else:
             told = str(value).lower() if isinstance(value, bool) else f"{value:.5g}"
-        lines.append(f"  {name}: {told}   # {note}")
+        lines += [f"  # {note}", f"  {name}: {told}"]
     return "\n".join(lines) + "\n"
 
 
@@ -82,7 +82,8 @@ NOTES = {
     "wait_s": "how much longer answers take of a holder that is in a step",
     "beside": "a step is so many times as long while a neighbour on this host is in one",
     "front_s": "a step more on the cores that frontend and planner share",
-    "control_s": "a request's or token's way between client and step",
+    "token_s": "and that for each token that it sends",
+    "control_s": "a request's way to its step and its token's way back",
     "maps": "instances on one host read each other's memory in place",
 }
 

@@ -37,8 +37,9 @@ class Times:
     prefills: dict[int, float] = field(default_factory=dict)
     """rows of a prompt that is one step -> seconds to its token"""
     long_prefill_s: float = 0.0
-    front_s: float = 0.0
-    """a decode at the instance that shares its cores with frontend and planner"""
+    front_s: tuple[float, float] = (0.0, 0.0)
+    """decodes of one and of BESIDE sequences at the instance whose cores frontend and planner
+    share"""
     beside_s: tuple[float, float] = (0.0, 0.0)
     """a lender's step of BESIDE sequences alone, and while the other decodes as many"""
     lent: list[Lent] = field(default_factory=list)
@@ -73,7 +74,8 @@ class Timing:
         next_one(f"prefill of {sizes.long} tokens")
         times.long_prefill_s = self._prefill(LENDER, sizes.long)
         next_one("decode beside the frontend")
-        times.front_s = self._decode(BORROWER, Decode(batch=1, context=sizes.short))
+        few, many = (Decode(batch=batch, context=sizes.short) for batch in (1, BESIDE))
+        times.front_s = self._decode(BORROWER, few), self._decode(BORROWER, many)
         next_one("decode beside a decode")
         times.beside_s = self._beside()
         for context in sizes.lent_contexts:

@@ -89,8 +89,10 @@ class Measured:
     """how many times as long a step takes while a neighbour on the host is in one"""
     front_s: float = 0.0
     """what a step takes longer on the cores that it shares with planner and frontend"""
+    token_s: float = 0.0
+    """and that for each token that it sends"""
     control_s: float = 0.0
-    """way of a request to its step, or of a token from there; 0: not known"""
+    """way of a request to its step, and of its first token back; 0: not known"""
     maps: bool = False
     """instances on one host may read each other's memory in place"""
     sizes: list[int] = field(default_factory=list)

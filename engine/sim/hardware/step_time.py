@@ -46,6 +46,8 @@ class Took:
     seconds: float
     serving_s: Mapping[int, float]
     """what each holder's device was busy for it"""
+    answered_s: float = 0.0
+    """until the last answers of all layers were there, beside the own part"""
 
 
 class StepTime:
@@ -79,42 +81,29 @@ class StepTime:
             return Took(linear_s + own_s, {})
         if self._way == "fetch":
             return self._fetched(instance, work, linear_s)
-        asked = self._asked(instance, work, linear_s, own_s, busy)
-        if self.is_mapped and all(
-            self.topology.host(holder) == self.topology.host(instance) for holder in work.remote
-        ):
-            read = sum(keys.read for keys in work.remote.values())
-            pairs = sum(keys.pairs for keys in work.remote.values())
-            read_s = linear_s + self.costs.attention_s(work.own.read + read, work.own.pairs + pairs)
-            if read_s <= asked.seconds:
-                return Took(read_s, {})
-        return asked
+        known, serving_s, answered_s = self._measured, {}, 0.0
+        for holder, keys in work.remote.items():
+            device_s = away_s = self.costs.attention_s(keys.read, keys.pairs)
+            if known:
+                device_s += known.answer_s
+                away_s += away_s + known.wait_s if busy(holder) else 0.0  # they share its cores
+            serving_s[holder] = device_s
+            answered_s = max(answered_s, away_s + self._travel_s(instance, holder, keys.rows))
+        # Parts of all layers are alike, so what shows in one shows in each.
+        ask_s = known.ask_s * len(work.remote) if known else 0.0
+        return Took(linear_s + max(own_s, answered_s) + ask_s, serving_s, answered_s)
+
+    def mapped(self, work: Work) -> Took:
+        """All is read here, from where it lies in the host's memory."""
+        read = work.own.read + sum(keys.read for keys in work.remote.values())
+        pairs = work.own.pairs + sum(keys.pairs for keys in work.remote.values())
+        linear_s = self.costs.linear_s(work.num_rows, work.num_sampled)
+        return Took(linear_s + self.costs.attention_s(read, pairs), {})
 
     @property
     def is_mapped(self) -> bool:
-        """Whether what is lent on one host may be read in place, where that is quicker."""
+        """Whether instances on one host may read each other's memory in place."""
         return self._way == "query" and self._measured is not None and self._measured.maps
-
-    def _asked(
-        self,
-        instance: int,
-        work: Work,
-        linear_s: float,
-        own_s: float,
-        busy: Callable[[int], bool],
-    ) -> Took:
-        """Queries travel. Parts of all layers are alike, so what shows in one shows in each."""
-        known = self._measured
-        serving_s, away_s = {}, 0.0
-        for holder, keys in work.remote.items():
-            serving_s[holder] = self.costs.attention_s(keys.read, keys.pairs)
-            answered_s = serving_s[holder] + self._travel_s(instance, holder, keys.rows)
-            if known:
-                serving_s[holder] += known.answer_s
-                answered_s += known.wait_s if busy(holder) else 0.0
-            away_s = max(away_s, answered_s)
-        ask_s = known.ask_s * len(work.remote) if known else 0.0
-        return Took(linear_s + max(own_s, away_s) + ask_s, serving_s)
 
     def copy_s(self, instance: int, other: int, num_bytes: float) -> float:
         """A block's way from one instance to another; each rank sends its heads."""

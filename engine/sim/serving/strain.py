@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.sim.hardware.step_time import Work
+from engine.attention.ways import Ways
+from engine.sim.hardware.step_time import Took, Work
 
 if TYPE_CHECKING:
     from engine.sim.serving.cluster import Cluster
@@ -22,7 +23,8 @@ class Strain:
         self._cluster = cluster
         self._number = number
         self._measured = cluster.profile.measured
-        host = cluster.times.topology.host
+        self._ways = Ways()
+        self._host = host = cluster.times.topology.host
         self._neighbours = [
             other
             for other in range(cluster.config.instances)
@@ -49,20 +51,37 @@ class Strain:
 
     def charged(self, work: Work) -> float:
         """Seconds of such a step; its holders owe what it takes of their time."""
-        took = self._cluster.times.of(self._number, work, self._is_stepping)
+        took = self._took(work)
         for holder, serving_s in took.serving_s.items():
             self._cluster.instances[holder].owe(serving_s)
-        return self._beside(took.seconds)
+        return self._beside(took.seconds, work)
 
     def seconds(self, work: Work) -> float:
-        return self._beside(self._cluster.times.of(self._number, work, self._is_stepping).seconds)
+        return self._beside(self._took(work).seconds, work)
 
-    def _beside(self, seconds: float) -> float:
+    def _took(self, work: Work) -> Took:
+        """By the way that the engine's own rule prefers where memory can be read in place."""
+        times, here = self._cluster.times, self._host(self._number)
+        asked = times.of(self._number, work, self._is_stepping)
+        is_near = times.is_mapped and all(self._host(one) == here for one in work.remote)
+        if not work.remote or not is_near:
+            return asked
+        layers, ways = times.model.num_layers, self._ways
+        own, lent = int(work.own.pairs), int(sum(keys.pairs for keys in work.remote.values()))
+        ways.learn_work(times.costs.attention_s(work.own.read, work.own.pairs) / layers, own)
+        if not ways.prefers_query(own, lent):
+            return times.mapped(work)
+        ways.learn_trip(asked.answered_s / layers, lent)
+        return asked
+
+    def _beside(self, seconds: float, work: Work) -> float:
         if self._measured is None:
             return seconds
         if any(map(self._is_stepping, self._neighbours)):
             seconds *= self._measured.beside
-        return seconds + (self._measured.front_s if self._number == FRONT else 0.0)
+        if self._number == FRONT:
+            seconds += self._measured.front_s + self._measured.token_s * work.num_sampled
+        return seconds
 
     def _is_stepping(self, instance: int) -> bool:
         return self._cluster.instances[instance].is_stepping
