@@ -163,12 +163,17 @@ class Lend(Message, frozen=True):
 
 
 class BorrowQuery(Message, frozen=True):
-    """Who could lend this many blocks? Answer: BorrowOffer."""
+    """Who could lend this many blocks? Answer: BorrowOffer.
+
+    ``age_s`` and ``priority``: of the request that wants them; earlier ones come first.
+    """
 
     query: Count
     instance: Index
     host: Text
     num_blocks: Count
+    age_s: Seconds = 0.0
+    priority: int = 0
 
 
 class BorrowOffer(Message, frozen=True):

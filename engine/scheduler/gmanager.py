@@ -27,6 +27,7 @@ from engine.protocol import (
     ViewQuery,
 )
 from engine.scheduler.base import Advice, ClusterView, InstanceView, Placement, StepCost
+from engine.scheduler.shortages import Shortages
 
 MAX_LEARNED = 2048
 """timed steps of a round that the performance model learns from: large clusters have enough"""
@@ -81,6 +82,7 @@ class GManager:
         self._next_round = 0.0
         self._pools: dict[int, _Seen] = {}
         self._steps: dict[int, Register] = {}
+        self._shortages = Shortages()
 
     def handle(self, message: Message, now: float) -> Message | None:
         match message:
@@ -121,6 +123,7 @@ class GManager:
     def state(self) -> list[Any]:
         """What it knows; to be compared with another's."""
         known = [self._pools, self._loads, self._steps, self._draining, list(self._advised.items())]
+        known.append(self._shortages.state)
         # rounded: another processor may add up in another order
         cost = f"{self._cost.seconds(4, 4096, 4096, 2):.3g}" if self._cost else ""
         return [known, self._round, self._next_round, cost]
@@ -159,7 +162,7 @@ class GManager:
         return ClusterView(
             instances={
                 beat.instance: InstanceView(
-                    creditor=_creditor(beat),
+                    creditor=_creditor(beat, beat.num_lendable),
                     num_blocks=beat.num_blocks,
                     num_free=beat.num_free,
                     owed={debt.debtor: debt.num_blocks for debt in beat.lent},
@@ -192,9 +195,11 @@ class GManager:
             others,
             key=lambda beat: (beat.host != query.host, -beat.num_lendable, beat.instance),
         )
+        best = best[: self._config.max_offers]
+        left = self._shortages.left_for(query, best, now)
         return BorrowOffer(
             query.query,
-            [_creditor(beat) for beat in best[: self._config.max_offers]],
+            [_creditor(beat, left.get(beat.instance, 0)) for beat in best],
             sum(beat.num_lend_cap for beat in others),
         )
 
@@ -222,7 +227,7 @@ class GManager:
         return Members(members)
 
 
-def _creditor(beat: Heartbeat) -> Creditor:
+def _creditor(beat: Heartbeat, num_lendable: int) -> Creditor:
     return Creditor(
-        beat.instance, beat.epoch, beat.address, beat.host, beat.num_lendable, beat.num_cached
+        beat.instance, beat.epoch, beat.address, beat.host, num_lendable, beat.num_cached
     )

@@ -112,7 +112,7 @@ class Negotiator:
             deal.creditors = [to]
             self._reserve(deal, now)
             return
-        self._query(deal)
+        self._query(deal, now)
 
     def cancel(self, sequence: int) -> None:
         """Give up a deal without an outcome, also one that nobody has acted on yet."""
@@ -189,12 +189,13 @@ class Negotiator:
                 self._fail(deal, f"no answer from the planner in {self._timeout_s:g} s", False)
             elif not deal.asked and now - deal.asked_at >= self._answer_s:
                 deal.asked_at = now
-                self._query(deal)  # it may have been restarted
+                self._query(deal, now)  # it may have been restarted
 
-    def _query(self, deal: Deal) -> None:
-        need = deal.need
-        wanted = max(need.num_blocks - need.num_local, 1)
-        self._effects.append(ToPlanner(BorrowQuery(deal.query, need.owner, need.host, wanted)))
+    def _query(self, deal: Deal, now: float) -> None:
+        need, age_s = deal.need, max(0.0, now - deal.arrived)
+        wanted = max(need.num_blocks - max(need.num_local - need.working_blocks, 0), 1)
+        query = BorrowQuery(deal.query, need.owner, need.host, wanted, age_s, deal.priority)
+        self._effects.append(ToPlanner(query))
 
     def _reserve(self, deal: Deal, now: float) -> None:
         deal.asked_at = now
