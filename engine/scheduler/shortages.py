@@ -65,9 +65,7 @@ class Shortages:
             if one.rank < (rank[0], rank[1] - SAME_S) and one.is_held_for(now)
         }
         lendable = {
-            one.instance: one.num_lendable
-            for one in creditors
-            if one.instance not in earlier
+            one.instance: one.num_lendable for one in creditors if one.instance not in earlier
         }
         held = sum(one.num_blocks for one in earlier.values())
         for instance in reversed(lendable):
