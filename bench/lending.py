@@ -44,7 +44,8 @@ CASES: dict[str, tuple[str, ...]] = {
     "half, mapped, shm": (*HALF, "transport.name=shm", "attention.options.way=mapped"),
     "half, query, tcp": (*HALF, "transport.name=tcp", "attention.options.way=query"),
     "three quarters, query, shm": (
-        *("instances=4", "pool.sizes=[30,40,40,40]"),
+        # the cap spreads the loan over all three, and leaves room for the holder's own batch
+        *("instances=4", "pool.sizes=[30,90,90,90]", "pool.lending.lend_fraction=0.36"),
         *("transport.name=shm", "attention.options.way=query"),
     ),
 }
