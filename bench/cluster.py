@@ -34,7 +34,7 @@ from engine.core import Request, SamplingParams
 from engine.protocol import Failed, Report, Submit, Tokens
 
 WORKLOADS = Path(__file__).parent / "workloads"
-SWEEP = {"skewed": (32, 48, 64, 96), "uniform": (96,)}
+SWEEP = {"skewed": (24, 32, 48, 64, 96), "uniform": (96,)}
 """pool sizes, in blocks, of each workload"""
 PLACEMENTS = ("local_only", "ledger", "greedy", "balanced", "twice")
 SETTINGS = (
