@@ -24,6 +24,7 @@ from typing import Any
 from bench import fleet
 from bench.cluster import SETTINGS, WORKLOADS
 from engine.config import Config, load
+from engine.measure.cores import used_s
 from engine.sim.serving.config import ServingConfig, WorkloadConfig
 from engine.sim.serving.run import run
 from engine.sim.serving.workload import arrivals
@@ -32,6 +33,8 @@ POOLS = {"skewed": 48, "uniform": 96, "held": 32}
 """blocks of each instance, by file of bench/workloads"""
 PLACEMENTS = ("local_only", "ledger", "greedy", "balanced")
 LIMIT, LIMIT_P99 = 0.2, 0.3
+CALM = 0.05
+"""of the cores: what others may take of a real run that counts"""
 FIGURES = {
     # name: (place in the facts of either side, whether it is a 99th percentile)
     "tokens/s": (("tokens_per_s",), False),
@@ -46,20 +49,13 @@ class Spare:
     """From its making on: what processes that are not ours take of the cores."""
 
     def __init__(self) -> None:
-        self._began, self._busy, self._ours = time.monotonic(), self._cores_s(), self._ours_s()
+        self._began, self._busy, self._ours = time.monotonic(), used_s(), self._ours_s()
 
     def taken(self) -> float:
         """A share of all cores; children that have not been waited for count as others."""
-        others = self._cores_s() - self._busy - (self._ours_s() - self._ours)
+        others = used_s() - self._busy - (self._ours_s() - self._ours)
         cores = os.cpu_count() or 1
         return round(max(0.0, others / cores / (time.monotonic() - self._began)), 3)
-
-    @staticmethod
-    def _cores_s() -> float:
-        user, nice, system, _idle, _wait, *interrupts = map(
-            int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
-        )
-        return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
 
     @staticmethod
     def _ours_s() -> float:
@@ -118,6 +114,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--tries", type=int, default=1, help="of a real run that others disturb")
     parser.add_argument("--profile", default="", help="of this machine, written before")
     parser.add_argument("--workloads", default=",".join(POOLS))
     parser.add_argument("--placements", default=",".join(PLACEMENTS))
@@ -132,7 +129,7 @@ def main() -> int:
         names = args.placements.split(",")
         points = []
         for workload in args.workloads.split(","):
-            points += _validate(workload, names, settings, hardware, args.rounds)
+            points += _validate(workload, names, settings, hardware, args)
     over = [f"{one['workload']} {one['placement']}" for one in points if not one["is_met"]]
     print(f"outside the limits: {', '.join(over) or 'none'}")
     if args.json:
@@ -141,7 +138,11 @@ def main() -> int:
 
 
 def _validate(
-    workload: str, names: list[str], settings: list[str], hardware: Path, rounds: int
+    workload: str,
+    names: list[str],
+    settings: list[str],
+    hardware: Path,
+    args: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     """A file's points, one a placement; real rounds in turn."""
     trace = WORKLOADS / f"{workload}.csv"
@@ -150,15 +151,9 @@ def _validate(
         name: [*settings, f"placement.name={name}", f"pool.num_blocks={POOLS[workload]}"]
         for name in names
     }
-    for _ in range(rounds):
+    for _ in range(args.rounds):
         for name in names:
-            spare = Spare()
-            last = fleet.run(
-                "bench.cluster:drive", configs[name], workload=str(trace), ttft_s=5.0, tpot_s=0.05
-            )
-            last["others"] = spare.taken()
-            real[name].append(last)
-            print(f"    {name}: {last}", flush=True)
+            real[name].append(_undisturbed(name, configs[name], trace, args.tries))
     points = []
     for name in names:
         config = as_simulated(load(None, configs[name]), hardware, trace)
@@ -177,6 +172,22 @@ def _validate(
         )
         _show(workload, name, figures, real[name][-1], simulated)
     return points
+
+
+def _undisturbed(name: str, settings: list[str], trace: Path, tries: int) -> fleet.Facts:
+    """The first run that others left alone, else the one that they disturbed least."""
+    found: list[fleet.Facts] = []
+    for _ in range(tries):
+        spare = Spare()
+        last = fleet.run(
+            "bench.cluster:drive", settings, workload=str(trace), ttft_s=5.0, tpot_s=0.05
+        )
+        last["others"] = spare.taken()
+        print(f"    {name}: {last}", flush=True)
+        found.append(last)
+        if last["others"] <= CALM:
+            break
+    return min(found, key=lambda one: float(one["others"]))
 
 
 def _show(

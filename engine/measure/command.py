@@ -1,6 +1,7 @@
 """The verb ``profile``: two instances are started, timed, told to leave; the file is written."""
 
 import os
+import sys
 import time
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -14,16 +15,19 @@ from engine.comm.control import ControlClient
 from engine.config import Component, Config
 from engine.errors import ConfigError
 from engine.measure.cases import BATCHES, Sizes, sizes_of
-from engine.measure.cores import pin
+from engine.measure.cores import busy_share, pin
 from engine.measure.fit import fit
 from engine.measure.link import measure_link
 from engine.measure.machine import profile_from, save, written
 from engine.measure.streams import Streams
-from engine.measure.timing import LENDER, Timing
+from engine.measure.timing import LENDER, Times, Timing
 from engine.model.checkpoint import describe
 from engine.protocol import FROM_STEP
 from engine.sim.hardware.model import model_of
+from engine.sim.hardware.profile import Measured
 
+CALM, CALM_S = 0.15, 0.5
+"""share of the cores that is used while the instances idle, and how long that is looked at"""
 SUFFIXES = (".yaml", ".yml")
 
 
@@ -76,36 +80,51 @@ class Profiling:
         self._path = Path(output)
         self._cores = sorted(os.sched_getaffinity(0))
         self._console = Console(stderr=True)
+        self._model = model_of(config.model.path)
+        self._sizes = _sizes(config)
 
     def pin(self, rank: int) -> None:
         """This rank to its cores; before it forks anything."""
         pin(rank, self._config.threads)
 
     def __call__(self, pipe: Connection, planner: str, key: bytes) -> int:
-        config, began = self._config, time.monotonic()
-        trip_s, copy_rate = measure_link(config, key, self._pin_there)
+        began = time.monotonic()
+        link = measure_link(self._config, key, self._pin_there)
         client = Client(planner, key)
         try:
             with self._progress() as bars:
-                bar = bars.add_task("starting two instances", total=None)
-                client.wait_ready(2, config.cluster.start_s, lambda _: None)
-
-                def progress(what: str, done: int, total: int) -> None:
-                    bars.update(bar, description=what, completed=done, total=total)
-                    if not self._console.is_terminal:
-                        self._console.print(f"{what} ({done} of {total})", highlight=False)
-
-                addresses = {one.instance: one.step_address for one in client.members()}
-                steps = {n: ControlClient(at, FROM_STEP, key) for n, at in addresses.items()}
-                model = model_of(config.model.path)
-                streams = Streams(steps, vocabulary=model.vocab_size)
-                sizes = _sizes(config)
-                times = Timing(streams, sizes, config.scheduler.max_step_tokens).run(progress)
-        finally:
+                busy, times = self._time(client, key, bars)
+        finally:  # nobody else would tell the instances to leave
             client.goodbye()
+        measured = self._write(times, busy, *link)
+        print(
+            f"written: {self._path}, in {time.monotonic() - began:.0f} s; a step of one row takes "
+            f"{measured.rows_s[0] * 1e3:.2f} ms, a key {measured.read_key_s * 1e9:.0f} ns"
+        )
+        return 0
+
+    def _time(self, client: Client, key: bytes, bars: Progress) -> tuple[float, Times]:
+        """The share of the cores that others take, and all cases' times."""
+        config = self._config
+        bar = bars.add_task("starting two instances", total=None)
+        client.wait_ready(config.instances, config.cluster.start_s, lambda _: None)
+
+        def progress(what: str, done: int, total: int) -> None:
+            bars.update(bar, description=what, completed=done, total=total)
+            if not self._console.is_terminal:
+                self._console.print(f"{what} ({done} of {total})", highlight=False)
+
+        addresses = {one.instance: one.step_address for one in client.members()}
+        steps = {number: ControlClient(at, FROM_STEP, key) for number, at in addresses.items()}
+        busy = busy_share(CALM_S)
+        streams = Streams(steps, vocabulary=self._model.vocab_size)
+        timing = Timing(streams, self._sizes, config.scheduler.max_step_tokens)
+        return busy, timing.run(progress)
+
+    def _write(self, times: Times, busy: float, trip_s: float, copy_rate: float) -> Measured:
+        config, model, sizes = self._config, self._model, self._sizes
         measured, way_s = fit(times, sizes, model.num_layers)
-        is_mapped = config.transport.name == "shm"
-        measured = replace(measured, maps=is_mapped, sizes=model.sizes)
+        measured = replace(measured, maps=config.transport.name == "shm", sizes=model.sizes)
         profile = profile_from(
             measured,
             model,
@@ -120,13 +139,12 @@ class Profiling:
             f"{len(self._cores)} cores; steps of up to {sizes.step_tokens} rows, contexts of up to "
             f"{sizes.long} tokens; a bare question's round trip: {trip_s * 1e6:.1f} us.",
         ]
+        if busy > CALM:
+            told = f"Other work took {busy:.0%} of the cores: times are too long."
+            notes.append(told)
+            print(f"{told} Let the machine rest.", file=sys.stderr, flush=True)
         save(written(profile, notes), self._path)
-        seconds = time.monotonic() - began
-        print(
-            f"written: {self._path}, in {seconds:.0f} s; a step of one row takes "
-            f"{measured.rows_s[0] * 1e3:.2f} ms, a key {measured.read_key_s * 1e9:.0f} ns"
-        )
-        return 0
+        return measured
 
     def _pin_there(self) -> None:
         os.sched_setaffinity(0, self._cores)

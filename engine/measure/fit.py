@@ -1,5 +1,6 @@
 """Fit: from timed cases to what the simulator's model of a measured machine wants."""
 
+import statistics
 from itertools import accumulate
 
 from engine.measure.cases import GAPS, SETTLING, Decode, Sizes
@@ -47,8 +48,7 @@ def fit(times: Times, sizes: Sizes, layers: int) -> tuple[Measured, float]:
         for batch, known in zip(batches, (_at(alone, rows_s, n) for n in batches), strict=True)
     ]
     sampled_s = list(accumulate(sampled_s, max))
-    alone_s, beside_s = times.beside_s
-    beside = max(1.0, beside_s / alone_s) if alone_s else 1.0
+    beside = max(1.0, statistics.median(both / one for one, both in times.beside_s))
     ask_s, trips_s = _asks(times, first_s, read_key_s)
     answer_s, wait_s = _answers(times, first_s, read_key_s, beside, ask_s, trips_s)
     more_s = times.front_s[1] - times.front_s[0] - (decode_s(BESIDE) - decode_s(1))
@@ -107,7 +107,7 @@ def _answers(
     answers take while it is in a step of its own."""
     if not times.lent or not times.lent[-1].lender_s:
         return 0.0, 0.0
-    far, own_s = times.lent[-1], beside * times.beside_s[0]
+    far, own_s = times.lent[-1], beside * min(one for one, _ in times.beside_s)
     each_s = max(0.0, far.lender_s - own_s) * far.busy_s / far.lender_s
     answer_s = max(0.0, each_s - read_key_s * far.lent)
     away_s = max(read_key_s * far.own, read_key_s * far.lent + trips_s)

@@ -55,7 +55,7 @@ def timed(sizes: Sizes, *, step, row, sampled, key, pair, control, ask, trips) -
         prefills=prefills,
         long_prefill_s=control + long,
         front_s=(step + own(1, sizes.short) + 1e-3, step + own(1, sizes.short) + 1e-3),
-        beside_s=(1.0, 1.25),
+        beside_s=[(1.0, 1.25), (2.0, 2.5)],
         lent=lent,
     )
 
