@@ -5,7 +5,7 @@ from dataclasses import dataclass
 BATCHES = (1, 2, 4, 8, 16, 32)
 SETTLING, GAPS = 3, 12
 """tokens that are not measured while a batch gathers, and gaps that are"""
-LONGEST = 6144
+LONGEST = 4096
 """tokens: the longest context that is measured"""
 
 
