@@ -47,6 +47,7 @@ def test_a_million_tokens_on_32_a100_as_by_hand(capsys):
     )
     assert found["context_bytes"] == 327_680_000_000
     by_tp = {one["tp"]: one for one in found["choices"]}
+    assert found["best"]["tp"] == 8
     assert sorted(by_tp) == [4, 8, 16, 32]  # 2 x 72 GB hold the weights and 3 GB of context
     for tp in (4, 8):
         blocks = int((0.9 * 80e9 * tp - weights - 1.5e9 * tp) // (128 * token))
@@ -63,6 +64,11 @@ def test_a_million_tokens_on_32_a100_as_by_hand(capsys):
     keys_s = 1_000_000 * token / 8 / rate
     by_hand = 80 * (read_s + 2 * ring_s) + head_s + 1.5e-3 + keys_s
     assert by_tp[8]["tpot_s"] == pytest.approx(by_hand, rel=1e-6)
+    # three contexts of 7,813 blocks in 8 x 3,434, at 512 tokens behind each prompt
+    one = by_tp[4]
+    assert one["contexts_per_hour"] == pytest.approx(
+        3 * 3600 / (one["ttft_s"] + 512 * one["tpot_s"])
+    )
 
 
 def test_the_text_shows_the_arithmetic_and_what_is_which(capsys):
@@ -82,6 +88,16 @@ def test_the_text_shows_the_arithmetic_and_what_is_which(capsys):
     text = capsys.readouterr().out
     assert "7,813 - 3,434 = 4,379 blocks are borrowed, from 2 of 7 others" in text
     assert "32 devices: 8 instances of tp=4" in text
+
+
+def test_what_cannot_meet_the_objectives_is_not_simulated(capsys):
+    """A million tokens of prompt take a quarter of an hour on eight devices."""
+    found = told(capsys, *MILLION, "simulate=true", "tp=8")["best"]
+    assert "999,488 tokens" in found["unmet"]
+    assert "ttft_s=10 is wanted" in found["unmet"]
+    assert "goodput_lending" not in found
+    assert plan(None, [*MILLION, "simulate=true"], as_json=False, sweep=False) == 0
+    assert "goodput 0: the shortest prompt" in capsys.readouterr().out
 
 
 def test_without_a_number_the_fewest_devices_are_taken(capsys):

@@ -9,7 +9,7 @@ from engine.sim.hardware.model import Model, model_of
 from engine.sim.hardware.profile import Profile, profile_of
 from engine.sim.hardware.step_time import StepTime
 from engine.sim.planning.config import MAX_DEVICES, PlanConfig
-from engine.sim.planning.pace import Pace, pace_of
+from engine.sim.planning.pace import Pace, pace_of, told_s
 from engine.sim.planning.room import Room, room_of
 from engine.sim.serving.run import run
 from engine.sim.serving.workload import Arrival, arrivals
@@ -22,6 +22,10 @@ ALONE = "vllm-multi"
 class Choice:
     room: Room
     pace: Pace
+    per_hour: float
+    """contexts of the question's length in an hour, each instance at one of them at a time"""
+    unmet: str = ""
+    """why not even the workload's shortest request meets the objectives: nothing to simulate"""
     simulated: dict[str, dict[str, Any]] = field(default_factory=dict)
     """figures without lending, and with it"""
 
@@ -43,6 +47,11 @@ class Question:
     context: int
     prompt: int
     """of the request that makes the context"""
+
+    def pace(self, room: Room, prompt: int, context: int) -> Pace:
+        times = StepTime(self.profile, self.model, room.tp)
+        step_tokens = self.config.scheduler.max_step_tokens
+        return pace_of(times, room, prompt=prompt, context=context, step_tokens=step_tokens)
 
 
 def question_of(config: PlanConfig) -> Question:
@@ -69,18 +78,35 @@ def choices(question: Question) -> list[Choice]:
     fitting = [room for room in rooms if room.longest_lending >= question.context]
     if not fitting:
         raise ConfigError(_too_long(question, rooms, problems))
-    found = []
-    for room in fitting:
-        times = StepTime(question.profile, question.model, room.tp)
-        pace = pace_of(
-            times,
-            room,
-            prompt=question.prompt,
-            context=question.context,
-            step_tokens=question.config.scheduler.max_step_tokens,
-        )
-        found.append(Choice(room=room, pace=pace))
-    return found
+    return [_choice(question, room) for room in fitting]
+
+
+def _choice(question: Question, room: Room) -> Choice:
+    pace = question.pace(room, question.prompt, question.context)
+    seconds = pace.ttft_s + (question.context - question.prompt) * pace.tpot_s
+    at_once = min(
+        room.instances, room.instances * room.pool_blocks // room.blocks(question.context)
+    )
+    return Choice(
+        room=room, pace=pace, per_hour=at_once * 3600 / seconds, unmet=_unmet(question, room)
+    )
+
+
+def _unmet(question: Question, room: Room) -> str:
+    """The shortest request alone, and the first token behind its prompt."""
+    config = question.config
+    prompt = min(one.prompt_tokens for one in question.requests)
+    alone = question.pace(room, prompt, prompt + 1)
+    for name, objective, seconds in (
+        ("ttft_s", config.ttft_s, alone.ttft_s),
+        ("tpot_s", config.tpot_s, alone.tpot_s),
+    ):
+        if seconds > objective:
+            return (
+                f"goodput 0: the shortest prompt, {prompt:,} tokens, takes {told_s(seconds)} "
+                f"alone, {name}={objective:g} is wanted"
+            )
+    return ""
 
 
 def simulate(question: Question, choice: Choice) -> None:
@@ -91,8 +117,8 @@ def simulate(question: Question, choice: Choice) -> None:
 
 
 def best(found: Sequence[Choice], lending: str) -> Choice:
-    """The most goodput with lending, then tokens a second, then the shorter TPOT."""
-    return max(found, key=lambda one: (one.goodput(lending), one.rate(lending), -one.pace.tpot_s))
+    """The most goodput with lending, then tokens a second, then contexts an hour."""
+    return max(found, key=lambda one: (one.goodput(lending), one.rate(lending), one.per_hour))
 
 
 def _rooms(question: Question) -> tuple[list[Room], list[str]]:

@@ -63,3 +63,8 @@ def _prefill(
             holder: Keys(rows, each, rows * each) for holder in range(1, num_lenders + 1) if each
         }
         yield Work(rows, int(first + rows >= prompt), Keys(rows, here + rows, pairs), held)
+
+
+def told_s(seconds: float) -> str:
+    """As many digits as say something."""
+    return f"{seconds:,.0f} s" if seconds >= 100 else f"{seconds:.3g} s"

@@ -38,6 +38,8 @@ def answered(config: PlanConfig) -> tuple[Question, list[Choice], Choice]:
     if config.simulate:
         for one in found:
             room = one.room
+            if one.unmet:
+                continue
             print(f"simulating tp={room.tp} x {room.instances} ...", file=sys.stderr, flush=True)
             simulate(question, one)
     return question, found, best(found, config.lending)

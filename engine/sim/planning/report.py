@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.sim.planning.choice import ALONE, Choice, Question
+from engine.sim.planning.pace import told_s
 from engine.sim.planning.room import told_model, told_room
 
 HOUR_S = 3600.0
@@ -40,6 +41,8 @@ def _facts(question: Question, choice: Choice) -> dict[str, Any]:
         "longest_lending": room.longest_lending,
         "ttft_s": choice.pace.ttft_s,
         "tpot_s": choice.pace.tpot_s,
+        "contexts_per_hour": choice.per_hour,
+        "unmet": choice.unmet,
     }
     if choice.simulated:
         hours = device_hours(room.devices, choice.goodput(config.lending))
@@ -77,10 +80,17 @@ def as_text(question: Question, found: Sequence[Choice], best: Choice) -> str:
         told,
     )
     section(f"3. One request that is alone [hardware model: {config.hardware}]", pace.lines)
-    section("4. What was compared [as above; goodput simulated]", _table(question, found))
+    section(
+        "4. What was compared [as above; contexts an hour: one at a time in each instance; "
+        "goodput: simulated]",
+        _table(question, found),
+    )
     if best.simulated:
         section("5. What the cluster serves [simulated]", _served(question, best))
         section("6. What that costs [arithmetic]", _cost(question, best))
+    elif best.unmet:
+        section("5. What the cluster serves [hardware model]", [best.unmet])
+        section("6. What a context costs [arithmetic]", [_context_cost(question, best)])
     return "\n".join(lines).rstrip()
 
 
@@ -100,7 +110,7 @@ def _answer(question: Question, best: Choice) -> str:
         if alone > objective:
             text += (
                 f"\nThe objective {name}={objective:g} cannot be met at that length: even alone "
-                f"it takes {alone:.3g} s."
+                f"it takes {told_s(alone)}."
             )
     return text
 
@@ -108,16 +118,26 @@ def _answer(question: Question, best: Choice) -> str:
 def _table(question: Question, found: Sequence[Choice]) -> list[str]:
     lending = question.config.lending
     rows = [
-        ["tp", "instances", "pool", "longest alone", "with lending", "TTFT", "TPOT", "goodput", ""]
+        [
+            "tp",
+            "instances",
+            "pool",
+            "longest alone",
+            "with lending",
+            "TTFT",
+            "TPOT",
+            "an hour",
+            "goodput",
+        ]
     ]
     for one in found:
         room, pace = one.room, one.pace
-        with_it = [f"{one.goodput(ALONE):,.1f}", f"{one.goodput(lending):,.1f} lending"]
+        goodput = f"{one.goodput(ALONE):,.1f}, lending {one.goodput(lending):,.1f}"
         rows.append(
             [str(room.tp), str(room.instances), f"{room.pool_tokens:,}"]
             + [f"{room.longest_alone:,}", f"{room.longest_lending:,}"]
             + [f"{pace.ttft_s:,.2f} s", f"{pace.tpot_s * 1e3:.1f} ms"]
-            + (with_it if one.simulated else ["-", ""])
+            + [f"{one.per_hour:,.1f}", goodput if one.simulated else "0" if one.unmet else "-"]
         )
     return aligned(rows)
 
@@ -152,6 +172,16 @@ def _served(question: Question, best: Choice) -> list[str]:
 
 
 _LENGTHS = ("prompt_tokens", "output_tokens")
+
+
+def _context_cost(question: Question, best: Choice) -> str:
+    hours = best.room.devices / best.per_hour
+    line = (
+        f"{best.room.devices} devices / {best.per_hour:,.2f} contexts an hour = {hours:,.3f} "
+        "device hours a context"
+    )
+    price = question.config.price
+    return line + (f" x {price:g} = {hours * price:,.2f}" if price else "")
 
 
 def _cost(question: Question, best: Choice) -> list[str]:
