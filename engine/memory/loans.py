@@ -177,13 +177,13 @@ class Loans:
             if loan.debtor.instance == debtor.instance and loan.debtor.epoch < debtor.epoch
         ]
 
-    def owed(self) -> list[tuple[int, int]]:
+    def owed(self) -> dict[int, int]:
         """Who owes how many lent blocks, by instance; what is pinned is only read."""
         owed: Counter[int] = Counter()
         for loan in self:
             if not loan.pinned:
                 owed[loan.debtor.instance] += loan.num_standing
-        return sorted(owed.items())
+        return dict(owed)
 
     def check(self) -> None:
         assert self._loans.keys() == {loan.number for loan in self._reservations.values()}

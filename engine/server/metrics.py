@@ -125,7 +125,7 @@ class Metrics:
             found["vllm:kv_cache_usage_perc"][at] = used
             found["vllm:cache_config_info"][*at, str(table.block_tokens), str(num_blocks)] = 1
         for load in view.steps:
-            borrowed = sum(share.num_blocks for share in load.borrowed)
+            borrowed = sum(load.borrowed.values())
             found["lendkv:borrowed_blocks"][model, str(load.instance)] = borrowed
         books = ledger(view)
         found["lendkv:ledger_difference_blocks"][model,] = books["lent"] - books["borrowed"]

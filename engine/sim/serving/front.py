@@ -161,6 +161,8 @@ class Front:
             self._push()
             return
         instance = self._cluster.instances[int(to[4:])]
+        if isinstance(message, p.Resend):
+            raise RuntimeError(f"{to.decode()}: nothing is lost here")
         now = self._clock.now
         if isinstance(message, p.Freeze):
             instance.pool.rmanager.freeze(message.num_blocks, message.for_s, now)

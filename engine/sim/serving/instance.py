@@ -20,6 +20,7 @@ from engine.scheduler.effects import (
     ToPlanner,
     ToPool,
 )
+from engine.scheduler.reports import Series
 from engine.scheduler.scheduler import Scheduler
 from engine.sim.hardware.step_time import Work
 from engine.sim.serving.pool import Pool
@@ -48,6 +49,7 @@ class Instance:
         self.number = number
         self.scheduler = scheduler
         self.pool = pool
+        self.loads = Series[p.Load]()
         self._cluster = cluster
         self._clock = cluster.clock
         self._work = StepWork(cluster.config.block_tokens)
