@@ -25,7 +25,8 @@ from engine.protocol import (
     Message,
     View,
 )
-from engine.scheduler.request_table import Entry, RequestTable
+from engine.scheduler.entry import Entry
+from engine.scheduler.request_table import RequestTable
 from engine.server.history import History
 from engine.server.journal import KEEP_ENDED, Ended, Journal, Left, Terms, left_of
 from engine.server.overview import overview
@@ -249,6 +250,7 @@ class Gateway:
                 self._on_end(entry)
             if name in self._news:
                 self._news[name].set()
+        self.table.forget(now, self._attending)
 
     def _forget(self, now: float) -> None:
         """Sockets of steps that are gone, requests nobody came back for or the table forgot."""

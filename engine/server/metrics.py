@@ -15,7 +15,8 @@ from prometheus_client.utils import floatToGoString
 
 from engine.core import Distribution
 from engine.protocol import Heartbeat, Histogram, Load, Member, View
-from engine.scheduler.request_table import FIRST, Entry, RequestTable
+from engine.scheduler.entry import FIRST, Entry
+from engine.scheduler.request_table import RequestTable
 from engine.server.metric_table import ENGINE, TABLE, Metric
 from engine.server.overview import ledger
 from engine.server.phases import Phases, amount, times

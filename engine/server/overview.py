@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from engine.protocol import Heartbeat, Load, Member, RequestLoad, View
+from engine.scheduler.entry import Entry
 from engine.scheduler.reports import tokens_of
-from engine.scheduler.request_table import Entry
 
 Json = dict[str, Any]
 

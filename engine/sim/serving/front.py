@@ -11,9 +11,11 @@ from engine.core import Request, SamplingParams
 from engine.errors import ConfigError
 from engine.scheduler.base import Placement
 from engine.scheduler.effects import Finish
+from engine.scheduler.entry import Entry
+from engine.scheduler.kept import Kept
 from engine.scheduler.performance import Performance
 from engine.scheduler.planner import Planner
-from engine.scheduler.request_table import Entry, RequestTable
+from engine.scheduler.request_table import RequestTable
 from engine.sim.serving.pool import CLUSTER
 from engine.sim.serving.workload import Arrival
 
@@ -91,7 +93,7 @@ class Front:
 
     def _table(self, *, stays: bool = False) -> RequestTable:
         block_tokens = self._cluster.config.block_tokens
-        return RequestTable(block_tokens=block_tokens, keep_s=0.0, stays=stays)
+        return RequestTable(block_tokens=block_tokens, kept=Kept(max_entries=0), stays=stays)
 
     def _known_to(self, instance: int | None) -> list[p.Member]:
         """Members that this one's table may send requests to."""
@@ -109,8 +111,10 @@ class Front:
         if isinstance(message, p.HandedOver):
             self._push()
         if table.entries[name].done:  # keep what is measured, and let the table forget it
-            self.ended.append(table.entries.pop(name))
+            self.ended.append(table.entries[name])
             del self._asked[name]
+            table.changed.clear()
+            table.forget(self._clock.now)
             for arrival in islice(self._to_come, 1):
                 self._come(self._clock.now, arrival)
 
