@@ -125,7 +125,8 @@ def build_placement(config: Config, given: type[Placement] | Placement | None = 
 
 
 def build_transport(config: Config, pool: MemoryPool | None = None, **runtime: Any) -> Transport:
-    """A transport; with ``pool`` one that listens and lets peers on this host map its memory.
+    """A transport; with ``pool`` one that knows its memory, and shows it to peers on this host
+    where it listens.
 
     ``runtime``: the cluster's ``key``, without which only its like are met.
     """

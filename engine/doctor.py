@@ -98,14 +98,20 @@ def _compiler(config: Config) -> Iterator[Finding]:
 
 
 def _packages(config: Config) -> Iterator[Finding]:
-    for name, needed in (("torch", True), ("triton", False), ("flash-attn", False)):
+    nixl = config.transport.name == "nixl"
+    for name, needed, purpose in (
+        ("torch", True, ""),
+        ("triton", False, "only needed on GPUs"),
+        ("flash-attn", False, "only needed on GPUs"),
+        ("nixl-cu12", nixl, "only needed for transport.name=nixl: pip install 'lendkv[nixl]'"),
+    ):
         try:
             yield Finding(f"package {name}", "fine", importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
             if needed:
                 yield Finding(f"package {name}", "wrong", "missing", f"pip install {name}")
             else:
-                yield Finding(f"package {name}", "note", "missing", "only needed on GPUs")
+                yield Finding(f"package {name}", "note", "missing", purpose)
 
 
 def _model(config: Config) -> Iterator[Finding]:

@@ -189,7 +189,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
         checkpoint=checkpoint,
         pool=memory,
         pool_address=pipe.recv()["pool"],
-        transport=build_transport(config, key=key),
+        transport=build_transport(config, memory, key=key),
         to_planner=to_planner,
         to_client=to_client,
         clock=_boottime,

@@ -76,6 +76,16 @@ def test_no_compiler_on_the_path(model, tmp_path):
     assert "transport.name=tcp" in text
 
 
+def test_nixl_with_its_package_and_without(model, tmp_path):
+    options = (f"model.path={model}", f"serve.port={free_ports(1)}", "transport.name=nixl")
+    done = examine(*options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nixl can listen at nixl://127.0.0.1:" in done.stdout
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['nixl_cu12'] = None")
+    text = wrong(examine(*options, PYTHONPATH=str(tmp_path)))
+    assert "needs the package nixl-cu12, which is not installed: pip install" in text
+
+
 def test_a_transport_within_one_process(model):
     text = wrong(
         examine(f"model.path={model}", f"serve.port={free_ports(1)}", "transport.name=loopback")
