@@ -93,7 +93,7 @@ def attention_parts(
     if not issubclass(local_cls, LocalBackend):
         raise ConfigError(
             f"attention.options.local={options.local}: not a backend for local memory; "
-            "known: native, numpy, reference, sdpa, triton, or a LocalBackend of your own"
+            "known: native, numpy, reference, sdpa, triton, flash, or a LocalBackend of your own"
         )
     return cls, options, local_cls, local_options
 

@@ -10,6 +10,7 @@ BACKENDS = Registry(
         "numpy": "engine.attention.kernel_backend:NumpyBackend",
         "native": "engine.attention.kernel_backend:NativeBackend",
         "triton": "engine.attention.triton.backend:TritonBackend",
+        "flash": "engine.attention.flash:FlashBackend",
         "dist": "engine.attention.dist:DistAttention",
     },
 )

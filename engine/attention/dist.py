@@ -42,7 +42,7 @@ class DistAttention(AttentionBackend):
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
         local: str = "native"
-        """the backend for what lies at hand: native, triton, numpy, sdpa, reference or your own"""
+        """for what lies at hand: native, triton, flash, numpy, sdpa, reference or your own"""
         local_options: dict[str, Any] = field(default_factory=dict)
         way: Literal["cheapest", "query", "mapped", "copy"] = "cheapest"
         """how lent rBlocks are used: send queries, read the holder's memory, or copy once;

@@ -147,6 +147,18 @@ def test_any_split_into_pieces_or_programs_gives_the_same_bits(
 
 
 @needs_triton
+def test_eight_leaves_have_the_same_bits_in_one_program_and_in_eight() -> None:
+    layout = BlockLayout(layers=1, kv_heads=1, head_dim=16, tokens=4, dtype="float32")
+    context = Context(layout, num_keys=32, rows=2, group=2, seed=1)
+    one, eight = (
+        context.attend(Kernels(context, programs=programs), [context.segment(range(8))])
+        for programs in (1, 1000)
+    )
+    assert bits(one.out) == bits(eight.out)
+    assert bits(one.lse) == bits(eight.lse)
+
+
+@needs_triton
 @FEW
 @given(context=contexts(max_leaves=4))
 def test_garbage_behind_the_last_key_never_leaks(context: Context) -> None:

@@ -4,9 +4,13 @@ import os
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
+import torch
 from served import ROOT, free_ports, make_chatting_checkpoint
+
+from engine.attention import flash
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +45,24 @@ def test_a_machine_without_fault_is_all_fine(model):
     for what in ("processor", "native helper", "package torch", "model", "memory", "transport"):
         assert f" {what} " in done.stdout
     assert "all fine" in done.stdout
+
+
+def test_what_a_gpu_would_need_is_told_in_sentences(model):
+    done = examine(f"model.path={model}", f"serve.port={free_ports(1)}", TRITON_INTERPRET="")
+    found = {
+        line.split()[2] if line.split()[1] == "backend" else line.split()[1]: line
+        for line in done.stdout.splitlines()
+        if line.startswith(("fine", "note"))
+    }
+    kernels = "flash-attn's" if flash.has_package() else "PyTorch's (flash-attn is not installed)"
+    assert f"kernels: {kernels}" in found["flash"]
+    if torch.cuda.is_available():
+        assert torch.cuda.get_device_name() in found["GPU"]
+        return
+    assert "finds no CUDA GPU" in found["GPU"]
+    assert "the backend flash needs a CUDA GPU" in found["flash"]
+    missing = find_spec("triton") is None
+    assert ("needs the package triton" if missing else "needs a CUDA GPU") in found["triton"]
 
 
 def test_a_missing_model(tmp_path):

@@ -82,8 +82,9 @@ class TritonBackend(LocalBackend):
     def place_writes(self, plan: Plan) -> None:
         super().place_writes(plan)
         layout = self.layout
-        block_items = layout.block_bytes // ITEM_BYTES[layout.dtype]
-        slot_at_T = self._block_T * block_items + self._slot_T * layout.head_dim
+        item = ITEM_BYTES[layout.dtype]
+        block_T = self._block_T * (layout.block_bytes // item) + layout.offset_bytes // item
+        slot_at_T = block_T + self._slot_T * layout.head_dim
         self._slot_at_T = slot_at_T.to(self._device)
         self._launch.moved_on()
 
