@@ -160,12 +160,12 @@ class NixlChannel(TcpChannel):
             return
         try:
             self._begin_writes()
-            while self._waiting and self._is_written(self._waiting[0]):
-                message = self._waiting.popleft()
-                self._waiting_bytes -= len(message)
-                self._tell(message)
+            self._tell_written()
         except PeerLost as error:
-            self._stop_sending(f"{self.peer}: {error}")
+            if self.written_bytes:
+                self._stop_sending(f"{self.peer}: {error}")
+            else:
+                self._do_without(str(error))
 
     def _is_large(self, head: bytes, body: tuple[Buffer, ...]) -> bool:
         """Whether NIXL is to write this body; asks for a window with the first one."""
@@ -190,6 +190,25 @@ class NixlChannel(TcpChannel):
             message.offset = offset
             message.write = self._window.write(offset, message.parts, self._bulk.region)
             self._unwritten.popleft()
+
+    def _tell_written(self) -> None:
+        while self._waiting and self._is_written(self._waiting[0]):
+            message = self._waiting.popleft()
+            self._waiting_bytes -= len(message)
+            self._tell(message)
+
+    def _do_without(self, why: str) -> None:
+        """The first write failed: not the peer's end perhaps, but a way that is barred."""
+        log.warning("%s: bodies go through the socket: %s", self.peer, why)
+        for message in self._waiting:
+            if message.write is not None:
+                message.write.end()
+            message.write, message.is_large = None, False
+        self._unwritten.clear()
+        window, self._window = self._window, None
+        if window is not None:
+            window.close(quiet=False)
+        self._tell_written()
 
     def _is_written(self, message: _Message) -> bool:
         if not message.is_large:
@@ -240,7 +259,7 @@ class NixlChannel(TcpChannel):
                     self._bulk.stock, head[PLACE.size :], *PLACE.unpack(head[: PLACE.size])
                 )
             except PeerLost as error:
-                log.warning("%s: bodies go through the socket: %s", self.peer, error)
+                self._do_without(str(error))
         elif kind == TAKEN and self._window is not None:
             self._window.places.give_back()
             self.go_on()

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.comm import nixl_agent, nixl_window
+from engine.comm.frame import align
 from engine.comm.nixl_channel import OFFER, PLACE, QUIET, TAKEN, WANT, WRITTEN
 from engine.comm.nixl_transport import NixlTransport
 from engine.comm.nixl_window import Places
@@ -243,6 +244,49 @@ def test_where_nixl_does_not_reach_bodies_go_through_the_socket(monkeypatch, cap
     assert "bodies go through the socket: NIXL cannot reach it (no such net)" in caplog.text
 
 
+@pytest.mark.parametrize("at", ["start", "later"])
+def test_where_the_first_write_is_barred_bodies_go_through_the_socket(monkeypatch, caplog, at):
+    def barred(*_):
+        raise PeerLost("NIXL cannot write to it (not permitted)")
+
+    with link("nixl-shm") as net:
+        server, near, client, far = opened(net)
+        if at == "start":
+            monkeypatch.setattr(nixl_agent.Agent, "write", barred)
+        else:
+            monkeypatch.setattr(nixl_agent.Write, "is_done", barred)
+        staging = far._window._staging
+        bodies = [bytes([i]) * n for i, n in enumerate((LARGE, 10, LARGE, LARGE))]
+        for i, body in enumerate(bodies):
+            far.send(b"%d" % i, body)
+        for i, body in enumerate(bodies):
+            assert next_message(server, near, lambda: client.wait([far], 0)) == (b"%d" % i, body)
+        assert far.written_bytes == far.unsent_bytes == 0
+        assert staging._mapped in nixl_window._RESERVED
+        window = near._inbound
+        far.close()
+        with pytest.raises(PeerLost):
+            next_message(server, near)
+        near.close()
+        assert window._mapped in nixl_window._RESERVED
+    assert caplog.text.count("bodies go through the socket: NIXL cannot write to it (not p") == 1
+
+
+def test_where_a_later_write_fails_the_peer_is_lost(monkeypatch):
+    def barred(*_):
+        raise PeerLost("NIXL cannot write to it (disconnected)")
+
+    with link("nixl-shm") as net:
+        server, near, client, far = opened(net)
+        far.send(b"works", bytes(LARGE))
+        assert next_message(server, near, lambda: client.wait([far], 0)) == (b"works", bytes(LARGE))
+        monkeypatch.setattr(nixl_agent.Agent, "write", barred)
+        near.send(b"said before")
+        with pytest.raises(PeerLost, match="disconnected"):
+            far.send(b"fails", bytes(LARGE))
+        assert next_message(client, far) == (b"said before", b"")
+
+
 def test_what_cannot_work_is_refused_in_a_sentence(monkeypatch):
     with pytest.raises(ConfigError, match="cannot start UCX over ucx_tls='no such'.*must name tcp"):
         NixlTransport(NixlTransport.Config(ucx_tls="no such"))
@@ -267,7 +311,7 @@ def test_the_environment_is_left_as_it_was(monkeypatch):
     num_bytes=st.integers(1, 40).map(lambda n: 64 * n),
     steps=st.lists(st.one_of(st.none(), st.integers(1, 2600)), max_size=60),
 )
-def test_places_never_overlap_and_an_empty_ring_takes_whatever_fits(num_bytes, steps):
+def test_places_never_overlap_and_what_fits_is_taken(num_bytes, steps):
     places, taken = Places(num_bytes), []
     for wanted in steps:
         if wanted is None:
@@ -277,7 +321,9 @@ def test_places_never_overlap_and_an_empty_ring_takes_whatever_fits(num_bytes, s
             continue
         offset = places.take(wanted)
         if offset is None:
-            assert taken or wanted > num_bytes
+            first, last = (taken[0][0], align(taken[-1][1])) if taken else (0, 0)
+            room = first - last if taken and first >= last else max(num_bytes - last, first)
+            assert align(wanted) > room
             continue
         assert offset % 64 == 0
         assert 0 <= offset <= num_bytes - wanted
