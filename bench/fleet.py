@@ -21,7 +21,6 @@ from engine.client import Client
 from engine.comm.control import ControlClient
 from engine.config import Config, load
 from engine.launch import launch
-from engine.measure.cores import pin
 from engine.protocol import FROM_STEP
 
 START_S = 120.0
@@ -83,7 +82,8 @@ def worker() -> int:
     parser.add_argument("arguments", type=json.loads)
     args, settings = parser.parse_known_args()
     config: Config = load(None, settings)
-    pin(int(os.environ["RANK"]), 1)
+    cores, rank = sorted(os.sched_getaffinity(0)), int(os.environ["RANK"])
+    os.sched_setaffinity(0, {cores[rank % len(cores)]})
     module, _, name = args.driver.partition(":")
     driver: Driver = getattr(import_module(module), name)
     main = Frontend(driver, args.arguments, args.result, config.instances)

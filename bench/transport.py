@@ -117,10 +117,7 @@ def debtor(name: str, address: Any, pipe: Connection) -> None:
     ask, move = asker(name, address)
     pipe.send("ready")
     while True:
-        try:
-            what, seconds = pipe.recv()
-        except EOFError:
-            return  # all is measured
+        what, seconds = pipe.recv()
         if what == "bulk":
             pipe.send(move(seconds))
             continue

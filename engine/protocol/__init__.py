@@ -24,7 +24,7 @@ from engine.protocol.client import (
     Submit,
     Tokens,
 )
-from engine.protocol.counts import Counts, Histogram, Share
+from engine.protocol.counts import Counts, Histogram, RequestLoad, Share
 from engine.protocol.life import Explain, Explained, Life, Moment
 from engine.protocol.planner import (
     FROM_PLANNER,
@@ -32,18 +32,23 @@ from engine.protocol.planner import (
     BorrowOffer,
     BorrowQuery,
     Creditor,
+    Debt,
     Evacuate,
     Freeze,
+    Heartbeat,
     Join,
     Joined,
     Lend,
+    Load,
     Member,
     Members,
     MembersQuery,
     Move,
     NotJoined,
     Register,
+    SequenceLoad,
     Settle,
+    StepSample,
     View,
     ViewQuery,
 )
@@ -74,7 +79,6 @@ from engine.protocol.pool import (
     Welcome,
     Write,
 )
-from engine.protocol.reports import Heartbeat, Load, Origin, RequestLoad, Resend, StepSample
 
 __all__ = [
     "Abort",
@@ -90,6 +94,7 @@ __all__ = [
     "Counts",
     "Creditor",
     "Data",
+    "Debt",
     "Decoder",
     "Detach",
     "Draw",
@@ -124,7 +129,6 @@ __all__ = [
     "Moment",
     "Move",
     "NotJoined",
-    "Origin",
     "Pin",
     "Pinned",
     "Progress",
@@ -140,8 +144,8 @@ __all__ = [
     "Renewed",
     "Report",
     "RequestLoad",
-    "Resend",
     "Reserve",
+    "SequenceLoad",
     "Settle",
     "Share",
     "StepSample",

@@ -29,7 +29,6 @@ TO_STEP = frozenset(
         "Move",
         "Settle",
         "Evacuate",
-        "Resend",
         "Submit",
         "Abort",
     ]
@@ -52,7 +51,6 @@ TO_POOL = frozenset(
         "Ask",
         "Freeze",
         "Evacuate",
-        "Resend",
     ]
 )
 TO_UP = frozenset(

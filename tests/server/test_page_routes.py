@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from instant import InstantGateway, build, send
 
+from engine.protocol import View
 from engine.server.api_keys import ApiKeys
 from engine.server.history import History
 from engine.server.page import FOLDER, TYPES
@@ -22,7 +23,7 @@ class SeenGateway(InstantGateway):
 
     def __init__(self):
         super().__init__()
-        self.rates, self.history = Rates(), History(0.0, 0.0)
+        self.view, self.rates, self.history = View([], []), Rates(), History(0.0, 0.0)
 
 
 def build_seen(**options):
@@ -69,7 +70,7 @@ def test_all_who_look_share_a_picture_and_nobody_who_does_not_makes_one(monkeypa
     clock, made = SimpleNamespace(time=lambda: 100.97), []
     monkeypatch.setattr("engine.server.watch.time", clock)
 
-    async def cluster():
+    def cluster():
         made.append(1)
         return {"picture": len(made)}
 

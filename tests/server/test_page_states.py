@@ -94,7 +94,7 @@ class DrawnGateway(SeenGateway):
 
     picture = cluster([])
 
-    async def overview(self):
+    def overview(self):
         return self.picture
 
 
