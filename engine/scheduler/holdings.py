@@ -103,9 +103,9 @@ class Holdings:
 
     def trim(self, sequence: Sequence, num_spare: int) -> None:
         """Free what was put aside beyond ``num_spare``."""
-        extra = sequence.spare[num_spare:]
-        del sequence.spare[num_spare:]
-        self.free(extra)
+        if extra := sequence.spare[num_spare:]:
+            del sequence.spare[num_spare:]
+            self.free(extra)
 
     def free(self, blocks: Iterable[int], *, keep: bool = False) -> None:
         """Give up a use of each. What nobody uses then is free, or cached at the pool: those that

@@ -32,5 +32,6 @@ class Pace:
         """More tokens came, so long after those before them; None for a request's first ones."""
         self.tokens[instance] += num_tokens
         if gap_s is not None:
-            gaps = self.gaps.setdefault(instance, Distribution(GAP_BOUNDS_S))
-            gaps.add(gap_s / num_tokens)
+            if instance not in self.gaps:
+                self.gaps[instance] = Distribution(GAP_BOUNDS_S)
+            self.gaps[instance].add(gap_s / num_tokens)

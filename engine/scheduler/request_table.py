@@ -25,7 +25,7 @@ from engine.protocol import (
 )
 from engine.scheduler.affinity import Affinity
 from engine.scheduler.pace import Pace
-from engine.scheduler.router import route
+from engine.scheduler.router import UnderWay, route
 
 FIRST, HANDED_OVER, LOST = "first", "hand_over", "step_lost"
 """why an attempt began: what became of the one before it"""
@@ -114,6 +114,7 @@ class RequestTable:
         self._keep_s = keep_s
         self._members: list[Member] = []
         self._affinity = Affinity()
+        self.under_way = UnderWay()
         self._effects: list[ToStep] = []
         self.entries: dict[str, Entry] = {}
         self.changed: set[str] = set()
@@ -259,24 +260,23 @@ class RequestTable:
 
     def _end(self, entry: Entry, now: float, *, reason: str = "", error: str = "") -> None:
         entry.finish_reason, entry.error, entry.ended_at = reason, error, now
+        self.under_way.end(entry.request.request_id)
         self.changed.add(entry.request.request_id)
 
     def _send(self, entry: Entry, now: float, *, leaving: int | None = None) -> None:
         """Begin the next attempt at an instance that is ready; else it waits for one."""
         members = [m for m in self._members if m.instance != leaving and not m.draining]
-        load: dict[int, int] = {}
-        for other in self.running:
-            if other.instance is not None and other is not entry:
-                load[other.instance] = load.get(other.instance, 0) + other.num_tokens
+        self.under_way.end(entry.request.request_id)
         prompt_ids, salt = entry.request.prompt_ids, entry.request.cache_salt
         cached = self._affinity.find(prompt_ids, salt) if len(members) > 1 else {}
+        load = self.under_way.load
         instance = route(entry.num_tokens, members, load, self.block_tokens, cached)
         entry.instance, entry.address = instance, ""
         if instance is None:
             return
+        self.under_way.begin(entry.request.request_id, instance, entry.num_tokens)
         self._affinity.note(prompt_ids, salt, instance)
-        member = next(one for one in self._members if one.instance == instance)
-        entry.address = member.step_address
+        entry.address = next(m.step_address for m in self._members if m.instance == instance)
         entry.attempt += 1
         began_s, num_tokens = now - entry.arrived, len(entry.token_ids)
         entry.attempts.append(Attempt(entry.attempt, instance, began_s, entry.why, num_tokens))

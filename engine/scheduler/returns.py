@@ -71,6 +71,8 @@ class Returns:
         """Drop what is late, fetch what has room; the sequence that waits for room in vain."""
         waiting: list[tuple[float, Sequence, int]] = []
         for sequence in sequences:
+            if not sequence.returning:
+                continue
             late = [leaf for leaf, drop_at in sequence.returning.items() if drop_at <= now]
             for leaf in late:
                 self._stop(sequence, leaf)

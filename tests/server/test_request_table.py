@@ -1,5 +1,7 @@
 """The request table: exactly once, whatever attempts, restarts and duplicates there are."""
 
+from collections import Counter
+
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -112,6 +114,15 @@ class Machine(RuleBasedStateMachine):
                 assert len(entry.token_ids) == entry.request.sampling.max_tokens
             if name in self.cancelled:
                 assert entry.done
+
+    @invariant()
+    def the_load_of_each_instance_is_what_runs_there(self):
+        if hasattr(self, "table"):
+            there = Counter()
+            for entry in self.table.running:
+                if entry.instance is not None:
+                    there[entry.instance] += entry.num_tokens
+            assert self.table.under_way.load == there
 
     def teardown(self):
         """Once all steps are up and answer, everything that was promised is complete."""
