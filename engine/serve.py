@@ -97,7 +97,7 @@ class Serve:
         eos_ids = end_ids(config.model.path)
 
         def stop() -> None:
-            server.should_exit = True
+            server.stop()
 
         app = build_app(
             gateway,

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -81,10 +82,10 @@ class Alone:
     def is_closing(self):
         return self.http.get("/ready").status_code == 503
 
-    def finish(self):
+    def finish(self, status=0):
         self.http.close()
         done = self.command.finish()
-        assert done.status == 0, done.err
+        assert done.status == status, done.err
         assert "Traceback" not in done.err
 
 
@@ -141,19 +142,58 @@ def test_what_does_not_end_in_time_is_told_so(model):
     alone.finish()
 
 
-def test_who_is_told_twice_ends_at_once(model):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_who_is_told_twice_ends_at_once(model, number, status):
+    """As by Ctrl-C, which all processes hear; with a page open as well."""
     alone = Alone(model, "serve.drain_s=100000")
     alone.wait_ready()
-    talk = Talk(alone.url, SHORT)
+    talk, page = Talk(alone.url, SHORT), Page(alone.url)
     assert talk.speaking.wait(60)
+    assert page.sees.wait(60)
     with frozen(alone.command.pids()):
-        alone.command.process.terminate()
+        os.killpg(alone.command.process.pid, number)
         alone.command.wait_until(alone.is_closing)
         time.sleep(0.6)  # sooner, it would be taken for the same signal
-        alone.command.process.terminate()
-        alone.finish()
+        os.killpg(alone.command.process.pid, number)
+        alone.finish(status)
     talk.join(60)
+    page.join(60)
     assert not talk.stream.done
+
+
+class Page(threading.Thread):
+    """The live page in a browser: it holds a stream of events, and takes it up again when lost."""
+
+    def __init__(self, url):
+        super().__init__()
+        self.url, self.sees = url, threading.Event()
+        self.start()
+
+    def run(self):
+        with httpx.Client(base_url=self.url, timeout=120) as http, suppress(httpx.TransportError):
+            while True:
+                with http.stream("GET", "/cluster/events?since=0") as answer:
+                    for _ in answer.iter_lines():
+                        self.sees.set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_pages_that_are_open_do_not_keep_a_server_from_its_end(model, number):
+    """One holds a stream, one has left its connection open after a poll, one reads nothing."""
+    alone = Alone(model, "serve.drain_s=100000")
+    alone.wait_ready()
+    page, deaf = Page(alone.url), socket.create_connection(("127.0.0.1", alone.port))
+    assert page.sees.wait(60)
+    assert alone.http.get("/cluster").status_code == 200
+    with deaf:
+        deaf.sendall(b"GET /cluster/events?since=0 HTTP/1.1\r\nHost: me\r\n\r\n")
+        assert deaf.recv(1)
+        os.killpg(alone.command.process.pid, number)
+        done = alone.command.finish()
+    assert done.status == (0 if number == signal.SIGTERM else 130), done.err
+    assert "Traceback" not in done.err
+    page.join(60)
+    alone.http.close()
 
 
 def test_an_instance_that_joined_leaves_by_evacuation_and_nothing_is_lost(model):

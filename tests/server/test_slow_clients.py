@@ -84,6 +84,42 @@ def test_a_head_that_is_too_long_is_refused(port):
     assert said.startswith(b"HTTP/1.1 400") or said == b""
 
 
+async def endless(scope, receive, send):
+    """Tells without end, to whoever listens or not."""
+    if scope["type"] == "lifespan":
+        await patient(scope, receive, send)
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    told = asyncio.create_task(tell(send))
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    told.cancel()
+
+
+async def tell(send):
+    while True:
+        await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+
+
+def test_who_does_not_listen_does_not_keep_a_server_from_its_end():
+    listener = socket.create_server(("127.0.0.1", 0))
+    server, said = HttpServer(endless, idle_s=IDLE_S), []
+
+    async def serve():
+        running = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.server_state.tasks:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)  # all that lies between the two of them is full
+        server.stop()
+        await asyncio.wait_for(running, 20)
+        said.append("over")
+
+    with socket.create_connection(listener.getsockname()) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: me\r\n\r\n")
+        asyncio.run(serve())
+    assert said == ["over"]
+
+
 def test_half_a_body_is_answered_408():
     """Through the routes, as an error object."""
     from instant import build
