@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,13 @@ def test_imports_follow_the_layers():
 def test_a_module_is_short_and_named_after_what_it_is(path):
     assert len(path.read_text().splitlines()) <= MAX_LINES
     assert path.stem not in {"utils", "util", "helpers", "common", "misc", "manager"}
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest imports them by their bare names."""
+    found = (ROOT / "tests").rglob("*.py")
+    names = Counter(path.name for path in found if path.name != "conftest.py")
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 @pytest.mark.parametrize("registry", [BACKENDS, KERNELS, TRANSPORTS, POOLS, PLACEMENTS])
