@@ -21,6 +21,7 @@ from engine.client import Client
 from engine.comm.control import ControlClient
 from engine.config import Config, load
 from engine.launch import launch
+from engine.measure.cores import pin
 from engine.protocol import FROM_STEP
 
 START_S = 120.0
@@ -82,8 +83,7 @@ def worker() -> int:
     parser.add_argument("arguments", type=json.loads)
     args, settings = parser.parse_known_args()
     config: Config = load(None, settings)
-    cores, rank = sorted(os.sched_getaffinity(0)), int(os.environ["RANK"])
-    os.sched_setaffinity(0, {cores[rank % len(cores)]})
+    pin(int(os.environ["RANK"]), 1)
     module, _, name = args.driver.partition(":")
     driver: Driver = getattr(import_module(module), name)
     main = Frontend(driver, args.arguments, args.result, config.instances)

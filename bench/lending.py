@@ -10,16 +10,13 @@ common memory alone makes it do.
 
 import argparse
 import json
-import random
 import statistics
 import sys
-import time
 
 from bench import fleet
 from engine.client import Client
 from engine.comm.control import ControlClient
-from engine.core import Request, SamplingParams
-from engine.protocol import Failed, Report, Submit, Tokens
+from engine.measure.streams import Streams
 
 PROMPT_TOKENS = 7000
 IDLE_TOKENS, BUSY_TOKENS, ALONE_TOKENS = 64, 64, 64
@@ -29,7 +26,6 @@ SETTLING = 8
 MEANWHILE = 136
 """tokens that the sequence gets, at most, while the holder's batch reads its prompts"""
 BATCH, BATCH_PROMPT = 8, 64
-LIMIT_S = 180.0
 SETTINGS = (
     "threads=1",
     "model.path=smollm2",
@@ -48,7 +44,8 @@ CASES: dict[str, tuple[str, ...]] = {
     "half, mapped, shm": (*HALF, "transport.name=shm", "attention.options.way=mapped"),
     "half, query, tcp": (*HALF, "transport.name=tcp", "attention.options.way=query"),
     "three quarters, query, shm": (
-        *("instances=4", "pool.sizes=[30,40,40,40]"),
+        # the cap spreads the loan over all three, and leaves room for the holder's own batch
+        *("instances=4", "pool.sizes=[30,90,90,90]", "pool.lending.lend_fraction=0.36"),
         *("transport.name=shm", "attention.options.way=query"),
     ),
 }
@@ -59,55 +56,6 @@ LIMITS = {
     "half, query, tcp": (1.15, None),
     "three quarters, query, shm": (1.25, None),
 }
-
-
-class Stream:
-    """One request and when each of its tokens came."""
-
-    def __init__(self, step: ControlClient, name: str, prompt_tokens: int, most: int) -> None:
-        numbers = random.Random(name)
-        prompt = [numbers.randrange(1000, 40000) for _ in range(prompt_tokens)]
-        self.name, self.times = name, list[float]()
-        self.report: Report | None = None
-        request = Request(
-            request_id=name,
-            prompt_ids=tuple(prompt),
-            sampling=SamplingParams(max_tokens=most, ignore_eos=True),
-            stays=True,
-        )
-        step.send(Submit(request))
-
-    def s_per_token(self, first: int, last: int) -> float:
-        return (self.times[last] - self.times[first]) / (last - first)
-
-
-class Streams:
-    """All requests of a run, over the control clients of the instances' steps."""
-
-    def __init__(self, steps: dict[int, ControlClient]) -> None:
-        self._steps = steps
-        self._all: dict[str, Stream] = {}
-
-    def submit(self, instance: int, name: str, prompt_tokens: int, most: int) -> Stream:
-        self._all[name] = stream = Stream(self._steps[instance], name, prompt_tokens, most)
-        return stream
-
-    def until(self, *streams: Stream, tokens: int) -> None:
-        """Listen until each of them has so many tokens."""
-        deadline = time.monotonic() + LIMIT_S
-        while any(len(stream.times) < tokens for stream in streams):
-            if time.monotonic() > deadline:
-                raise SystemExit(f"no {tokens} tokens of {streams[0].name} in {LIMIT_S} s")
-            for step in self._steps.values():
-                for message in step.receive(0.005):
-                    match message:
-                        case Tokens():
-                            stream = self._all[message.request_id]
-                            stream.times += [time.perf_counter()] * len(message.token_ids)
-                        case Failed():
-                            raise SystemExit(f"{message.request_id} failed: {message.reason}")
-                        case Report():
-                            self._all[message.request_id].report = message
 
 
 def drive(steps: dict[int, ControlClient], client: Client, arguments: fleet.Facts) -> fleet.Facts:

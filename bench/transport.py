@@ -117,7 +117,10 @@ def debtor(name: str, address: Any, pipe: Connection) -> None:
     ask, move = asker(name, address)
     pipe.send("ready")
     while True:
-        what, seconds = pipe.recv()
+        try:
+            what, seconds = pipe.recv()
+        except EOFError:
+            return  # all is measured
         if what == "bulk":
             pipe.send(move(seconds))
             continue

@@ -93,7 +93,7 @@ def attention_parts(
     if not issubclass(local_cls, LocalBackend):
         raise ConfigError(
             f"attention.options.local={options.local}: not a backend for local memory; "
-            "known: native, numpy, reference, sdpa, or a LocalBackend of your own"
+            "known: native, numpy, reference, sdpa, triton, flash, or a LocalBackend of your own"
         )
     return cls, options, local_cls, local_options
 
@@ -125,7 +125,8 @@ def build_placement(config: Config, given: type[Placement] | Placement | None = 
 
 
 def build_transport(config: Config, pool: MemoryPool | None = None, **runtime: Any) -> Transport:
-    """A transport; with ``pool`` one that listens and lets peers on this host map its memory.
+    """A transport; with ``pool`` one that knows its memory, and shows it to peers on this host
+    where it listens.
 
     ``runtime``: the cluster's ``key``, without which only its like are met.
     """

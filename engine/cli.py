@@ -24,8 +24,10 @@ from engine.generate import Generate, read_prompt
 from engine.launch import launch, require_parts
 from engine.lending import lending
 from engine.load.bench import add_bench, bench
+from engine.measure.command import Profiling, is_model, profiled
 from engine.model.checkpoint import describe
 from engine.serve import gateways
+from engine.sim.planning.plan import plan
 from engine.sim.simulate import simulate
 from engine.world import STATUS_FILE, STOP_FILE
 
@@ -36,6 +38,8 @@ VERBS = {
     "explain": "Tell the life of a request: lendkv explain cmpl-... serve.port=8000",
     "lending": "Show what instances lend, or stop one: lendkv lending 2 off cluster.join=...",
     "simulate": "Run the real machines in virtual time: through faults, or for their performance",
+    "plan": "Tell how many devices, instances and blocks a model and its contexts want",
+    "profile": "Measure this machine with two instances, for plan and simulate",
     "chaos": "Strike the processes of a cluster under load, and compare every token",
     "doctor": "Look at this machine and recipe: what is fine, what is not, what to do",
 }
@@ -54,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return bench(args)
         if args.verb == "simulate":
             return simulate(args.recipe, args.overrides, json_only=args.json, trace=args.trace)
+        if args.verb == "plan":
+            return plan(args.recipe, args.overrides, as_json=args.json, sweep=args.sweep)
         config = load(args.recipe, args.overrides)
         if args.print_config:
             if is_first:
@@ -72,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return chaos(config, args.recipe, args.overrides, as_json=args.json)
         if args.verb == "generate":
             read_prompt(config, args.recipe)
+        if args.verb == "profile":
+            config = profiled(config, args.output)
         require_parts(config, attention=not under_torchrun)
     except LendKVError as error:
         if is_first:
@@ -87,6 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.verb == "serve":
                 mains = partial(gateways, config, folder=Path(folder))
                 status = launch(config, mains, serves=True)
+            elif args.verb == "profile":
+                profiling = Profiling(config, args.output)
+                profiling.pin(int(os.environ.get("RANK", "0")))
+                status = launch(config, lambda world: {} if world.rank else {"frontend": profiling})
             else:
                 main = Generate(config, args.recipe, as_json=args.json)
                 status = launch(config, lambda world: {} if world.rank else {"frontend": main})
@@ -115,8 +127,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         if verb == "generate":
             one.add_argument("--prompt", metavar="TEXT")
             one.add_argument("--prompt-file", metavar="FILE")
-        if verb in ("generate", "chaos", "simulate", "explain"):
+        if verb in ("generate", "chaos", "simulate", "explain", "plan"):
             one.add_argument("--json", action="store_true", help="print one JSON object instead")
+        if verb == "profile":
+            one.add_argument("--output", metavar="FILE.yaml", default="machine.yaml")
+        if verb == "plan":
+            text = "a table and a picture over the values of sweep.over"
+            one.add_argument("--sweep", action="store_true", help=text)
         if verb == "simulate":
             one.add_argument("--trace", action="store_true", help="print every event")
     text = "Measure a running server: see lendkv bench serve --help"
@@ -141,6 +158,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         args.request_id, args.recipe = args.recipe, None
     if args.verb == "lending":
         _read_lending(args, parser)
+    if args.verb == "profile" and is_model(args.recipe):
+        args.recipe = f"model.path={args.recipe}"
     if args.recipe and "=" in args.recipe and not Path(args.recipe).exists():
         args.overrides.insert(0, args.recipe)
         args.recipe = None

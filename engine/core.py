@@ -169,6 +169,8 @@ class Request:
     """for whom it is; those who wait are served in turn"""
     cache_salt: Annotated[str, Meta(max_length=4096)] = ""
     """its keys are used by requests of the same salt only"""
+    max_borrowed: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
+    """blocks of others that its tenant's requests may have at one instance; None: any number"""
 
 
 class BlockRef(NamedTuple):

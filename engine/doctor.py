@@ -45,6 +45,7 @@ def examine(config: Config) -> Iterator[Finding]:
         _machine,
         _compiler,
         _packages,
+        _gpu,
         _model,
         _memory,
         _parts,
@@ -98,14 +99,45 @@ def _compiler(config: Config) -> Iterator[Finding]:
 
 
 def _packages(config: Config) -> Iterator[Finding]:
-    for name, needed in (("torch", True), ("triton", False), ("flash-attn", False)):
+    nixl = config.transport.name == "nixl"
+    for name, needed, purpose in (
+        ("torch", True, ""),
+        ("nixl-cu12", nixl, "only needed for transport.name=nixl: pip install 'lendkv[nixl]'"),
+    ):
         try:
             yield Finding(f"package {name}", "fine", importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
             if needed:
                 yield Finding(f"package {name}", "wrong", "missing", f"pip install {name}")
             else:
-                yield Finding(f"package {name}", "note", "missing", "only needed on GPUs")
+                yield Finding(f"package {name}", "note", "missing", purpose)
+
+
+def _gpu(config: Config) -> Iterator[Finding]:
+    """What there is of a GPU and of the backends that use it."""
+    try:
+        import torch
+    except ImportError:
+        return  # told among the packages
+    from engine.attention import flash
+    from engine.attention.triton import backend as triton
+
+    if torch.cuda.is_available():
+        yield Finding("GPU", "fine", f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
+    else:
+        found = f"PyTorch {torch.__version__} finds no CUDA GPU"
+        yield Finding("GPU", "note", found, "instances compute on the processor")
+    if reason := triton.why_not():
+        yield Finding("backend triton", "note", "cannot run here", reason)
+    else:
+        where = "Triton's interpreter, slowly" if triton.is_interpreted() else "the GPU"
+        version = importlib.metadata.version("triton")
+        yield Finding("backend triton", "fine", f"triton {version}, in {where}")
+    kernels = "flash-attn's" if flash.has_package() else "PyTorch's (flash-attn is not installed)"
+    if reason := flash.why_not():
+        yield Finding("backend flash", "note", f"cannot run here; kernels: {kernels}", reason)
+    else:
+        yield Finding("backend flash", "fine", f"kernels: {kernels}")
 
 
 def _model(config: Config) -> Iterator[Finding]:

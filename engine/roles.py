@@ -26,16 +26,20 @@ from engine.protocol import (
     Freeze,
     Goodbye,
     HandedOver,
+    Heartbeat,
     Lend,
+    Load,
     Members,
     MembersQuery,
     Message,
     Move,
     Register,
     Report,
+    Resend,
     Settle,
     Submit,
 )
+from engine.scheduler.reports import Series
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +96,7 @@ def pool(pipe: Connection, place: Place, memory: MemoryPool) -> int:
     pipe.send({"pool": address})
     client = ControlClient(place.planner, FROM_PLANNER, place.key)
     planner_life = PlannerLife(place.planner)
+    beats = Series[Heartbeat]()
     next_beat = next_look = 0.0
     leave_by = None
     lends, num_lent = place.lends, 0
@@ -111,6 +116,8 @@ def pool(pipe: Connection, place: Place, memory: MemoryPool) -> int:
                     lends = message.on
                     server.lend(lends)
                     pipe.send({"lends": lends})  # for the pool that follows
+                case Resend():
+                    beats.resend()
         if told_to_leave and leave_by is None:
             leave_by = now + LEAVE_S
         if now >= next_beat:
@@ -120,7 +127,7 @@ def pool(pipe: Connection, place: Place, memory: MemoryPool) -> int:
             beat = rmanager.heartbeat(address=address, host=place.host, now=_boottime())
             num_lent = beat.num_lent
             with suppress(PeerLost):
-                client.send(replace(beat, counts=dict(server.counts)))
+                client.send(beats.next(replace(beat, counts=dict(server.counts))))
             if leave_by is not None and (not beat.num_lent or now >= leave_by):
                 client.close()
                 return 0
@@ -182,7 +189,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
         checkpoint=checkpoint,
         pool=memory,
         pool_address=pipe.recv()["pool"],
-        transport=build_transport(config, key=key),
+        transport=build_transport(config, memory, key=key),
         to_planner=to_planner,
         to_client=to_client,
         clock=_boottime,
@@ -191,8 +198,8 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
     if config.kv_events.endpoint:
         publisher = KvPublisher(config.kv_events, instance=place.instance)
         loop.scheduler.contents.start()
-    samples = loop.profile()
-    to_planner(replace(loop.accounts.load(loop.now()), samples=samples))
+    samples, loads = loop.profile(), Series[Load]()
+    to_planner(loads.next(replace(loop.accounts.load(loop.now()), samples=samples)))
     next_register = next_load = 0.0
     told_to_leave = told_to_end = asked_to_leave = False
 
@@ -219,6 +226,8 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
                 case Move() | Settle() | Members() | Evacuate():
                     loop.scheduler.on_advice(message, loop.now())
                     told_to_leave |= isinstance(message, Evacuate) and message.leave
+                case Resend():
+                    loads.resend()
 
     while True:
         listen()
@@ -228,7 +237,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
         now = time.monotonic()
         if now >= next_load:
             next_load = now + LOAD_EVERY_S
-            to_planner(loop.accounts.load(loop.now()))
+            to_planner(loads.next(loop.accounts.load(loop.now())))
         if now >= next_register:  # again and again: the planner may restart
             next_register = now + 1.0
             to_planner(Register(place.instance, place.epoch, address))

@@ -37,8 +37,8 @@ class ServeConfig:
     api_keys: list[str] = field(default_factory=list)
     """who may use the API; none here, in the file and in LENDKV_API_KEY: everybody may"""
     api_key_file: str = ""
-    """one key a line, with options: sk-... name=alice requests=4 tokens_per_minute=9000 priority=1;
-    relative to the working folder"""
+    """one key a line, with options: sk-... name=alice requests=4 tokens_per_minute=9000
+    max_borrowed=64 priority=1; relative to the working folder"""
 
     def __post_init__(self) -> None:
         if min(self.max_queued_requests, self.max_queued_tokens) < 0:

@@ -1,12 +1,18 @@
 """Hypothesis profiles: ``dev`` by default, ``ci`` by ``--hypothesis-profile=ci``."""
 
 import contextlib
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from engine.errors import ConfigError
 from engine.native import library
+
+# Without a GPU, Triton's kernels run in its interpreter; it looks when it is first imported.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 _shared = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("dev", max_examples=50, **_shared)

@@ -2,6 +2,7 @@
 
 python bench/workloads/derive.py skewed mooncake_conversation.jsonl.gz > bench/workloads/skewed.csv
 python bench/workloads/derive.py uniform azure2023_conv.csv.gz > bench/workloads/uniform.csv
+python bench/workloads/derive.py held sharegpt.csv.gz > bench/workloads/held.csv
 """
 
 import csv
@@ -11,13 +12,13 @@ import random
 import sys
 from collections.abc import Iterator
 
-ROWS = {"skewed": 32, "uniform": 48}
-PROMPT_BY = {"skewed": 20, "uniform": 8}
+ROWS = {"skewed": 32, "uniform": 48, "held": 32}
+PROMPT_BY = {"skewed": 20, "uniform": 8, "held": 1}
 """prompts are divided by this, so that they suit a model of 8,192 positions on a core"""
-OUTPUT_BY = {"skewed": 3, "uniform": 2}
+OUTPUT_BY = {"skewed": 3, "uniform": 2, "held": 3}
 MAX_PROMPT, MIN_TOKENS = 1024, 8
-ARRIVALS_PER_S = {"skewed": 4.0, "uniform": 3.0}
-AWAY = {"skewed": 0.1, "uniform": 0.5}
+ARRIVALS_PER_S = {"skewed": 4.0, "uniform": 3.0, "held": 3.0}
+AWAY = {"skewed": 0.1, "uniform": 0.5, "held": 0.2}
 """share of requests that come to instance 1"""
 
 

@@ -9,6 +9,8 @@ BACKENDS = Registry(
         "sdpa": "engine.attention.sdpa:SdpaBackend",
         "numpy": "engine.attention.kernel_backend:NumpyBackend",
         "native": "engine.attention.kernel_backend:NativeBackend",
+        "triton": "engine.attention.triton.backend:TritonBackend",
+        "flash": "engine.attention.flash:FlashBackend",
         "dist": "engine.attention.dist:DistAttention",
     },
 )

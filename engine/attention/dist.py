@@ -42,7 +42,7 @@ class DistAttention(AttentionBackend):
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
         local: str = "native"
-        """the backend for what lies at hand: native, numpy, sdpa, reference or your own"""
+        """for what lies at hand: native, triton, flash, numpy, sdpa, reference or your own"""
         local_options: dict[str, Any] = field(default_factory=dict)
         way: Literal["cheapest", "query", "mapped", "copy"] = "cheapest"
         """how lent rBlocks are used: send queries, read the holder's memory, or copy once;
@@ -233,6 +233,8 @@ class DistAttention(AttentionBackend):
         way: str = self._config.way
         if way == "cheapest":
             way = "query" if self.ways.prefers_query(own_keys, lent_keys) else "mapped"
+        if way == "mapped" and not self.local.reads_mapped:
+            way = "query"
         self._lent_keys = lent_keys if way == "query" else 0
         self._own_keys = own_keys + lent_keys - self._lent_keys
         return way

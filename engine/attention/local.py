@@ -75,6 +75,12 @@ class NodeRows:
         self.lse_RH.numpy().reshape(-1)[:] = got[num_out:]
         return True
 
+    def take(self, out_RHD: Tensor, lse_RH: Tensor) -> None:
+        """Copy what was computed elsewhere; nothing to do where it was computed here."""
+        if out_RHD.data_ptr() != self.out_RHD.data_ptr():
+            self.out_RHD.copy_(out_RHD)
+            self.lse_RH.copy_(lse_RH)
+
     def clear(self) -> None:
         """No key was seen."""
         self.out_RHD[:], self.lse_RH[:] = 0.0, -float("inf")
@@ -101,6 +107,8 @@ class LocalBackend(AttentionBackend):
     """
 
     fingerprint: str = ""
+    reads_mapped: bool = True
+    """whether it reads any memory of this process, or the own pool's alone"""
 
     def __init__(
         self, *, shape: ModelShape, layout: BlockLayout, pool: MemoryPool, num_threads: int = 1

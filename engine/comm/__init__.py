@@ -6,6 +6,7 @@ TRANSPORTS = Registry(
     "transport",
     {
         "loopback": "engine.comm.loopback:LoopbackTransport",
+        "nixl": "engine.comm.nixl_transport:NixlTransport",
         "shm": "engine.comm.shm:ShmTransport",
         "tcp": "engine.comm.tcp:TcpTransport",
         "torch": "engine.comm.torch_transport:TorchTransport",

@@ -1,4 +1,4 @@
-"""The frame around a message on shm and tcp: a checked header, the head, the body. No I/O.
+"""The frame around a message on shm, tcp and nixl: a checked header, the head, the body. No I/O.
 
     | header 24 | tag 16 | head | pad to 64 | body | pad to 64 |
 
@@ -17,12 +17,14 @@ from engine.comm.base import Buffer
 from engine.errors import ConfigError, PeerLost
 
 HEADER = struct.Struct("<IIIIQ")
-"""magic, head bytes, body bytes, zero, sequence number"""
+"""magic, head bytes, body bytes, kind, sequence number"""
 HEAD_START = HEADER.size + TAG_BYTES
 NO_TAG = bytes(TAG_BYTES)
 MAGIC = int.from_bytes(b"LKV2", "little")
 ALIGN_BYTES = 64
 PADS = [bytes(n) for n in range(ALIGN_BYTES)]
+MESSAGE = 0
+"""the kind that every channel knows"""
 HEAD_BYTES = 64 << 10
 """every head up to this fits beside every allowed body"""
 
@@ -51,6 +53,7 @@ def pack(
     sequence: int,
     max_body_bytes: int,
     seal: Seal | None = None,
+    kind: int = MESSAGE,
 ) -> tuple[bytes, list[bytes | memoryview], int]:
     """A frame up to its body (padded), the body as flat bytes, and the body's length.
 
@@ -60,7 +63,7 @@ def pack(
     body_bytes = sum(map(len, parts))
     if len(head) > HEAD_BYTES or body_bytes > max_body_bytes:
         check_sizes(len(head), body_bytes, max_body_bytes)
-    header = HEADER.pack(MAGIC, len(head), body_bytes, 0, sequence)
+    header = HEADER.pack(MAGIC, len(head), body_bytes, kind, sequence)
     start = header + (seal.tag(header, head) if seal else NO_TAG) + head
     return start + PADS[-len(start) % ALIGN_BYTES], parts, body_bytes
 
@@ -80,15 +83,17 @@ def check_sizes(head_bytes: int, body_bytes: int, max_body_bytes: int) -> None:
 
 
 def parse(
-    buffer: memoryview, offset: int, *, sequence: int, max_body_bytes: int
+    buffer: memoryview, offset: int, *, sequence: int, max_body_bytes: int, num_kinds: int = 1
 ) -> tuple[int, int]:
     """Lengths of head and body from the header at ``offset``, read once.
 
+    ``num_kinds``: kinds below it are known to the channel.
+
     Raises PeerLost naming the fault. Whether the whole frame is there is the caller's to check.
     """
-    magic, head_bytes, body_bytes, zero, number = HEADER.unpack_from(buffer, offset)
-    if magic != MAGIC or zero:
-        raise PeerLost(f"frame starts with {magic:#x} {zero:#x} instead of {MAGIC:#x} 0x0")
+    magic, head_bytes, body_bytes, kind, number = HEADER.unpack_from(buffer, offset)
+    if magic != MAGIC or kind >= num_kinds:
+        raise PeerLost(f"frame starts with {magic:#x} {kind:#x} instead of {MAGIC:#x} 0x0")
     if body_bytes > max_body_bytes or (
         head_bytes > HEAD_BYTES and not _fits(head_bytes, body_bytes, max_body_bytes)
     ):
@@ -99,6 +104,12 @@ def parse(
     if number != sequence:
         raise PeerLost(f"frame number {number} came where {sequence} was due")
     return head_bytes, body_bytes
+
+
+def kind_of(buffer: memoryview, offset: int) -> int:
+    """The kind of a frame that was parsed; trusted once its tag is checked."""
+    kind: int = HEADER.unpack_from(buffer, offset)[3]
+    return kind
 
 
 def check_tag(buffer: memoryview, offset: int, head_bytes: int, seal: Seal) -> None:

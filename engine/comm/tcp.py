@@ -1,5 +1,6 @@
 """Transport between hosts: plain non-blocking TCP sockets, one a channel."""
 
+import math
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from engine.comm.watched import Watching
 
 
 class TcpTransport(Transport):
+    scheme = "tcp"
+
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
         host: str = "127.0.0.1"
@@ -40,7 +43,7 @@ class TcpTransport(Transport):
         frame.max_frame_bytes(config.max_body_bytes)
         self.config = config
         self._key = key
-        self._strangers = Strangers("tcp", key)
+        self._strangers = Strangers(self.scheme, key)
         self._spinning = Spin(config.spin_s)
         self._watching = Watching((), {})
         self._listener: socket.socket | None = None
@@ -49,8 +52,8 @@ class TcpTransport(Transport):
 
     def listen(self) -> str:
         assert self._listener is None
-        self._listener = listener_at("tcp", self.config.host, self.config.port)
-        return address_of("tcp", self._listener.getsockname())
+        self._listener = listener_at(self.scheme, self.config.host, self.config.port)
+        return address_of(self.scheme, self._listener.getsockname())
 
     def accept(self) -> list[Channel]:
         if self._listener is None:
@@ -58,7 +61,7 @@ class TcpTransport(Transport):
         return [self._add(*member) for member in self._strangers.meet(self._listener)]
 
     def connect(self, address: str, timeout_s: float) -> Channel:
-        return self._add(*dial_member("tcp", address, self._key, timeout_s))
+        return self._add(*dial_member(self.scheme, address, self._key, timeout_s))
 
     def wait(
         self, channels: Sequence[Channel], timeout_s: float, also: Sequence[int] = ()
@@ -67,6 +70,7 @@ class TcpTransport(Transport):
         now = monotonic()
         deadline, may_spin = now + timeout_s, True
         while True:
+            most_s = self._go_on(mine)
             ready: list[Channel] = []
             asked: dict[int, TcpChannel] = {}
             watched = dict.fromkeys(also, READ)
@@ -78,8 +82,8 @@ class TcpTransport(Transport):
                     ready.append(channel)
                 else:
                     asked[channel.fileno()] = channel
-                    watched[channel.fileno()] = READ | WRITE if channel.unsent_bytes else READ
-            left = 0.0 if ready else max(0.0, deadline - now)
+                    watched[channel.fileno()] = channel.events()
+            left = 0.0 if ready else max(0.0, min(deadline - now, most_s))
             if left and (may_spin or self.watch):
                 may_spin = False
                 left = self._watch(watched, left)
@@ -106,6 +110,10 @@ class TcpTransport(Transport):
             channel.close()
         self._channels.clear()
 
+    def _go_on(self, channels: Sequence[TcpChannel]) -> float:
+        """What they have to do beside their sockets; how long to sleep at most then."""
+        return math.inf
+
     def _watch(self, watched: dict[int, int], left_s: float) -> float:
         """Look again and again, and work meanwhile; how long to sleep then."""
         now = monotonic()
@@ -129,7 +137,10 @@ class TcpTransport(Transport):
         return False
 
     def _add(self, sock: socket.socket, peer: str, session: Session) -> TcpChannel:
-        channel = TcpChannel(sock, peer, self.config.max_body_bytes, session)
+        channel = self._channel(sock, peer, session)
         self._channels = [old for old in self._channels if old.fileno() >= 0]
         self._channels.append(channel)
         return channel
+
+    def _channel(self, sock: socket.socket, peer: str, session: Session) -> TcpChannel:
+        return TcpChannel(sock, peer, self.config.max_body_bytes, session)

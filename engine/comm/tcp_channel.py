@@ -9,11 +9,13 @@ import ctypes
 import mmap
 import socket
 from collections import deque
+from collections.abc import Sequence
 from itertools import islice
 
 from engine.comm import frame
 from engine.comm.auth import Session
 from engine.comm.base import Buffer, Channel, NativeChannel
+from engine.comm.polling import READ, WRITE
 from engine.errors import PeerLost
 
 MAX_PARTS = 64
@@ -35,6 +37,9 @@ class Stream(ctypes.Structure):
 
 
 class TcpChannel(Channel):
+    num_kinds = 1
+    """kinds of frames that it knows (``frame.parse``)"""
+
     def __init__(
         self, sock: socket.socket, peer: str, max_body_bytes: int, session: Session
     ) -> None:
@@ -70,23 +75,9 @@ class TcpChannel(Channel):
     def send(self, head: bytes, *body: Buffer) -> None:
         if self._fault or self._send_fault:
             raise PeerLost(self._fault or self._send_fault)
-        start, parts, body_bytes = frame.pack(
-            head,
-            body,
-            sequence=self._stream.num_sent,
-            max_body_bytes=self.max_body_bytes,
-            seal=self._session.sends,
-        )
-        self._stream.num_sent += 1
-        self._take_over()
-        pad_bytes = -body_bytes % frame.ALIGN_BYTES
-        views = [view for view in (start, *parts, frame.PADS[pad_bytes]) if view]
-        self._outbox.extend(views)
-        self._unsent_bytes += len(start) + body_bytes + pad_bytes
-        if len(self._outbox) == len(views):
-            self.flush()
-            if self._send_fault:
-                raise PeerLost(self._send_fault)
+        self._say(frame.MESSAGE, head, body)
+        if self._send_fault:
+            raise PeerLost(self._send_fault)
 
     def receive(self) -> tuple[bytes, memoryview] | None:
         self._give_back()
@@ -99,14 +90,15 @@ class TcpChannel(Channel):
                 raise PeerLost(self._fault)
             return None
         head_bytes, body_bytes = lengths
-        at = self._stream.start
+        at = self._stream.start + self._held_bytes
         try:
             frame.check_tag(self._buffer, at, head_bytes, self._session.receives)
         except PeerLost as error:
             self._stream.end = at
             self._lose(str(error))
             raise PeerLost(self._fault) from None
-        body_start, self._held_bytes = frame.extent(head_bytes, body_bytes)
+        body_start, frame_bytes = frame.extent(head_bytes, body_bytes)
+        self._held_bytes += frame_bytes
         self._stream.num_received += 1
         head = bytes(self._buffer[at + frame.HEAD_START :][:head_bytes])
         self._body = self._buffer[at + body_start : at + body_start + body_bytes]
@@ -120,8 +112,7 @@ class TcpChannel(Channel):
 
     @property
     def unsent_bytes(self) -> int:
-        in_library: int = self._stream.out_end - self._stream.out_start
-        return self._unsent_bytes + in_library
+        return self._outbox_bytes()
 
     def close(self) -> None:
         if self._socket.fileno() >= 0:
@@ -138,6 +129,10 @@ class TcpChannel(Channel):
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    def events(self) -> int:
+        """What of the socket it waits for."""
+        return READ | WRITE if self._outbox_bytes() else READ
+
     def ready(self) -> bool:
         """Whether ``receive`` has something to give or to raise, without asking the kernel."""
         return self._whole_frame() is not None or bool(self._fault)
@@ -151,10 +146,7 @@ class TcpChannel(Channel):
             except BlockingIOError:
                 return
             except OSError as error:
-                # Not lost yet: what the peer sent before is still to be received.
-                self._send_fault = f"{self.peer}: {error.strerror}"
-                self._outbox.clear()
-                self._unsent_bytes = 0
+                self._stop_sending(f"{self.peer}: {error.strerror}")
                 return
             self._unsent_bytes -= num_bytes
             while num_bytes:
@@ -181,6 +173,30 @@ class TcpChannel(Channel):
             partial = stream.end - stream.start - self._held_bytes
             self._lose("closed by the peer" + " within a message" * bool(partial))
 
+    def _say(self, kind: int, head: bytes, body: Sequence[Buffer] = ()) -> None:
+        """Queue one frame, and push it out where nothing is queued before it."""
+        start, parts, body_bytes = frame.pack(
+            head,
+            body,
+            sequence=self._stream.num_sent,
+            max_body_bytes=self.max_body_bytes,
+            seal=self._session.sends,
+            kind=kind,
+        )
+        self._stream.num_sent += 1
+        self._take_over()
+        pad_bytes = -body_bytes % frame.ALIGN_BYTES
+        views = [view for view in (start, *parts, frame.PADS[pad_bytes]) if view]
+        self._outbox.extend(views)
+        self._unsent_bytes += len(start) + body_bytes + pad_bytes
+        if len(self._outbox) == len(views):
+            self.flush()
+
+    def _outbox_bytes(self) -> int:
+        """Bytes that wait for room in the socket."""
+        in_library: int = self._stream.out_end - self._stream.out_start
+        return self._unsent_bytes + in_library
+
     def _whole_frame(self) -> tuple[int, int] | None:
         """Lengths of the next frame when all of it is there."""
         stream = self._stream
@@ -189,7 +205,11 @@ class TcpChannel(Channel):
             return None
         try:
             lengths = frame.parse(
-                self._buffer, at, sequence=stream.num_received, max_body_bytes=self.max_body_bytes
+                self._buffer,
+                at,
+                sequence=stream.num_received,
+                max_body_bytes=self.max_body_bytes,
+                num_kinds=self.num_kinds,
             )
         except PeerLost as error:
             stream.end = at
@@ -221,6 +241,12 @@ class TcpChannel(Channel):
             self._outbox.append(rest)
             self._unsent_bytes += len(rest)
             stream.out_start = stream.out_end = 0
+
+    def _stop_sending(self, fault: str) -> None:
+        """Not lost yet: what the peer sent before is still to be received."""
+        self._send_fault = fault
+        self._outbox.clear()
+        self._unsent_bytes = 0
 
     def _lose(self, fault: str) -> None:
         self._fault = self._fault or f"{self.peer}: {fault}"

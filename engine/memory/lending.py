@@ -192,7 +192,7 @@ class Lending:
         ``keep``: what is committed and has a chain hash stays here for whoever pins it.
         """
         committed = {slot for slot in slots if loan.slots[slot] is Slot.COMMITTED}
-        ended = loan.release(slots)
+        ended = self.loans.release(loan, slots)
         self.recalls.ended(loan, ended)
         zeroed = []
         for slot in reversed(ended):  # what is cached first goes first, and no head before its tail
@@ -204,7 +204,7 @@ class Lending:
                 zeroed.append(block)
             elif not self._books.cache(block, content):
                 self._pool.bump(block)
-        if not loan.standing_slots:
+        if not loan.num_standing:
             self.loans.close(loan)
         return ended, [Zero(block) for block in zeroed] if self.config.zero_on_return else []
 

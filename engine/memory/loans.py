@@ -71,6 +71,7 @@ class Loan:
         """chain hash of each committed block; empty where unknown"""
         self.filled = [0] * len(self.blocks)
         """bytes written in order from the slot's start"""
+        self.num_standing = len(self.blocks)
 
     @property
     def standing_slots(self) -> list[int]:
@@ -81,6 +82,7 @@ class Loan:
         ended = [index for index in dict.fromkeys(slots) if self.slots[index] is not Slot.RELEASED]
         for index in ended:
             self.slots[index] = Slot.RELEASED
+        self.num_standing -= len(ended)
         self.version += bool(ended)
         return ended
 
@@ -91,6 +93,8 @@ class Loans:
     def __init__(self) -> None:
         self._loans: dict[int, Loan] = {}
         self._reservations: dict[tuple[Debtor, int], Loan] = {}
+        self.standing: dict[int, set[tuple[int, int]]] = {}
+        """block -> the slots (loan, index) that stand for it: several when it is pinned"""
         self._last_number = 0
         self._next_expiry = math.inf
         """no loan ends earlier; so looking is cheap while none does"""
@@ -123,6 +127,8 @@ class Loans:
         )
         self._loans[loan.number] = loan
         self._reservations[debtor, reservation] = loan
+        for index, block in enumerate(loan.blocks):
+            self.standing.setdefault(block, set()).add((loan.number, index))
         self._next_expiry = loan.expires
         return loan
 
@@ -135,6 +141,16 @@ class Loans:
 
     def reserved(self, debtor: Debtor, reservation: int) -> Loan | None:
         return self._reservations.get((debtor, reservation))
+
+    def release(self, loan: Loan, slots: Sequence[int]) -> list[int]:
+        """Ends these slots of the loan; returns those that stood until now."""
+        ended = loan.release(slots)
+        for index in ended:
+            of = self.standing[loan.blocks[index]]
+            of.remove((loan.number, index))
+            if not of:
+                del self.standing[loan.blocks[index]]
+        return ended
 
     def close(self, loan: Loan) -> None:
         del self._loans[loan.number]
@@ -161,18 +177,24 @@ class Loans:
             if loan.debtor.instance == debtor.instance and loan.debtor.epoch < debtor.epoch
         ]
 
-    def owed(self) -> list[tuple[int, int]]:
+    def owed(self) -> dict[int, int]:
         """Who owes how many lent blocks, by instance; what is pinned is only read."""
         owed: Counter[int] = Counter()
         for loan in self:
             if not loan.pinned:
-                owed[loan.debtor.instance] += len(loan.standing_slots)
-        return sorted(owed.items())
+                owed[loan.debtor.instance] += loan.num_standing
+        return dict(owed)
 
     def check(self) -> None:
         assert self._loans.keys() == {loan.number for loan in self._reservations.values()}
+        slots = {(one.number, index) for one in self for index in one.standing_slots}
+        assert {slot for of in self.standing.values() for slot in of} == slots
+        assert all(self.standing.values()), "a block is lent to nobody"
+        for block, of in self.standing.items():
+            assert all(self._loans[number].blocks[index] == block for number, index in of)
         for number, loan in self._loans.items():
             assert number == loan.number <= self._last_number
-            assert loan.standing_slots, f"loan {number} is empty and still open"
+            assert loan.num_standing == len(loan.standing_slots)
+            assert loan.num_standing, f"loan {number} is empty and still open"
             assert loan.expires >= self._next_expiry
             assert len(loan.blocks) == len(loan.slots) == len(loan.filled)

@@ -7,8 +7,10 @@ step does not wait for a round to end. A block that several have pinned comes ba
 slot. No I/O.
 """
 
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from engine.memory.loans import FIRST, Debtor, Loan, Loans, Rank, Slot
@@ -62,7 +64,7 @@ class Recalls:
         self._own = _Claim(num_blocks, FIRST, now + MARGIN * self.longest_s)
         if not num_blocks:
             return 0, {}
-        return min(num_blocks, len(self._holders())), self.go_on(0, now)
+        return min(num_blocks, self._num_lent), self.go_on(0, now)
 
     def drew(self, num_blocks: int) -> None:
         """The own step has got so many of those it misses."""
@@ -83,7 +85,7 @@ class Recalls:
     ) -> dict[Loan, list[int]]:
         """An earlier request finds too little: call back from later ones, keep it for a while."""
         later = [loan for loan in self._loans if loan.rank > rank and loan.debtor != debtor]
-        if sum(len(loan.standing_slots) for loan in later) < num_blocks:
+        if sum(loan.num_standing for loan in later) < num_blocks:
             return {}
         self._claims[debtor] = _Claim(num_blocks, rank, now + MARGIN * self.longest_s)
         return self._choose(num_blocks, later, now)
@@ -127,36 +129,48 @@ class Recalls:
         self, num_blocks: int, loans: Iterable[Loan], now: float, *, for_own: bool = False
     ) -> dict[Loan, list[int]]:
         """Slots of the last requests first, until so many blocks are called back in all."""
-        holders = self._holders()
-        num_blocks -= sum(self._pending.keys() >= of for of in holders.values())
-        chosen: dict[Loan, list[int]] = {}
+        missing = num_blocks - self._num_coming()
+        if missing <= 0:
+            return {}
         at_it = set() if for_own else {self._debtor(number) for number, _ in self._pending}
         may = {
             loan.number: loan
             for loan in sorted(loans, key=lambda one: (one.rank, one.number), reverse=True)
             if loan.debtor not in at_it and loan.granted_at + self._min_residence_s <= now
         }
-        for loan in may.values():
-            for slot in reversed(loan.standing_slots):
-                if num_blocks <= 0:
-                    break
-                missing = holders.get(loan.blocks[slot], set()) - self._pending.keys()
-                if not missing or any(number not in may for number, _ in missing):
-                    continue
-                num_blocks -= 1
-                for number, of in sorted(missing):
-                    self._pending[number, of] = now + self._recall_s
-                    chosen.setdefault(may[number], []).append(of)
+        chosen: dict[Loan, list[int]] = {}
+        for slots in islice(self._callable(may), missing):
+            for number, slot in slots:
+                self._pending[number, slot] = now + self._recall_s
+                chosen.setdefault(may[number], []).append(slot)
         return {loan: sorted(slots) for loan, slots in chosen.items()}
 
-    def _holders(self) -> dict[int, set[tuple[int, int]]]:
-        """Block -> the slots that stand for it: several when it is pinned."""
-        found: dict[int, set[tuple[int, int]]] = {}
-        for loan in self._loans:
-            for slot in loan.standing_slots:
-                if loan.blocks[slot] not in self._held:
-                    found.setdefault(loan.blocks[slot], set()).add((loan.number, slot))
-        return found
+    def _callable(self, may: Mapping[int, Loan]) -> Iterator[list[tuple[int, int]]]:
+        """For one block after the other of these loans, the slots that must come back for it."""
+        under_way = Counter(number for number, _ in self._pending)
+        for loan in may.values():
+            if under_way[loan.number] == loan.num_standing:
+                continue
+            for slot in reversed(loan.standing_slots):
+                block = loan.blocks[slot]
+                of = self._loans.standing[block]
+                missing = sorted(key for key in of if key not in self._pending)
+                is_ours = block in self._held
+                if missing and not is_ours and all(number in may for number, _ in missing):
+                    yield missing
+
+    @property
+    def _num_lent(self) -> int:
+        """Blocks that others have and the own step does not."""
+        standing = self._loans.standing
+        return len(standing) - sum(block in standing for block in self._held)
+
+    def _num_coming(self) -> int:
+        """Of these, blocks that are called back from all who have them."""
+        found = ((self._loans.get(number), slot) for number, slot in self._pending)
+        blocks = {loan.blocks[slot] for loan, slot in found if loan is not None}
+        standing, pending = self._loans.standing, self._pending.keys()
+        return sum(block not in self._held and pending >= standing[block] for block in blocks)
 
     def _debtor(self, number: int) -> Debtor | None:
         loan = self._loans.get(number)

@@ -125,7 +125,7 @@ class RManager:
             num_lent=self.books.count(BlockState.LENT),
             num_lend_cap=self._lending.num_lend_cap,
             num_cached=self.books.count(BlockState.CACHED),
-            lent=[p.Debt(*owed) for owed in self._lending.loans.owed()],
+            lent=self._lending.loans.owed(),
             num_used=self._lending.num_used,
             sketch=self._sketcher.at(now),
             num_evicted=self.books.num_evicted,

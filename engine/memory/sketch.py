@@ -14,6 +14,8 @@ MAX_BYTES = 1024
 HASH_BYTES = 16
 SHARE = 1e-4
 """seconds for each cached content until the next sketch, which takes a hundredth of that"""
+LEAST_S = 1.0
+"""between two sketches: nobody asks for them more often, and they are the most of a heartbeat"""
 
 
 def sketch(contents: Collection[bytes]) -> bytes:
@@ -51,7 +53,7 @@ class Sketcher:
         if self._of != self._books.num_cachings and now >= self._next:
             contents = self._books.contents
             self._sketch, self._of = sketch(contents), self._books.num_cachings
-            self._next = now + SHARE * len(contents)
+            self._next = now + max(LEAST_S, SHARE * len(contents))
         return self._sketch
 
 

@@ -24,7 +24,7 @@ from engine.protocol.client import (
     Submit,
     Tokens,
 )
-from engine.protocol.counts import Counts, Histogram, RequestLoad, Share
+from engine.protocol.counts import Counts, Histogram, Share
 from engine.protocol.life import Explain, Explained, Life, Moment
 from engine.protocol.planner import (
     FROM_PLANNER,
@@ -32,23 +32,18 @@ from engine.protocol.planner import (
     BorrowOffer,
     BorrowQuery,
     Creditor,
-    Debt,
     Evacuate,
     Freeze,
-    Heartbeat,
     Join,
     Joined,
     Lend,
-    Load,
     Member,
     Members,
     MembersQuery,
     Move,
     NotJoined,
     Register,
-    SequenceLoad,
     Settle,
-    StepSample,
     View,
     ViewQuery,
 )
@@ -79,6 +74,7 @@ from engine.protocol.pool import (
     Welcome,
     Write,
 )
+from engine.protocol.reports import Heartbeat, Load, Origin, RequestLoad, Resend, StepSample
 
 __all__ = [
     "Abort",
@@ -94,7 +90,6 @@ __all__ = [
     "Counts",
     "Creditor",
     "Data",
-    "Debt",
     "Decoder",
     "Detach",
     "Draw",
@@ -129,6 +124,7 @@ __all__ = [
     "Moment",
     "Move",
     "NotJoined",
+    "Origin",
     "Pin",
     "Pinned",
     "Progress",
@@ -144,8 +140,8 @@ __all__ = [
     "Renewed",
     "Report",
     "RequestLoad",
+    "Resend",
     "Reserve",
-    "SequenceLoad",
     "Settle",
     "Share",
     "StepSample",

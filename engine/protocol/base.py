@@ -7,8 +7,8 @@ from msgspec import Meta, Struct
 
 from engine.errors import PeerLost
 
-VERSION = 3
-OLDEST = 3
+VERSION = 4
+OLDEST = 4
 """the oldest version that is still understood: fields that were appended with a default need no new
 one, so that neighbours of one version run side by side while a cluster is upgraded"""
 MAX_BLOCKS = 1 << 20

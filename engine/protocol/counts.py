@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from engine.protocol.base import Count, Index, Seconds, Text
+from engine.protocol.base import Count, Index, Text
 
 Counts = Annotated[dict[Text, Count], Meta(max_length=256)]
 
@@ -31,19 +31,3 @@ class Share(Struct, frozen=True, array_like=True, gc=False):
 
 
 Shares = Annotated[list[Share], Meta(max_length=1 << 16)]
-
-
-class RequestLoad(Struct, frozen=True, array_like=True, gc=False):
-    """A request at a step, running or waiting: for people to look at, not to plan with."""
-
-    request_id: Text
-    """as it was submitted: a gateway's attempt"""
-    state: Text
-    """waiting, prefill or decode"""
-    num_prompt: Count
-    num_output: Count
-    num_computed: Count
-    """tokens whose keys are in some block"""
-    age_s: Seconds
-    holders: Shares
-    """where its blocks lie"""

@@ -5,51 +5,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from engine.protocol.base import Count, Decoder, Goodbye, Index, Message, Seconds, Sketch, Text
-from engine.protocol.counts import Counts, Histograms, RequestLoad, Shares
-
-
-class Debt(Struct, frozen=True, array_like=True, gc=False):
-    debtor: Index
-    num_blocks: Count
-
-
-class StepSample(Struct, frozen=True, array_like=True, gc=False):
-    """One timed step."""
-
-    num_rows: Count
-    local_keys: Count
-    """keys attended to in the own pool, summed over rows"""
-    remote_keys: Count
-    seconds: Seconds
-
-
-class Heartbeat(Message, frozen=True):
-    """A pool's state, sent often and whole. Answer: none."""
-
-    instance: Index
-    epoch: Count
-    address: Text
-    host: Text
-    num_blocks: Count
-    num_free: Count
-    num_lendable: Count
-    num_lent: Count
-    num_lend_cap: Count
-    """most blocks it would ever lend"""
-    num_cached: Count = 0
-    """blocks kept for their content, that others may pin"""
-    lent: Annotated[list[Debt], Meta(max_length=1 << 16)] = []
-    """who owes how many blocks"""
-    num_used: Count = 0
-    """drawn by the own step"""
-    sketch: Sketch = b""
-    num_evicted: Count = 0
-    """cached blocks that were reclaimed since the pool began"""
-    counts: Counts = {}
-    num_empty: Count = 0
-    """free blocks without content"""
-    lends: bool = True
-    """unless an operator said otherwise, or it leaves"""
+from engine.protocol.reports import Heartbeat, Load, Resend
 
 
 class Creditor(Struct, frozen=True, array_like=True, gc=False):
@@ -61,53 +17,6 @@ class Creditor(Struct, frozen=True, array_like=True, gc=False):
     host: Text
     num_lendable: Count
     num_cached: Count = 0
-
-
-Relief = Annotated[dict[Text, Count], Meta(max_length=16)]
-"""how often memory was found by each means since the step began (scheduler/loads.py)"""
-
-
-Reuse = Annotated[dict[Text, Count], Meta(max_length=16)]
-"""tokens whose keys were looked for and found since the step began (scheduler/loads.py)"""
-
-
-class SequenceLoad(Struct, frozen=True, array_like=True, gc=False):
-    """A running sequence, as its step reports it."""
-
-    sequence: Count
-    num_blocks: Count
-    num_local: Count
-    """sealed blocks in the own pool, which could be lent"""
-    age_s: Seconds
-    num_output: Count = 0
-
-
-class Load(Message, frozen=True):
-    """A step's state, sent often and whole (PAPER 2.3: the request placement entries).
-
-    Answer: none. The planner may send Move and Settle to the step that sent it.
-    """
-
-    instance: Index
-    epoch: Count
-    num_running: Count
-    num_waiting: Count
-    waiting_blocks: Count
-    """blocks that the waiting sequences need"""
-    sequences: Annotated[list[SequenceLoad], Meta(max_length=1 << 16)]
-    step_s: Seconds = 0.0
-    """mean seconds of a decode step lately"""
-    num_draining: Index = 0
-    """1 while the instance leaves: nothing is planned onto it"""
-    samples: Annotated[list[StepSample], Meta(max_length=256)] = []
-    """timed decode steps since the last report; the performance model learns from them"""
-    relief: Relief = {}
-    borrowed: Shares = []
-    """blocks that its sequences have of others, by creditor: the other side of Heartbeat.lent"""
-    requests: Annotated[list[RequestLoad], Meta(max_length=1 << 16)] = []
-    reuse: Reuse = {}
-    counts: Counts = {}
-    histograms: Histograms = {}
 
 
 class Move(Message, frozen=True):
@@ -163,12 +72,17 @@ class Lend(Message, frozen=True):
 
 
 class BorrowQuery(Message, frozen=True):
-    """Who could lend this many blocks? Answer: BorrowOffer."""
+    """Who could lend this many blocks? Answer: BorrowOffer.
+
+    ``age_s`` and ``priority``: of the request that wants them; earlier ones come first.
+    """
 
     query: Count
     instance: Index
     host: Text
     num_blocks: Count
+    age_s: Seconds = 0.0
+    priority: int = 0
 
 
 class BorrowOffer(Message, frozen=True):
@@ -252,5 +166,16 @@ TO_PLANNER = Decoder(
     Heartbeat, Load, BorrowQuery, Register, Join, MembersQuery, ViewQuery, Evacuate, Lend, Goodbye
 )
 FROM_PLANNER = Decoder(
-    BorrowOffer, Members, View, Joined, NotJoined, Move, Settle, Freeze, Evacuate, Lend, Goodbye
+    BorrowOffer,
+    Members,
+    View,
+    Joined,
+    NotJoined,
+    Move,
+    Settle,
+    Freeze,
+    Evacuate,
+    Lend,
+    Resend,
+    Goodbye,
 )

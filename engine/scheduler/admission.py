@@ -275,10 +275,18 @@ class Admission:
         try:
             holders = self._placement.place(need, ())
         except CapacityError:
-            arrived, priority = sequence.arrived, sequence.request.priority
-            self._negotiator.borrow(sequence.number, need, now, arrived=arrived, priority=priority)
+            self._borrow(sequence, need, now)
         else:
             self._negotiator.outcomes.append(Placed(sequence.number, holders, {}))
+
+    def _borrow(self, sequence: Sequence, need: Need, now: float) -> None:
+        request, allowance = sequence.request, self._growth.allowance
+        if reason := allowance.refusal(sequence, need.num_lacking):
+            never = allowance.refusal_for_ever(request, len(sequence.token_ids))
+            self._negotiator.outcomes.append(NotPlaced(sequence.number, reason, bool(never)))
+            return
+        arrived, priority = sequence.arrived, request.priority
+        self._negotiator.borrow(sequence.number, need, now, arrived=arrived, priority=priority)
 
     def _make_working_room(self, sequence: Sequence, now: float) -> bool:
         """One that lost blocks lends one of its own first, to compute in; tried once."""

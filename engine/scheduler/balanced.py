@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from engine.protocol import Settle
 from engine.scheduler.base import Advice, ClusterView, InstanceView, StepCost
 from engine.scheduler.greedy import Candidate, GreedyPlacement
+from engine.scheduler.reports import tokens_of
 
 
 class BalancedPlacement(GreedyPlacement):
@@ -53,7 +54,8 @@ class BalancedPlacement(GreedyPlacement):
         wanted = lender.waiting_blocks if lender else 0
         risk = min(1.0, wanted / max(creditor.num_free, 1))
         # Who has written much is expected to write as much again, so its move lasts.
-        lasting = 0.5 + 0.5 * min(1.0, candidate.sequence.num_output / (4 * view.block_tokens))
+        written, _ = tokens_of(load, candidate.request)
+        lasting = 0.5 + 0.5 * min(1.0, written / (4 * view.block_tokens))
         gained *= (1.0 - risk) * lasting
         rate = load.num_running / max(load.step_s, 1e-3)
         return gained if gained > self._prices.min_gain * rate else 0.0

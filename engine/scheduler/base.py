@@ -7,7 +7,7 @@ planner again and again).
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from engine.protocol import Creditor, Freeze, Load, Move, Settle, StepSample
 
@@ -29,6 +29,16 @@ class Need:
     """blocks of the own pool when nobody else uses it"""
     working_blocks: int
     """of these, blocks that pass through on their way to a creditor, if anything is lent"""
+
+    @property
+    def num_kept(self) -> int:
+        """Blocks that can stay at home, if anything is lent."""
+        return max(self.num_local - self.working_blocks, 0)
+
+    @property
+    def num_lacking(self) -> int:
+        """Blocks to borrow, where not all have room at home."""
+        return self.num_blocks - self.num_kept
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,22 +68,15 @@ class ClusterView:
     """grows with each round of planning"""
     advised: dict[tuple[int, int], int]
     """(owner, creditor) -> the last round in which blocks were moved between them"""
-    _keys: dict[int, tuple[int, int]] = field(default_factory=dict, compare=False)
 
     def keys(self, instance: int) -> tuple[int, int]:
-        """Keys of the instance's sequences at home, tails with them, and at others; added up once.
+        """Keys of the instance's sequences at home, tails with them, and at others.
 
         The instance must have said what its load is.
         """
-        known = self._keys.get(instance)
-        if known is None:
-            load = self.instances[instance].load
-            assert load is not None
-            home = sum(one.num_local + 1 for one in load.sequences)
-            away = sum(max(0, one.num_blocks - one.num_local - 1) for one in load.sequences)
-            known = (home * self.block_tokens, away * self.block_tokens)
-            self._keys[instance] = known
-        return known
+        load = self.instances[instance].load
+        assert load is not None
+        return load.home_blocks * self.block_tokens, load.away_blocks * self.block_tokens
 
 
 @dataclass(frozen=True, slots=True)

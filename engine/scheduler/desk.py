@@ -6,15 +6,17 @@ gives up its last blocks as elder ones want them. When a holder is lost, only wh
 computed again.
 """
 
-from dataclasses import dataclass
+from typing import TypeAlias
 
 from engine import protocol as p
 from engine.core import BlockLayout
 from engine.scheduler.admission import Admission
+from engine.scheduler.allowance import Allowance
 from engine.scheduler.base import Need, Placement
 from engine.scheduler.batch import Batch
 from engine.scheduler.chronicle import Chronicle
 from engine.scheduler.clients import Clients
+from engine.scheduler.config import SchedulerConfig
 from engine.scheduler.debts import Debts
 from engine.scheduler.effects import Effect
 from engine.scheduler.growth import Growth
@@ -33,29 +35,11 @@ from engine.scheduler.sequence import Sequence, State
 class Desk:
     """What a Scheduler hears and answers; see there for the requests and the steps."""
 
-    @dataclass(frozen=True, kw_only=True, slots=True)
-    class Config:
-        max_step_tokens: int = 256
-        """query tokens in one step: decodes first, the rest for prefill chunks"""
-        max_num_seqs: int = 32
-        grow_blocks: int = 4
-        """blocks a running sequence draws or borrows at a time"""
-        lease_s: float = 30.0
-        retry_s: float = 0.1
-        """a sequence that found no memory pauses twice this, then twice as long, up to 5 s"""
-        sure_s: float = 3.0
-        """a request that all pools together could not hold is refused when that has been so for so
-        long: a planner or pool that was just restarted is not all there is"""
-        hand_over: bool = True
-        """a sequence that must give way may go on at another instance"""
-        max_tpot_s: float = 0.0
-        """when a decode step takes longer, the own pool computes less for others; 0: never"""
-        prefix_caching: bool = True
-        """keep the keys of finished requests in memory that nobody needs, and use them again"""
+    Config: TypeAlias = SchedulerConfig
 
     def __init__(
         self,
-        config: Config,
+        config: SchedulerConfig,
         *,
         instance: int,
         host: str,
@@ -105,11 +89,19 @@ class Desk:
             num_pool=num_blocks,
             working_blocks=layout.blocks_for(config.max_step_tokens) + 1,
         )
+        self.allowance = Allowance(
+            need=need,
+            layout=layout,
+            debts=self.debts,
+            negotiator=self.negotiator,
+            sequences=lambda: self.roster.all(),
+        )
         self.growth = Growth(
             need=need,
             layout=layout,
             holdings=self.holdings,
             negotiator=self.negotiator,
+            allowance=self.allowance,
             grow_blocks=config.grow_blocks,
         )
         self.admission = Admission(

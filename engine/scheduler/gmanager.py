@@ -22,14 +22,19 @@ from engine.protocol import (
     Message,
     Move,
     Register,
+    Resend,
     Settle,
     View,
     ViewQuery,
 )
 from engine.scheduler.base import Advice, ClusterView, InstanceView, Placement, StepCost
+from engine.scheduler.reports import follow, is_old
+from engine.scheduler.shortages import Shortages
 
 MAX_LEARNED = 2048
 """timed steps of a round that the performance model learns from: large clusters have enough"""
+RESENDS_PER_S = 2000
+"""whole reports that a new planner asks for: not all of a large cluster's at once"""
 
 
 @dataclass(slots=True)
@@ -79,21 +84,21 @@ class GManager:
         self._num_learned = 0
         """timed steps since the last round"""
         self._next_round = 0.0
+        self._next_resend = float("-inf")
         self._pools: dict[int, _Seen] = {}
         self._steps: dict[int, Register] = {}
+        self._shortages = Shortages()
 
     def handle(self, message: Message, now: float) -> Message | None:
         match message:
             case Heartbeat():
-                known = self._pools.get(message.instance)
-                if known is None or message.epoch >= known.heartbeat.epoch:
-                    self._pools[message.instance] = _Seen(message, now)
+                return self._on_heartbeat(message, now)
             case Register():
                 step = self._steps.get(message.instance)
                 if step is None or message.epoch >= step.epoch:
                     self._steps[message.instance] = message
             case Load():
-                self._on_load(message, now)
+                return self._on_load(message, now)
             case Evacuate():
                 seen = self._pools.get(message.instance)
                 self._draining[message.instance] = seen.heartbeat.epoch if seen else 0
@@ -121,6 +126,7 @@ class GManager:
     def state(self) -> list[Any]:
         """What it knows; to be compared with another's."""
         known = [self._pools, self._loads, self._steps, self._draining, list(self._advised.items())]
+        known.append(self._shortages.state)
         # rounded: another processor may add up in another order
         cost = f"{self._cost.seconds(4, 4096, 4096, 2):.3g}" if self._cost else ""
         return [known, self._round, self._next_round, cost]
@@ -140,13 +146,38 @@ class GManager:
                 self._advised[advice.instance, advice.message.creditor] = self._round
         return True
 
-    def _on_load(self, load: Load, now: float) -> None:
-        known = self._loads.get(load.instance)
-        if known is None or load.epoch >= known.load.epoch:
-            self._loads[load.instance] = _Told(load, now)
-            if self._cost is not None and self._num_learned < MAX_LEARNED:
-                self._num_learned += len(load.samples)
-                self._cost.learn(load.samples)
+    def _on_heartbeat(self, said: Heartbeat, now: float) -> Resend | None:
+        seen = self._pools.get(said.instance)
+        known = seen.heartbeat if seen else None
+        if is_old(known, said):
+            return None
+        beat = follow(known, said)
+        if beat is None:
+            return self._ask_whole(now)
+        self._pools[said.instance] = _Seen(beat, now)
+        return None
+
+    def _on_load(self, said: Load, now: float) -> Resend | None:
+        told = self._loads.get(said.instance)
+        known = told.load if told else None
+        if is_old(known, said):
+            return None
+        load = follow(known, said)
+        if load is None:
+            return self._ask_whole(now)
+        self._loads[said.instance] = _Told(load, now)
+        if self._cost is not None and self._num_learned < MAX_LEARNED:
+            self._num_learned += len(load.samples)
+            self._cost.learn(load.samples)
+        return None
+
+    def _ask_whole(self, now: float) -> Resend | None:
+        """Whoever is not asked now is asked on its next report."""
+        asked_at = max(self._next_resend, now - 1.0)  # as many at once as in a second
+        if asked_at > now:
+            return None
+        self._next_resend = asked_at + 1.0 / RESENDS_PER_S
+        return Resend()
 
     def _is_draining(self, beat: Heartbeat) -> bool:
         told = self._loads.get(beat.instance)
@@ -159,10 +190,10 @@ class GManager:
         return ClusterView(
             instances={
                 beat.instance: InstanceView(
-                    creditor=_creditor(beat),
+                    creditor=_creditor(beat, beat.num_lendable),
                     num_blocks=beat.num_blocks,
                     num_free=beat.num_free,
-                    owed={debt.debtor: debt.num_blocks for debt in beat.lent},
+                    owed=beat.lent,
                     load=loads.get(beat.instance),
                     is_draining=self._is_draining(beat),
                 )
@@ -192,9 +223,11 @@ class GManager:
             others,
             key=lambda beat: (beat.host != query.host, -beat.num_lendable, beat.instance),
         )
+        best = best[: self._config.max_offers]
+        left = self._shortages.left_for(query, best, now)
         return BorrowOffer(
             query.query,
-            [_creditor(beat) for beat in best[: self._config.max_offers]],
+            [_creditor(beat, left.get(beat.instance, 0)) for beat in best],
             sum(beat.num_lend_cap for beat in others),
         )
 
@@ -215,14 +248,14 @@ class GManager:
                     beat.num_cached,
                     beat.address,
                     self._is_draining(beat),
-                    beat.sketch,
+                    beat.sketch or b"",
                     beat.lends,
                 )
             )
         return Members(members)
 
 
-def _creditor(beat: Heartbeat) -> Creditor:
+def _creditor(beat: Heartbeat, num_lendable: int) -> Creditor:
     return Creditor(
-        beat.instance, beat.epoch, beat.address, beat.host, beat.num_lendable, beat.num_cached
+        beat.instance, beat.epoch, beat.address, beat.host, num_lendable, beat.num_cached
     )

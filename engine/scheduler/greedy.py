@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from engine.protocol import Load, Move, SequenceLoad
+from engine.protocol import Load, Move, RequestLoad
 from engine.scheduler.base import Advice, ClusterView, InstanceView, StepCost
 from engine.scheduler.ledger import LedgerPlacement
 
@@ -26,8 +26,14 @@ class Candidate:
 
     debtor: InstanceView
     creditor: InstanceView
-    sequence: SequenceLoad
+    sequence: int
     num_blocks: int
+
+    @property
+    def request(self) -> RequestLoad:
+        """The sequence as it stands."""
+        assert self.debtor.load is not None
+        return self.debtor.load.requests[self.sequence]
 
 
 class GreedyPlacement(LedgerPlacement):
@@ -50,7 +56,7 @@ class GreedyPlacement(LedgerPlacement):
             best = self._best_move(view, debtor, lenders, cost)
             if best is None:
                 continue
-            move = Move(best.sequence.sequence, best.num_blocks, best.creditor.creditor)
+            move = Move(best.sequence, best.num_blocks, best.creditor.creditor)
             advice.append(Advice(debtor.instance, move))
             lenders.lent(best.creditor, best.num_blocks)
         return advice
@@ -114,10 +120,11 @@ class GreedyPlacement(LedgerPlacement):
             return None
         if load.num_running >= self._limits.max_debtor_batch:
             return None
-        movable = [one for one in load.sequences if one.num_local > 1]
+        movable = [(of.num_blocks, -one) for one, of in load.requests.items() if of.num_local > 1]
         if not movable:
             return None
-        longest = max(movable, key=lambda one: (one.num_blocks, -one.sequence))
+        longest = -max(movable)[1]
+        num_movable = load.requests[longest].num_local - 1
         own: dict[int, tuple[float, float]] = {}
         """blocks -> what the debtor gains, and seconds to serve them"""
         best, best_gain = None, 0.0
@@ -125,7 +132,7 @@ class GreedyPlacement(LedgerPlacement):
             if creditor.instance == debtor.instance:
                 continue
             running, step_s, rate = lenders.rate(creditor)
-            for num_blocks in _counts(min(longest.num_local - 1, creditor.creditor.num_lendable)):
+            for num_blocks in _counts(min(num_movable, creditor.creditor.num_lendable)):
                 known = own.get(num_blocks)
                 if known is None:
                     gained = self.own_gain(view, debtor, num_blocks, cost)

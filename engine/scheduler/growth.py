@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from engine.core import BlockLayout
 from engine.protocol import Creditor, Drawn
+from engine.scheduler.allowance import Allowance
 from engine.scheduler.base import Need
 from engine.scheduler.holdings import Holdings
 from engine.scheduler.negotiator import Negotiator, NotPlaced, Placed
@@ -28,12 +29,14 @@ class Growth:
         layout: BlockLayout,
         holdings: Holdings,
         negotiator: Negotiator,
+        allowance: Allowance,
         grow_blocks: int,
     ) -> None:
         self._need = need
         self._layout = layout
         self._holdings = holdings
         self._negotiator = negotiator
+        self.allowance = allowance
         self._grow_blocks = grow_blocks
         self.borrowing: dict[int, Sequence] = {}
         """those whose deal is under way, by number"""
@@ -61,6 +64,7 @@ class Growth:
     ) -> None:
         """Move some of a sequence's oldest own leaves away, to ``to`` if it is named."""
         num_blocks = min(num_blocks, len(self._holdings.own_sealed(sequence)))
+        num_blocks = self.allowance.cut(sequence, num_blocks)
         if num_blocks and sequence.number not in self.borrowing:
             self._borrow(sequence, num_blocks, now, to)
 
@@ -109,6 +113,10 @@ class Growth:
         self, sequence: Sequence, num_blocks: int, now: float, to: Creditor | None = None
     ) -> None:
         self.borrowing[sequence.number] = sequence
+        if reason := self.allowance.refusal(sequence, min(num_blocks, 1)):
+            self._negotiator.outcomes.append(NotPlaced(sequence.number, reason, False))
+            return
+        num_blocks = self.allowance.cut(sequence, num_blocks)
         # All but the tail is to be lent.
         need = replace(self._need, num_blocks=num_blocks + 1, num_local=1, working_blocks=0)
         arrived, priority = sequence.arrived, sequence.request.priority

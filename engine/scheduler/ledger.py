@@ -37,12 +37,12 @@ class LedgerPlacement(Placement):
     def place(self, need: Need, creditors: Sequence[Creditor]) -> tuple[int, ...]:
         if need.num_blocks <= need.num_local:
             return (need.owner,) * need.num_blocks
-        kept = max(need.num_local - need.working_blocks, 0)
+        kept = need.num_kept
         ranked = sorted(
             (c for c in creditors if c.num_lendable and c.instance != need.owner),
             key=lambda c: (c.host != need.host, -c.num_lendable, c.instance),
         )
-        wanted = need.num_blocks - kept
+        wanted = need.num_lacking
         num_needed = PREFERRED
         while (
             num_needed < len(ranked) and sum(c.num_lendable for c in ranked[:num_needed]) < wanted

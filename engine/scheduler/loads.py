@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Many
 
 from engine.core import Distribution, Plan, Span
-from engine.protocol import Histogram, Load, RequestLoad, SequenceLoad, Share, StepSample
+from engine.protocol import Histogram, Load, Origin, RequestLoad, Share, StepSample
 from engine.scheduler.debts import Debts
 from engine.scheduler.holdings import Holdings
 from engine.scheduler.sequence import NOWHERE, Sequence, State
@@ -29,6 +29,9 @@ class Loads:
         """seconds of a decode step, smoothed"""
         self._step_tokens = Distribution(STEP_TOKENS)
         self._step_s = Distribution(STEP_BOUNDS_S)
+        self._num_steps = 0
+        self._began: float | None = None
+        """the first report"""
         self.is_leaving = False
         self.relief: Counter[str] = Counter()
         """loans, host_blocks, handovers, preemptions: in the order in which they are tried; a
@@ -53,6 +56,7 @@ class Loads:
     def ran(self, num_rows: int) -> None:
         """A step of so many query tokens was run."""
         self._step_tokens.add(num_rows)
+        self._num_steps += 1
 
     def timed(self, plan: Plan, seconds: float, tokens: int) -> None:
         """A step took so long; ``tokens`` to a block. Only decode steps are samples."""
@@ -73,35 +77,53 @@ class Loads:
         counts: Mapping[str, int],
         now: float,
     ) -> Load:
-        running = [one for one in all_sequences if one.state is State.RUNNING]
+        self._began = now if self._began is None else self._began
         samples, self._samples = list(self._samples), deque(maxlen=MAX_SAMPLES)
         self._lent.clear()
-        sequences = [
-            SequenceLoad(
-                one.number,
-                len(one.table),
-                _num_own_sealed(one, holdings),
-                _age_s(one, now),
-                one.num_output,
-            )
-            for one in running
-        ]
+        requests = {one.number: self._request(one, holdings) for one in all_sequences}
+        running = [one.number for one in all_sequences if one.state is State.RUNNING]
+        local = {number: requests[number].num_local + 1 for number in running}
         return Load(
             self._instance,
             self._epoch,
             len(running),
             len(all_sequences) - len(running),
             waiting_blocks,
-            sequences,
+            requests,
             self.step_s,
             int(self.is_leaving),
             samples,
             dict(self.relief),
             _borrowed(all_sequences, debts),
-            [_request_load(one, now) for one in all_sequences],
             dict(self.reuse),
             dict(counts),
             {"step_tokens": told(self._step_tokens), "step_s": told(self._step_s)},
+            {one.number: self._origin(one, now) for one in all_sequences},
+            sum(local.values()),
+            sum(max(0, requests[number].num_blocks - own) for number, own in local.items()),
+            self._num_steps,
+            now - self._began,
+        )
+
+    def _origin(self, sequence: Sequence, now: float) -> Origin:
+        arrived = now if sequence.arrived is None else sequence.arrived
+        name, since = sequence.request.request_id, arrived - (self._began or 0.0)
+        return Origin(name, sequence.num_prompt, since)
+
+    def _request(self, sequence: Sequence, holdings: Holdings) -> RequestLoad:
+        state, since, num_local = "waiting", 0, 0
+        if sequence.state is State.RUNNING:
+            state, num_local = "prefill", _num_own_sealed(sequence, holdings)
+            if not sequence.is_prefill:
+                state, since = "decode", self._num_steps
+        holes = sum(end - first for first, end in sequence.holes)
+        return RequestLoad(
+            state,
+            sequence.num_output - since,
+            sequence.num_computed - holes - since,
+            len(sequence.table),
+            num_local,
+            _held(sequence),
         )
 
     def _num_lent(self, span: Span) -> int:
@@ -118,34 +140,14 @@ def told(distribution: Distribution) -> Histogram:
     return Histogram(list(distribution.bounds), list(distribution.counts), distribution.total)
 
 
-def _age_s(sequence: Sequence, now: float) -> float:
-    return max(0.0, now - (now if sequence.arrived is None else sequence.arrived))
-
-
-def _borrowed(sequences: Many[Sequence], debts: Debts) -> list[Share]:
+def _borrowed(sequences: Many[Sequence], debts: Debts) -> dict[int, int]:
     """Lent slots that are not given back, by creditor."""
     owed: Counter[int] = Counter()
     for sequence in sequences:
         for (instance, loan), num_slots in sequence.loans.items():
             if (instance, loan) in debts and not debts.is_pin((instance, loan)):
                 owed[instance] += num_slots
-    return _shares(owed)
-
-
-def _request_load(sequence: Sequence, now: float) -> RequestLoad:
-    state = "waiting"
-    if sequence.state is State.RUNNING:
-        state = "prefill" if sequence.is_prefill else "decode"
-    holes = sum(end - first for first, end in sequence.holes)
-    return RequestLoad(
-        sequence.request.request_id,
-        state,
-        sequence.num_prompt,
-        sequence.num_output,
-        sequence.num_computed - holes,
-        _age_s(sequence, now),
-        _held(sequence),
-    )
+    return dict(owed)
 
 
 def _num_own_sealed(sequence: Sequence, holdings: Holdings) -> int:

@@ -6,7 +6,9 @@ is stale by design: a creditor may refuse, and then the choice is made again wit
 (PAPER section 2.1: the creditors are tried in turn; their own tables decide.)
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+
+from msgspec import structs
 
 from engine.errors import CapacityError
 from engine.protocol import (
@@ -19,6 +21,7 @@ from engine.protocol import (
     Reserve,
 )
 from engine.scheduler.base import Need, Placement
+from engine.scheduler.deal import Deal
 from engine.scheduler.debts import Debts
 from engine.scheduler.effects import Connect, Effect, ToPlanner, ToPool
 
@@ -47,25 +50,6 @@ SUSPECT_S = 3.0
 """an epoch that was lost is not asked again for so long; the planner still offers it meanwhile"""
 
 
-@dataclass(slots=True)
-class _Deal:
-    sequence: int
-    need: Need
-    started: float
-    query: int
-    arrived: float
-    priority: int
-    part: bool
-    num_lend_cap: int = 0
-    creditors: list[Creditor] = field(default_factory=list)
-    holders: tuple[int, ...] = ()
-    asked: dict[int, int] = field(default_factory=dict)
-    """reservation -> instance, unanswered"""
-    grants: dict[int, Granted] = field(default_factory=dict)
-    asked_at: float = 0.0
-    rounds: int = 0
-
-
 class Negotiator:
     """One deal for each sequence that is being placed."""
 
@@ -86,7 +70,7 @@ class Negotiator:
         self._timeout_s = timeout_s
         self._answer_s = answer_s
         self._max_rounds = max_rounds
-        self._deals: dict[int, _Deal] = {}
+        self._deals: dict[int, Deal] = {}
         self._next_id = 1
         self._epochs: dict[int, int] = {}
         """instance -> its epoch when it was last offered"""
@@ -98,6 +82,11 @@ class Negotiator:
     @property
     def is_dealing(self) -> bool:
         return bool(self._deals)
+
+    def under_way(self, sequence: int) -> int:
+        """Blocks that a deal for it may bring."""
+        deal = self._deals.get(sequence)
+        return deal.need.num_lacking if deal else 0
 
     def borrow(
         self,
@@ -117,13 +106,13 @@ class Negotiator:
         """
         query = self._take_id()
         born = now if arrived is None else arrived
-        deal = _Deal(sequence, need, now, query, born, priority, part, asked_at=now)
+        deal = Deal(sequence, need, now, query, born, priority, part, asked_at=now)
         self._deals[sequence] = deal
         if to is not None:
             deal.creditors = [to]
             self._reserve(deal, now)
             return
-        self._query(deal)
+        self._query(deal, now)
 
     def cancel(self, sequence: int) -> None:
         """Give up a deal without an outcome, also one that nobody has acted on yet."""
@@ -200,21 +189,22 @@ class Negotiator:
                 self._fail(deal, f"no answer from the planner in {self._timeout_s:g} s", False)
             elif not deal.asked and now - deal.asked_at >= self._answer_s:
                 deal.asked_at = now
-                self._query(deal)  # it may have been restarted
+                self._query(deal, now)  # it may have been restarted
 
-    def _query(self, deal: _Deal) -> None:
-        need = deal.need
-        wanted = max(need.num_blocks - need.num_local, 1)
-        self._effects.append(ToPlanner(BorrowQuery(deal.query, need.owner, need.host, wanted)))
+    def _query(self, deal: Deal, now: float) -> None:
+        need, age_s = deal.need, max(0.0, now - deal.arrived)
+        wanted = max(need.num_blocks - max(need.num_local - need.working_blocks, 0), 1)
+        query = BorrowQuery(deal.query, need.owner, need.host, wanted, age_s, deal.priority)
+        self._effects.append(ToPlanner(query))
 
-    def _reserve(self, deal: _Deal, now: float) -> None:
+    def _reserve(self, deal: Deal, now: float) -> None:
         deal.asked_at = now
         deal.rounds += 1
         if deal.rounds > self._max_rounds:
             self._fail(deal, f"creditors changed their mind {self._max_rounds} times", False)
             return
         try:
-            need = _what_there_is(deal) if deal.part else deal.need
+            need = deal.what_there_is if deal.part else deal.need
             deal.holders = self._placement.place(need, deal.creditors)
         except CapacityError as error:
             # A greeting ends what an earlier life of this instance still holds there.
@@ -236,7 +226,7 @@ class Negotiator:
             del self._deals[deal.sequence]
             self.outcomes.append(Placed(deal.sequence, deal.holders, {}))
 
-    def _retry(self, deal: _Deal, lendable: dict[int, int], now: float) -> None:
+    def _retry(self, deal: Deal, lendable: dict[int, int], now: float) -> None:
         """Choose again, with what is known of some creditors by now."""
         self._undo(deal)
         deal.creditors = [
@@ -245,12 +235,12 @@ class Negotiator:
         ]
         self._reserve(deal, now)
 
-    def _fail(self, deal: _Deal, reason: str, hopeless: bool) -> None:
+    def _fail(self, deal: Deal, reason: str, hopeless: bool) -> None:
         self._undo(deal)
         self._deals.pop(deal.sequence, None)
         self.outcomes.append(NotPlaced(deal.sequence, reason, hopeless))
 
-    def _undo(self, deal: _Deal) -> None:
+    def _undo(self, deal: Deal) -> None:
         self._give_back(deal.grants)
         deal.grants = {}
         deal.asked = {}  # what is still granted for these is released when it comes
@@ -260,7 +250,7 @@ class Negotiator:
             self._debts.remove(instance, grant.loan)
             self._effects.append(ToPool(instance, Release(grant.loan)))
 
-    def _is_hopeless(self, deal: _Deal) -> bool:
+    def _is_hopeless(self, deal: Deal) -> bool:
         """Not even with all pools to itself could the sequence be placed."""
         need = replace(deal.need, num_local=deal.need.num_pool)
         try:
@@ -277,7 +267,7 @@ class Negotiator:
         epoch, until = self._suspects.get(creditor.instance, (-1, 0.0))
         return creditor.epoch == epoch and now < until
 
-    def _deal_of(self, reservation: int) -> _Deal | None:
+    def _deal_of(self, reservation: int) -> Deal | None:
         return next((d for d in self._deals.values() if reservation in d.asked), None)
 
     def _take_id(self) -> int:
@@ -285,14 +275,5 @@ class Negotiator:
         return self._next_id
 
 
-def _what_there_is(deal: _Deal) -> Need:
-    """The deal's need, or as much of it as its creditors can lend; all of it where none can."""
-    need, room = deal.need, sum(creditor.num_lendable for creditor in deal.creditors)
-    most = need.num_local - need.working_blocks + room
-    return replace(need, num_blocks=min(need.num_blocks, most)) if room else need
-
-
 def replace_lendable(creditor: Creditor, num_lendable: int) -> Creditor:
-    return Creditor(
-        creditor.instance, creditor.epoch, creditor.address, creditor.host, num_lendable
-    )
+    return structs.replace(creditor, num_lendable=num_lendable)

@@ -5,8 +5,8 @@ current attempt's next token is taken, so nothing is lost or doubled when a step
 the request is sent again. What has been taken can be written to a journal and read back.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 from engine.core import Request, Score
 from engine.protocol import (
@@ -14,7 +14,6 @@ from engine.protocol import (
     Explained,
     Failed,
     HandedOver,
-    Life,
     Member,
     Message,
     Progress,
@@ -24,69 +23,11 @@ from engine.protocol import (
     Tokens,
 )
 from engine.scheduler.affinity import Affinity
+from engine.scheduler.census import Census
+from engine.scheduler.entry import HANDED_OVER, LOST, Attempt, Entry
+from engine.scheduler.kept import Kept
 from engine.scheduler.pace import Pace
 from engine.scheduler.router import UnderWay, route
-
-FIRST, HANDED_OVER, LOST = "first", "hand_over", "step_lost"
-"""why an attempt began: what became of the one before it"""
-
-
-@dataclass(slots=True)
-class Attempt:
-    """A request's run at one instance."""
-
-    number: int
-    instance: int
-    began_s: float
-    """since the request was accepted"""
-    why: str
-    num_tokens: int
-    """of the answer, when it began"""
-    life: Life | None = None
-    """as its step last told of it"""
-
-
-@dataclass(slots=True)
-class Entry:
-    """A request, and what is known of its answer."""
-
-    request: Request
-    arrived: float
-    life: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    scores: list[Score] = field(default_factory=list)
-    """of the tokens, if the request wants logprobs"""
-    prompt_scores: list[Score] = field(default_factory=list)
-    """of the prompt's tokens but the first, if it wants those"""
-    finish_reason: str = ""
-    error: str = ""
-    error_code: str = ""
-    report: Report | None = None
-    attempt: int = 0
-    attempts: list[Attempt] = field(default_factory=list)
-    why: str = FIRST
-    """of the next attempt"""
-    instance: int | None = None
-    address: str = ""
-    started_at: float | None = None
-    """when an instance first said that it works on it"""
-    first_token_at: float | None = None
-    num_reused: int = 0
-    """tokens of the prompt whose keys were found, not computed"""
-    last_token_at: float | None = None
-    ended_at: float | None = None
-
-    @property
-    def done(self) -> bool:
-        return bool(self.finish_reason or self.error)
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.request.prompt_ids) + self.request.sampling.max_tokens
-
-    @property
-    def attempt_id(self) -> str:
-        return f"{self.request.request_id}#{self.life}.{self.attempt}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +42,12 @@ class RequestTable:
     """Entries by request id; ``take_effects`` says what to send, ``changed`` who has news."""
 
     def __init__(
-        self, *, block_tokens: int, keep_s: float = 300.0, life: str = "", stays: bool = False
+        self,
+        *,
+        block_tokens: int,
+        kept: Kept | None = None,
+        life: str = "",
+        stays: bool = False,
     ) -> None:
         """``life`` tells this table's attempts from those of a gateway that died.
 
@@ -111,12 +57,14 @@ class RequestTable:
         self._num_added = 0
         self._stays = stays
         self.block_tokens = block_tokens
-        self._keep_s = keep_s
+        self._kept = Kept() if kept is None else kept
         self._members: list[Member] = []
         self._affinity = Affinity()
         self.under_way = UnderWay()
         self._effects: list[ToStep] = []
         self.entries: dict[str, Entry] = {}
+        self._under_way: dict[str, Entry] = {}
+        self.census = Census()
         self.changed: set[str] = set()
         self.reported: list[Entry] = []
         """whose report has come since somebody last took them"""
@@ -137,7 +85,9 @@ class RequestTable:
         self._num_added += 1
         life = f"{self._life}.{self._num_added}"
         entry = Entry(request, now, life, list(token_ids), list(scores), list(prompt_scores))
-        self.entries[request.request_id] = entry
+        self._kept.drop(request.request_id)
+        self.entries[request.request_id] = self._under_way[request.request_id] = entry
+        self.census.added(entry)
         self._send(entry, now)
         return entry
 
@@ -158,6 +108,8 @@ class RequestTable:
         entry.finish_reason, entry.error, entry.error_code = finish_reason, error, error_code
         entry.ended_at = now
         self.entries[request.request_id] = entry
+        self.census.ended(entry, now)
+        self._kept.add(entry, now)
 
     def cancel(self, request_id: str, now: float) -> None:
         """Nobody wants the answer any more: its memory is freed at once."""
@@ -176,18 +128,21 @@ class RequestTable:
         self.entries[request_id].finish_reason = reason
 
     def on_members(self, members: Sequence[Member], now: float) -> None:
-        """The planner's view: send again what ran at a step that is gone, forget what is old."""
+        """The planner's view: send again what ran at a step that is gone."""
         self._members = list(members)
         addresses = {member.step_address for member in members if member.step_address}
-        for name, entry in list(self.entries.items()):
-            if entry.done:
-                if entry.ended_at is not None and now - entry.ended_at > self._keep_s:
-                    del self.entries[name]
-            elif entry.address not in addresses:
+        for entry in self.running:
+            if entry.address not in addresses:
                 if entry.address:  # perhaps only its planner was away: never run it twice
                     self._effects.append(ToStep(entry.address, Abort(entry.attempt_id)))
                     entry.why = LOST
                 self._send(entry, now)
+
+    def forget(self, now: float, told: Collection[str] = ()) -> None:
+        """Answers that are too old, or too many; not those that are ``told`` to somebody now, nor
+        those of which there is news."""
+        for name in self._kept.leave(now, lambda name: name in told or name in self.changed):
+            del self.entries[name]
 
     def on_message(self, message: Message, now: float) -> None:
         """From a step. Messages of earlier attempts are dropped."""
@@ -195,8 +150,10 @@ class RequestTable:
         entry = self.entries.get(attempt_id.rpartition("#")[0])
         if entry is None or attempt_id != entry.attempt_id:
             return
-        if isinstance(message, Progress | Tokens) and entry.started_at is None:
+        is_at_work = isinstance(message, Progress | Tokens) and not entry.done
+        if is_at_work and entry.started_at is None:
             entry.started_at = now
+            self.census.began(entry)
         match message:
             case Report():
                 entry.report, entry.attempts[-1].life = message, message.life
@@ -225,7 +182,7 @@ class RequestTable:
 
     @property
     def running(self) -> list[Entry]:
-        return [entry for entry in self.entries.values() if not entry.done]
+        return list(self._under_way.values())
 
     def _called_off(self, request_id: str) -> Entry | None:
         """The entry, if it was under way; its step is told to forget it."""
@@ -243,6 +200,7 @@ class RequestTable:
             entry.num_reused = message.num_reused
         entry.token_ids += message.token_ids
         entry.scores += message.scores
+        self.census.took(entry, len(message.token_ids))
         entry.first_token_at = entry.first_token_at or now
         self.changed.add(entry.request.request_id)
         self._note_pace(entry, len(message.token_ids), now)
@@ -260,8 +218,12 @@ class RequestTable:
 
     def _end(self, entry: Entry, now: float, *, reason: str = "", error: str = "") -> None:
         entry.finish_reason, entry.error, entry.ended_at = reason, error, now
-        self.under_way.end(entry.request.request_id)
-        self.changed.add(entry.request.request_id)
+        name = entry.request.request_id
+        del self._under_way[name]
+        self.under_way.end(name)
+        self.census.ended(entry, now)
+        self._kept.add(entry, now)
+        self.changed.add(name)
 
     def _send(self, entry: Entry, now: float, *, leaving: int | None = None) -> None:
         """Begin the next attempt at an instance that is ready; else it waits for one."""

@@ -28,11 +28,12 @@ class Scheduler(Desk):
         if self.is_leaving:
             self.clients.hand_over(request)
         elif self.clients.accept(request):
-            sequence = Sequence(
-                self._next_number, request, [*request.prompt_ids, *request.answer_ids]
-            )
+            token_ids = [*request.prompt_ids, *request.answer_ids]
+            if reason := self.allowance.refusal_for_ever(request, len(token_ids)):
+                self.clients.fail(request, reason, "lending_limit")
+                return
+            self.admission.queue(Sequence(self._next_number, request, token_ids))
             self._next_number += 1
-            self.admission.queue(sequence)
 
     def abort(self, request_id: str) -> None:
         """Stop a request wherever it is; its memory is free at once."""

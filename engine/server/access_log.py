@@ -10,7 +10,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from engine.scheduler.request_table import Entry
+from engine.scheduler.entry import Entry
 
 HEADER = "X-Request-Id"
 MAX_ID_CHARS = 128

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from engine.model.tokenizer import Tokenizer
-from engine.scheduler.request_table import Entry
+from engine.scheduler.entry import Entry
 from engine.server.journal import Terms
 from engine.server.stops import StopFilter
 

@@ -1,7 +1,8 @@
 """API keys: who may use the API, under which name, how much and how early. No I/O but the file.
 
 A key is one line: the key, then options, such as ``sk-123 name=alice requests=4
-tokens_per_minute=9000 priority=1``. Only digests are kept, and no message names a key.
+tokens_per_minute=9000 max_borrowed=64 priority=1``. Only digests are kept, and no message names a
+key.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ MAX_PRIORITY = 1000
 OPTIONS = {
     "requests": ("max_requests", 1, 1 << 31),
     "tokens_per_minute": ("tokens_per_minute", 1, 1 << 48),
+    "max_borrowed": ("max_borrowed", 0, 1 << 31),
     "priority": ("priority", -MAX_PRIORITY, MAX_PRIORITY),
 }
 """option -> field, least and most"""
@@ -33,6 +35,8 @@ class Tenant:
     """at once; 0: any number"""
     tokens_per_minute: int = 0
     """of prompts and answers; 0: any number"""
+    max_borrowed: int | None = None
+    """blocks of others that its requests may have at one instance; None: any number"""
     priority: int = 0
     """of requests that name none; no request of a named tenant is served earlier"""
 

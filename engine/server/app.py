@@ -170,7 +170,7 @@ def build_app(
     @app.get("/cluster")
     async def cluster() -> dict[str, Any]:
         """Instances, loans as both sides know them, requests and where their contexts lie."""
-        return gateway.overview()
+        return await gateway.overview()
 
     add_tokenize_routes(app, completions, tokenizer, max_positions=max_positions)
 
@@ -180,7 +180,8 @@ def build_app(
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def scrape() -> Response:
-        return PlainTextResponse(metrics.text(gateway.table, gateway.members, gateway.view))
+        view = await gateway.views.look()
+        return PlainTextResponse(metrics.text(gateway.table, gateway.members, view))
 
     app.include_router(explanation.build_router(gateway))
     app.include_router(build_router(gateway))

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
 
-from engine.scheduler.request_table import Entry
+from engine.scheduler.entry import Entry
 
 Result = TypeVar("Result")
 

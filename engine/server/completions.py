@@ -8,7 +8,7 @@ import time
 from engine.core import Request
 from engine.model.generation import GenerationDefaults
 from engine.model.tokenizer import Tokenizer
-from engine.scheduler.request_table import Entry
+from engine.scheduler.entry import Entry
 from engine.server.api_keys import Tenant
 from engine.server.choices import Choices, name_of
 from engine.server.constraints import Constraints
@@ -78,9 +78,10 @@ class Completions:
                     priority=tenant.priority_of(body.priority),
                     tenant=tenant.name,
                     cache_salt=body.cache_salt or "",
+                    max_borrowed=tenant.max_borrowed,
                 )
-                known = self._gateway.table.entries.values()
-                self._limits.check(request, tenant, known, self._gateway.members, time.monotonic())
+                census, members = self._gateway.table.census, self._gateway.members
+                self._limits.check(request, tenant, census, members, time.monotonic())
                 terms = self._terms(body, prompt, index, num_choices)
                 entries.append(self._gateway.submit(request, terms))
         except Problem:

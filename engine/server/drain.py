@@ -26,7 +26,7 @@ class Drain:
     async def run(self) -> None:
         gateway = self._gateway
         gateway.closes_at = time.monotonic() + await self._word()
-        while time.monotonic() < gateway.closes_at and self._is_busy():
+        while time.monotonic() < gateway.closes_at and await self._is_busy():
             await asyncio.sleep(LOOK_S)
         for entry in gateway.table.running:
             text = "The server is shutting down and its time is up; send the request again later."
@@ -34,11 +34,13 @@ class Drain:
         gateway.is_over = True
         self._stop()
 
-    def _is_busy(self) -> bool:
+    async def _is_busy(self) -> bool:
         if self._gateway.table.running:
             return True
-        loads = self._gateway.view.steps if self._of_all else []
-        return any(load.num_running or load.num_waiting for load in loads)
+        if not self._of_all:
+            return False
+        view = await self._gateway.views.look()
+        return any(load.num_running or load.num_waiting for load in view.steps)
 
     async def _word(self) -> float:
         """Seconds that it has, once the supervisor says so."""

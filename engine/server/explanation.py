@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from engine.protocol import Life
-from engine.scheduler.request_table import Attempt, Entry
+from engine.scheduler.entry import Attempt, Entry
 from engine.server.api_keys import ANYBODY
 from engine.server.gateway import Gateway
 from engine.server.phases import Phases

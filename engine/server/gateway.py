@@ -22,15 +22,17 @@ from engine.protocol import (
     Member,
     Members,
     MembersQuery,
+    Message,
     View,
-    ViewQuery,
 )
-from engine.scheduler.request_table import Entry, RequestTable
+from engine.scheduler.entry import Entry
+from engine.scheduler.request_table import RequestTable
 from engine.server.history import History
 from engine.server.journal import KEEP_ENDED, Ended, Journal, Left, Terms, left_of
 from engine.server.overview import overview
 from engine.server.rates import Rates, mean_ttft_s
 from engine.server.roll import Roll
+from engine.server.views import Views
 
 LOOK_S = 0.25
 """how often the planner is asked who is there"""
@@ -68,8 +70,7 @@ class Gateway:
         )
         self.terms: dict[str, Terms] = {}
         self.members: list[Member] = []
-        self.view = View([], [])
-        """the cluster as the planner last told of it"""
+        self.views = Views(self._to_planner)
         self.rates = Rates()
         self.history = History(time.monotonic(), time.time())
         self.closes_at: float | None = None  # it takes nothing new, and ends what it has by then
@@ -111,23 +112,25 @@ class Gateway:
             now = time.monotonic()
             if now >= next_look:
                 next_look = now + LOOK_S
-                with contextlib.suppress(PeerLost):
-                    self._planner.send(MembersQuery())
-                    self._planner.send(ViewQuery())
+                self._to_planner(MembersQuery())
                 self.rates.note(self.table.pace.num_tokens, now)
             self._pump(now)
             await self._sleep()
             while self._gone:
                 self._gone.pop().close()
 
-    def overview(self) -> dict[str, Any]:
+    def _to_planner(self, message: Message) -> None:
+        with contextlib.suppress(PeerLost):
+            self._planner.send(message)
+
+    async def overview(self) -> dict[str, Any]:
         """See ``GET /cluster``."""
-        now = time.monotonic()
+        view, now = await self.views.look(), time.monotonic()
         rates = {
             "output_tokens_per_s": round(self.rates.output_tokens_per_s(), 3),
             "ttft_s": mean_ttft_s(self.table.entries.values(), now),
         }
-        shown = overview(self.members, self.view, self.table.entries.values(), now)
+        shown = overview(self.members, view, self.table.entries.values(), now)
         return {"block_tokens": self.table.block_tokens, **shown, "rates": rates}
 
     def now(self) -> float:
@@ -205,7 +208,7 @@ class Gateway:
                 self.table.on_members(self.members, now)
                 self._forget(now)
             elif isinstance(message, View):
-                self.view = message
+                self.views.heard(message)
         for client in self._steps.values():
             for message in client.receive(0.0):
                 self.table.on_message(message, now)
@@ -247,6 +250,7 @@ class Gateway:
                 self._on_end(entry)
             if name in self._news:
                 self._news[name].set()
+        self.table.forget(now, self._attending)
 
     def _forget(self, now: float) -> None:
         """Sockets of steps that are gone, requests nobody came back for or the table forgot."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import exp, floor, log
 from typing import Any
 
-from engine.scheduler.request_table import Entry
+from engine.scheduler.entry import Entry
 
 KEEP_S = 300
 WINDOW_S = 15

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from engine.core import Request, Score
-from engine.scheduler.request_table import Entry
+from engine.scheduler.entry import Entry
 
 
 class Terms(Struct, frozen=True, array_like=True):

@@ -15,7 +15,8 @@ from prometheus_client.utils import floatToGoString
 
 from engine.core import Distribution
 from engine.protocol import Heartbeat, Histogram, Load, Member, View
-from engine.scheduler.request_table import FIRST, Entry, RequestTable
+from engine.scheduler.entry import FIRST, Entry
+from engine.scheduler.request_table import RequestTable
 from engine.server.metric_table import ENGINE, TABLE, Metric
 from engine.server.overview import ledger
 from engine.server.phases import Phases, amount, times
@@ -125,7 +126,7 @@ class Metrics:
             found["vllm:kv_cache_usage_perc"][at] = used
             found["vllm:cache_config_info"][*at, str(table.block_tokens), str(num_blocks)] = 1
         for load in view.steps:
-            borrowed = sum(share.num_blocks for share in load.borrowed)
+            borrowed = sum(load.borrowed.values())
             found["lendkv:borrowed_blocks"][model, str(load.instance)] = borrowed
         books = ledger(view)
         found["lendkv:ledger_difference_blocks"][model,] = books["lent"] - books["borrowed"]

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterable
 
-from engine.scheduler.request_table import Entry
+from engine.scheduler.entry import Entry
 
 WINDOW_S = 10.0
 

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from engine.core import Score
 from engine.model.token_names import TokenNames
 from engine.model.tokenizer import Tokenizer
-from engine.scheduler.request_table import Entry
+from engine.scheduler.entry import Entry
 from engine.server.answer_text import AnswerText
 from engine.server.answers import DONE, Piece, Shape, Usage, event, finish_reason
 from engine.server.choices import BETWEEN, Choices, all_of, merged

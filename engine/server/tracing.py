@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from engine.errors import ConfigError
-from engine.scheduler.request_table import Entry
+from engine.scheduler.entry import Entry
 from engine.server.phases import Phases, amount
 
 WAIT_S = 2.0

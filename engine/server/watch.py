@@ -6,7 +6,7 @@ One picture a second, whatever their number; none while nobody looks.
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 Json = dict[str, Any]
@@ -20,7 +20,7 @@ class Watch:
 
     def __init__(
         self,
-        cluster: Callable[[], Json],
+        cluster: Callable[[], Awaitable[Json]],
         history: Callable[[int], Json],
         is_over: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -29,8 +29,8 @@ class Watch:
         self._history = history
         self._is_over = is_over
         self._made_in = -1
-        """the second of the calendar in which the picture was made"""
-        self._picture = ""
+        """the second of the calendar in which the picture was begun"""
+        self._picture: asyncio.Task[str] | None = None
 
     async def events(self, since: int) -> AsyncGenerator[str]:
         """At once, and then as each second of the calendar is over, until it is closed."""
@@ -38,14 +38,17 @@ class Watch:
             history = self._history(since)
             since = max((one["second"] for one in history["seconds"]), default=since)
             yield _event("history", json.dumps(history))
-            yield _event("cluster", self._now())
+            yield _event("cluster", await asyncio.shield(self._now()))
             await asyncio.sleep(1.0 + LATE_S - time.time() % 1.0)
 
-    def _now(self) -> str:
-        if self._made_in != int(time.time()):
+    def _now(self) -> asyncio.Task[str]:
+        if self._picture is None or self._made_in != int(time.time()):
             self._made_in = int(time.time())
-            self._picture = json.dumps(self._cluster())
+            self._picture = asyncio.create_task(self._draw())
         return self._picture
+
+    async def _draw(self) -> str:
+        return json.dumps(await self._cluster())
 
 
 def _event(name: str, data: str) -> str:

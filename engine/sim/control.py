@@ -6,6 +6,7 @@ from collections.abc import Callable
 from engine import protocol as p
 from engine.core import Request
 from engine.scheduler.base import Placement
+from engine.scheduler.kept import Kept
 from engine.scheduler.performance import Performance
 from engine.scheduler.planner import Planner
 from engine.scheduler.request_table import RequestTable
@@ -80,7 +81,7 @@ class SimGateway(Party):
     def start(self) -> None:
         super().start()
         tokens = self.world.config.block_tokens
-        self.table = RequestTable(block_tokens=tokens, keep_s=KEEP_S, life=str(self.life))
+        self.table = RequestTable(block_tokens=tokens, kept=Kept(KEEP_S), life=str(self.life))
         now = self.clock()
         for request, token_ids, reason, error in self._answered:
             self.table.keep(request, now, token_ids, finish_reason=reason, error=error)
@@ -116,6 +117,7 @@ class SimGateway(Party):
     def on_planner(self, message: p.Message) -> None:
         if isinstance(message, p.Members):
             self.table.on_members(message.members, self.clock())
+            self.table.forget(self.clock())
             self._push()
 
     def on_message(self, message: p.Message) -> None:

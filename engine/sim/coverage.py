@@ -29,6 +29,7 @@ TO_STEP = frozenset(
         "Move",
         "Settle",
         "Evacuate",
+        "Resend",
         "Submit",
         "Abort",
     ]
@@ -51,6 +52,7 @@ TO_POOL = frozenset(
         "Ask",
         "Freeze",
         "Evacuate",
+        "Resend",
     ]
 )
 TO_UP = frozenset(

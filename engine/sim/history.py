@@ -171,7 +171,7 @@ def _watch(world: World, cluster: Cluster) -> None:
             except AssertionError as error:
                 world.violation(f"{pool.name}: the books do not balance: {error}")
             beat = pool.rmanager.heartbeat(address="", host="", now=pool.clock())
-            owed |= {(debt.debtor, pool.instance) for debt in beat.lent}
+            owed |= {(debtor, pool.instance) for debtor in beat.lent}
         world.notes["mutual_debt"] += any((b, a) in owed for a, b in owed)
         for step in cluster.steps.values():
             if step.is_alive:

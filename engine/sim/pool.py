@@ -196,6 +196,6 @@ class SimPool(Party):
         if leave_by is not None:
             self._perform(self.rmanager.lend(False, now))
         beat = self.rmanager.heartbeat(address=str(self.instance), host="sim", now=now)
-        self.to_planner(beat)
+        self.report(beat)
         if leave_by is not None and (not beat.num_lent or now >= leave_by):
             self._left(self)

@@ -1,8 +1,10 @@
 """Post: control messages between processes, in order to each, and lost with their receiver."""
 
 from collections.abc import Callable
+from typing import Any
 
 from engine import protocol as p
+from engine.scheduler.reports import Series
 from engine.sim.lane import Lane
 from engine.sim.world import Action, Process, World, kind_of
 
@@ -23,8 +25,23 @@ class Party(Process):
         super().__init__(world, name, states)
         self._ask = ask
 
+    def start(self) -> None:
+        super().start()
+        self._series = Series[Any]()
+
     def to_planner(self, message: p.Message) -> None:
         self._ask(self, message)
+
+    def report(self, report: p.Heartbeat | p.Load) -> None:
+        """What has changed of it since the one before."""
+        self.to_planner(self._series.next(report))
+
+    def hear(self, message: p.Message) -> None:
+        """The planner says this."""
+        if isinstance(message, p.Resend):
+            self._series.resend()
+        else:
+            self.on_planner(message)
 
     def on_planner(self, message: p.Message) -> None:
         raise NotImplementedError
@@ -51,7 +68,7 @@ class Post:
         """From the planner; who is dead hears nothing."""
         party, life = self._parties.get(name, (None, 0))
         if party is not None and party.life == life:
-            self.send(party, message, lambda: party.on_planner(message), lossy=True)
+            self.send(party, message, lambda: party.hear(message), lossy=True)
 
     def send(
         self, receiver: Process, message: p.Message, arrive: Action, *, lossy: bool = False

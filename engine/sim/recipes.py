@@ -20,25 +20,30 @@ def mode_of(recipe: str | None, overrides: Sequence[str]) -> str:
     return mode
 
 
-def load_as(kind: type[T], recipe: str | None, overrides: Sequence[str]) -> T:
+def load_as(
+    kind: type[T], recipe: str | None, overrides: Sequence[str], verb: str = "simulate"
+) -> T:
     """The recipe as this dataclass. Raises ConfigError."""
     try:
-        config = OmegaConf.to_object(_merged([OmegaConf.structured(kind)], recipe, overrides))
+        layers = [OmegaConf.structured(kind)]
+        config = OmegaConf.to_object(_merged(layers, recipe, overrides, verb))
     except (OmegaConfBaseException, ValueError) as error:
-        raise _wrong(error) from error
+        raise _wrong(error, verb) from error
     assert isinstance(config, kind)
     return config
 
 
-def _merged(layers: list[Any], recipe: str | None, overrides: Sequence[str]) -> Any:
+def _merged(
+    layers: list[Any], recipe: str | None, overrides: Sequence[str], verb: str = "simulate"
+) -> Any:
     try:
         if recipe:
             layers = [*layers, OmegaConf.load(recipe)]
         return OmegaConf.merge(*layers, OmegaConf.from_dotlist(list(overrides)))
     except (OmegaConfBaseException, OSError, ValueError) as error:
-        raise _wrong(error) from error
+        raise _wrong(error, verb) from error
 
 
-def _wrong(error: Exception) -> ConfigError:
+def _wrong(error: Exception, verb: str) -> ConfigError:
     key = getattr(error, "full_key", None) or "the recipe"
-    return ConfigError(f"simulate: {key}: {str(error).strip().splitlines()[0]}")
+    return ConfigError(f"{verb}: {key}: {str(error).strip().splitlines()[0]}")

@@ -73,7 +73,7 @@ class SimStep(Party):
         self._reading: Reading | None = None
         self._wake = False
         self._connect_to(self.instance)
-        self.every(LOAD_S, lambda: self.to_planner(self.scheduler.load(self.clock())))
+        self.every(LOAD_S, lambda: self.report(self.scheduler.load(self.clock())))
         self.every(REGISTER_S, self._register)
         self._turn_soon(0.0)
 

@@ -18,7 +18,12 @@ from engine.comm.loopback import LoopbackNetwork
 
 PATIENCE_S = 20.0
 """upper bound for things that happen at once on an idle machine; only a failing test waits so"""
-TRANSPORT_NAMES = TRANSPORTS.names()
+NIXL = {
+    "nixl-shm": {"ucx_tls": "tcp,cma", "bulk_bytes": 16 << 10},
+    "nixl-tcp": {"ucx_tls": "tcp", "bulk_bytes": 16 << 10},
+}
+"""that transport over shared memory and over TCP: what UCX does is its own in each"""
+TRANSPORT_NAMES = [*(name for name in TRANSPORTS.names() if name != "nixl"), *NIXL]
 PROCESS_TRANSPORT_NAMES = [name for name in TRANSPORT_NAMES if name != "loopback"]
 
 
@@ -41,7 +46,7 @@ class Link:
 
     def at(self, address: str) -> dict[str, Any]:
         """Options that make a transport listen on this address."""
-        if self.name in ("tcp", "torch"):
+        if self.name in ("nixl", "tcp", "torch"):
             return {"port": int(address.rpartition(":")[2])}
         return {"name": address.partition(":")[2].removeprefix("//")}
 
@@ -73,7 +78,8 @@ class Link:
 
 @contextlib.contextmanager
 def link(transport_name: str, /, **options: Any) -> Iterator[Link]:
-    made = Link(transport_name, options)
+    nixl = NIXL.get(transport_name)
+    made = Link("nixl", nixl | options) if nixl else Link(transport_name, options)
     try:
         yield made
     finally:

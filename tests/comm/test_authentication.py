@@ -92,7 +92,7 @@ def test_a_wrong_key_is_one_sentence_on_the_side_that_dials(name):
         assert next_message(server, near) == (b"members", b"are served")
 
 
-@pytest.mark.parametrize("name", ["tcp", "torch"])
+@pytest.mark.parametrize("name", ["nixl-shm", "tcp", "torch"])
 @pytest.mark.parametrize(
     "garbage", [b"GET / HTTP/1.1\r\n\r\n".ljust(200), HELLO.pack(b"x", b"y"), b""]
 )

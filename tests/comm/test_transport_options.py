@@ -5,14 +5,14 @@ import dataclasses
 import os
 
 import pytest
-from comm_harness import TRANSPORT_NAMES, link
+from comm_harness import link
 
 from engine.comm import TRANSPORTS, handshake, shm
 from engine.comm.loopback import LoopbackNetwork, LoopbackTransport
 from engine.errors import ConfigError, PeerLost
 
 
-@pytest.mark.parametrize("name", TRANSPORT_NAMES)
+@pytest.mark.parametrize("name", TRANSPORTS.names())
 def test_configs_are_frozen_with_one_mebibyte_bodies(name):
     config = TRANSPORTS.load(name).Config()
     assert config.max_body_bytes == 1 << 20
@@ -20,7 +20,7 @@ def test_configs_are_frozen_with_one_mebibyte_bodies(name):
         config.max_body_bytes = 1
 
 
-@pytest.mark.parametrize("name", TRANSPORT_NAMES)
+@pytest.mark.parametrize("name", TRANSPORTS.names())
 @pytest.mark.parametrize("max_body_bytes", [-1, 1 << 31])
 def test_impossible_bodies_are_refused(name, max_body_bytes):
     kind = TRANSPORTS.load(name)

@@ -129,7 +129,7 @@ def test_a_killed_listener_restarts_on_its_address(net):
             next_message(client, channel)
     with pytest.raises(PeerLost, match="does not answer"):
         client.connect(address, 0.2)
-    with peer_process("serve", net.name, json.dumps(net.at(address))) as process:
+    with peer_process("serve", net.name, json.dumps(net.options | net.at(address))) as process:
         assert process.stdout.readline().strip() == address
         channel = client.connect(address, PATIENCE_S)
         channel.send(b"2")
@@ -141,7 +141,7 @@ def test_peers_come_and_go_without_a_trace(net):
     address = server.listen()
 
     def visit():
-        with peer_process("dial", net.name, "{}", address):
+        with peer_process("dial", net.name, json.dumps(net.options), address):
             accepted = []
             until(lambda: server.wait([], 0.05) or accepted.extend(server.accept()) or accepted)
         with pytest.raises(PeerLost):

@@ -11,6 +11,8 @@ import pytest
 import tiny_models
 from cluster_harness import assert_all_returned, cluster, greedy, prompt, run_all, tiny_checkpoint
 
+from engine.attention.local import LocalBackend
+from engine.attention.triton.backend import is_interpreted, why_not
 from engine.core import Request
 from engine.llm import LLM, Completion
 from engine.model.checkpoint import Checkpoint
@@ -171,4 +173,35 @@ def test_tokens_are_right_when_messages_are_small(
         f"transport.options.max_body_bytes={max_body_bytes}",
     )
     complete(llm, tiny_path)
+    llm.close()
+
+
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+@pytest.mark.parametrize("way", ["query", "mapped"])
+def test_tokens_are_right_where_the_owner_computes_in_triton(
+    tiny: Checkpoint, tiny_path: Path, way: str
+) -> None:
+    """And the holder natively: what is stored is the same."""
+    llm = cluster(
+        tiny,
+        "instances=2",
+        *LAYOUTS["every_other"],
+        *options_of_way(way),
+        "attention.options.local=triton",
+    )
+    ids = prompt(18, 18)
+    request = Request(request_id="0", prompt_ids=tuple(ids), sampling=greedy(3))
+    completion = llm.submit(request, 0)
+    run_all(llm)
+    assert completion.token_ids == tiny_models.reference_tokens(tiny_path, ids, 3)
+    assert ways_taken([completion]) == {way if is_interpreted() else "query"}
+    llm.close()
+
+
+def test_a_backend_that_reads_own_memory_only_sends_queries(
+    tiny: Checkpoint, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalBackend, "reads_mapped", False)
+    llm = cluster(tiny, "instances=2", *LAYOUTS["every_other"], *options_of_way("mapped"))
+    assert ways_taken(complete(llm, tiny_path)) == {"query"}
     llm.close()

@@ -106,8 +106,9 @@ class Command:
 
     def wait_until(self, ready: object) -> None:
         deadline = time.monotonic() + GUARD_S
-        while not ready() and time.monotonic() < deadline:  # type: ignore[operator]
+        while not ready():  # type: ignore[operator]
             assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < deadline, f"not so after {GUARD_S:g} s"
             time.sleep(0.01)
 
 

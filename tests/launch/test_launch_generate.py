@@ -38,6 +38,7 @@ def answer_of(done):
         (2, "tcp", "query"),
         (3, "shm", "query"),
         (3, "tcp", "query"),
+        (2, "nixl", "copy"),
     ],
 )
 def test_tokens_are_those_of_transformers_and_of_one_big_instance(
@@ -48,6 +49,7 @@ def test_tokens_are_those_of_transformers_and_of_one_big_instance(
         recipe,
         f"instances={instances}",
         f"transport.name={transport}",
+        *(["transport.options.bulk_bytes=256"] if transport == "nixl" else []),
         f"attention.options.way={way}",
         f"attention.options.staging_blocks={16 if way == 'copy' else 0}",
         "attention.options.wait_s=20",

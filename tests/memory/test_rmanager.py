@@ -6,6 +6,7 @@ from rmanager_harness import LAYOUT, OWN, OWN_EPOCH, Talk, hello
 from engine import protocol as p
 from engine.memory.effects import LosePeer, Zero
 from engine.memory.rmanager import RManager
+from engine.protocol.base import OLDEST
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def test_welcome_names_pool_epoch_and_kernel():
     [
         (
             {"protocol": 99},
-            f"version 99 of the protocol, and this lendkv versions 3 to {p.VERSION}",
+            f"version 99 of the protocol, and this lendkv versions {OLDEST} to {p.VERSION}",
         ),
         ({"cluster": "other"}, "'other', this pool of 'test'"),
         ({"layout": "ffff"}, "ffff, this pool's"),

@@ -23,7 +23,7 @@ class PlainGreedy(GreedyPlacement):
             if best is None:
                 continue
             to = best.creditor.creditor
-            move = Move(best.sequence.sequence, best.num_blocks, to)
+            move = Move(best.sequence, best.num_blocks, to)
             advice.append(Advice(debtor.instance, move))
             creditors[to.instance] = _lent(best.creditor, best.num_blocks)
         return advice
@@ -34,13 +34,13 @@ class PlainGreedy(GreedyPlacement):
             return None
         if load.num_running >= self._limits.max_debtor_batch:
             return None
-        movable = [one for one in load.sequences if one.num_local > 1]
+        movable = [one for one, of in load.requests.items() if of.num_local > 1]
         if not movable:
             return None
-        longest = max(movable, key=lambda one: (one.num_blocks, -one.sequence))
+        longest = max(movable, key=lambda one: (load.requests[one].num_blocks, -one))
         found = []
         for creditor in creditors.values():
-            most = min(longest.num_local - 1, creditor.creditor.num_lendable)
+            most = min(load.requests[longest].num_local - 1, creditor.creditor.num_lendable)
             counts = {1 << power for power in range(20) if 1 << power < most} | {most}
             if creditor.instance != debtor.instance:
                 found += [Candidate(debtor, creditor, longest, n) for n in counts if n > 0]

@@ -50,6 +50,25 @@ def check_cluster(cluster):
         _check_drawn(cluster, instance)
         _check_states(instance)
         _check_loans(cluster, instance)
+        check_allowances(instance)
+
+
+def check_allowances(instance):
+    """No tenant has more on loan than its requests allow, deals under way included."""
+    scheduler = instance.scheduler
+    sequences = {one.number: one for one in scheduler.roster.all()}
+    borrowed, limits = Counter(), {}
+    for sequence in sequences.values():
+        request = sequence.request
+        limits[request.tenant] = request.max_borrowed
+        for key, slots in sequence.loans.items():
+            if not scheduler.debts.is_pin(key):
+                borrowed[request.tenant] += slots
+    for deal in scheduler.negotiator._deals.values():
+        tenant = sequences[deal.sequence].request.tenant
+        borrowed[tenant] += sum(len(grant.blocks) for grant in deal.grants.values())
+    for tenant, limit in limits.items():
+        assert limit is None or borrowed[tenant] <= limit
 
 
 def _check_drawn(cluster, instance):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from loads_harness import load_of
 from msgspec import structs
 
 from engine import protocol as p
@@ -23,8 +24,8 @@ DEBTS = st.dictionaries(
 
 
 def step(instance, *, running=2, waiting=0, blocks=10, num_output=100):
-    sequences = [p.SequenceLoad(n, blocks, blocks - 1, 1.0, num_output) for n in range(running)]
-    return p.Load(instance, 1, running, waiting, waiting * 4, sequences, 0.02)
+    sequences = [(blocks, blocks - 1, num_output)] * running
+    return load_of(instance, sequences, waiting=waiting, waiting_blocks=4 * waiting)
 
 
 def view_of(instance, load, *, num_blocks=40, free=0, owed=None, host="a", draining=False):
@@ -99,8 +100,7 @@ def test_greedy_moves_no_more_than_is_lendable_and_only_at_a_gain(free, running,
             assert move.num_blocks <= min(free, 8)
             assert waiting
             debtor, creditor = view.instances[0], view.instances[1]
-            sequence = debtor.load.sequences[move.sequence]
-            candidate = Candidate(debtor, creditor, sequence, move.num_blocks)
+            candidate = Candidate(debtor, creditor, move.sequence, move.num_blocks)
             assert placement.gain(view, candidate, Performance()) > 0
 
 
@@ -108,7 +108,7 @@ def test_greedy_counts_what_the_lender_loses():
     placement = GreedyPlacement(GreedyPlacement.Config())
     busy = view_of(1, step(1, running=8), free=30)
     view = cluster(CROWDED, ROOMY, busy)
-    candidates = [Candidate(CROWDED, to, CROWDED.load.sequences[0], 4) for to in (ROOMY, busy)]
+    candidates = [Candidate(CROWDED, to, 0, 4) for to in (ROOMY, busy)]
     alone, shared = (placement.gain(view, one, Performance()) for one in candidates)
     assert alone > shared
 
@@ -136,8 +136,7 @@ def test_the_model_learns_what_steps_cost():
 
 
 def beat(instance, free, owed=()):
-    debts = [p.Debt(debtor, num) for debtor, num in owed]
-    return p.Heartbeat(instance, 1, f"at-{instance}", "a", 40, free, free, 0, 36, 0, debts)
+    return p.Heartbeat(instance, 1, f"at-{instance}", "a", 40, free, free, 0, 36, 0, dict(owed))
 
 
 def test_a_step_is_advised_once_on_each_of_its_reports():

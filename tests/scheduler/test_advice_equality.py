@@ -2,6 +2,7 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loads_harness import load_of
 from plain_advice import PlainBalanced, PlainGreedy, plain_settlements
 
 from engine import protocol as p
@@ -22,12 +23,12 @@ def instances(draw, number: int) -> InstanceView:
     load = None
     if draw(st.integers(0, 9)):
         sequences = [
-            p.SequenceLoad(n, draw(st.integers(1, 90)), draw(st.integers(0, 80)), 1.0, 70 * n)
+            (draw(st.integers(1, 90)), draw(st.integers(0, 80)), 70 * n)
             for n in range(draw(st.integers(0, 6)))
         ]
         waiting = draw(st.sampled_from([0, 0, 1, 3, 20]))
         blocks = waiting * draw(st.integers(1, 30))
-        load = p.Load(number, 1, len(sequences), waiting, blocks, sequences, 0.02)
+        load = load_of(number, sequences, waiting=waiting, waiting_blocks=blocks)
     return InstanceView(
         creditor=p.Creditor(number, 1, f"at-{number}", host, lendable),
         num_blocks=num_blocks,
@@ -81,8 +82,7 @@ def test_circles_are_those_of_the_plain_search(debts, start, min_swap):
 
 def test_in_a_large_cluster_the_roomiest_are_looked_at():
     """One crowded instance and more lenders than are looked at: the roomiest gets the blocks."""
-    sequences = [p.SequenceLoad(1, 90, 80, 1.0, 500)]
-    crowded = p.Load(0, 1, 1, 5, 20, sequences, 0.02)
+    crowded = load_of(0, [(90, 80, 500)], waiting=5, waiting_blocks=20)
     num = MAX_CREDITORS + 20
     view = ClusterView(
         instances={

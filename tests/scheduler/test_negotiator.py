@@ -18,7 +18,7 @@ def talk():
 def test_it_asks_the_planner_then_reserves_where_the_placement_chose(talk):
     talk.negotiator.borrow(5, need(6), talk.now)
     [query] = talk.effects
-    assert query == ToPlanner(p.BorrowQuery(query.message.query, HOME, "a", 2))
+    assert query == ToPlanner(p.BorrowQuery(query.message.query, HOME, "a", 4))
     talk.offer(creditor(1, 3), creditor(2, 9))
     assert talk.effects[1:] == [
         Connect(2, "at-2"),
@@ -146,7 +146,7 @@ def test_a_silent_planner_is_asked_again_and_ends_the_deal_at_last(talk):
         talk.negotiator.tick(talk.now)
     queries = [one.message for one in talk.effects if isinstance(one, ToPlanner)]
     assert len(queries) == 5
-    assert len(set(queries)) == 1
+    assert len({query.query for query in queries}) == 1
     talk.offer(creditor(1, 6))
     assert talk.reserved() == [(1, 6)]
     talk.borrow(8, sequence=6, offer=False)

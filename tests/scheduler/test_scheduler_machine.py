@@ -37,10 +37,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         lease_s=st.sampled_from([3.0, 30.0]),
         num_long=st.integers(0, 3),
         trip_s=st.sampled_from([0.0, 10.0]),
+        max_borrowed=st.sampled_from([None, None, 0, 2, 5]),
     )
-    def start(self, num_blocks, num_long, trip_s, **options):
-        """With ``num_long`` prompts that fit no pool, so that much is lent from the beginning."""
+    def start(self, num_blocks, num_long, trip_s, max_borrowed, **options):
+        """With ``num_long`` prompts that fit no pool, so that much is lent from the beginning.
+
+        ``max_borrowed``: of the tenant ``a``.
+        """
         self.cluster = Cluster(num_blocks, **options)
+        self.limits = {"": None, "a": max_borrowed}
         self.cluster.trip_s = trip_s
         for number in range(num_long):
             first = 100 + len(self.cluster.answers)
@@ -71,6 +76,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             own += [draw.randrange(1, 50) for _ in range(num_prompt - 1)]
             prompt = [*range(1, num_common + 1), *own][:num_prompt]
             who = {"tenant": tenant, "priority": priority, "cache_salt": salt}
+            who["max_borrowed"] = self.limits[tenant]
             self.cluster.submit(instance, prompt, max_tokens, **who)
 
     @precondition(lambda self: any(not one.done for one in self.cluster.answers.values()))
@@ -207,13 +213,14 @@ class SchedulerMachine(RuleBasedStateMachine):
                 continue
             if answer.error:
                 wanted = LAYOUT.blocks_for(len(answer.request.prompt_ids) + len(answer.tokens) + 1)
-                assert not self.fits(answer.instance, wanted), answer.error
+                limit = answer.request.max_borrowed
+                assert not self.fits(answer.instance, wanted, limit), answer.error
                 assert str(wanted) in answer.error
                 continue
             assert (answer.tokens, answer.finish_reason) == answer.expected()
             assert answer.num_reports == 1
 
-    def fits(self, owner, wanted):
+    def fits(self, owner, wanted, max_borrowed):
         sizes = [one.memory.num_blocks for one in self.cluster.instances]
         if wanted <= sizes[owner]:
             return True
@@ -221,6 +228,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             return False
         working = LAYOUT.blocks_for(self.cluster.config.max_step_tokens) + 1
         lent = sum(sizes) - sizes[owner] - self.cluster.keep_blocks * (len(sizes) - 1)
+        lent = lent if max_borrowed is None else min(lent, max_borrowed)
         return sizes[owner] - working >= 1 and wanted <= sizes[owner] - working + lent
 
     def nothing_is_held(self):

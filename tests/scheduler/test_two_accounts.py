@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from scheduler_cluster import Cluster
 
 from engine.protocol import View
+from engine.scheduler.reports import tokens_of
 from engine.server.overview import ledger
 
 
@@ -54,10 +55,12 @@ def test_a_request_says_where_its_blocks_lie():
     for _ in range(20):
         cluster.round()
         cluster.now += 0.1
-    running, waiting = cluster.instances[0].scheduler.load(cluster.now).requests
+    load = cluster.instances[0].scheduler.load(cluster.now)
+    running, waiting = load.requests.values()
     sequence = cluster.instances[0].scheduler.running[0]
     assert (running.state, waiting.state) == ("decode", "waiting")
-    assert (running.num_prompt, running.num_computed) == (50, sequence.num_computed)
+    assert [one.num_prompt for one in load.origins.values()] == [50, 50]
+    assert tokens_of(load, running) == (sequence.num_output, sequence.num_computed)
     assert sum(share.num_blocks for share in running.holders) == len(sequence.table)
     assert {share.instance for share in running.holders} == {0, 1}
     assert waiting.holders == []

@@ -135,8 +135,15 @@ class Server:
         return []
 
     def ready(self) -> bool:
+        """Every gateway has heard of what it serves: each asks the planner by itself."""
         cards = self.health()
-        return len(cards) == self.instances and all(card["ready"] for card in cards)
+        is_whole = len(cards) == self.instances and all(card["ready"] for card in cards)
+        return is_whole and all(self._takes(self.port + 1 + n) for n in range(self.instances))
+
+    def _takes(self, port: int) -> bool:
+        with suppress(httpx.HTTPError):
+            return bool(self.http.get(f"http://127.0.0.1:{port}/ready").status_code == 200)
+        return False
 
     def idle(self, spare: int = 0) -> bool:
         """All blocks are free, up to ``spare`` in each pool, and nothing is lent."""

@@ -68,10 +68,13 @@ def test_a_file_gives_each_key_its_options(tmp_path, monkeypatch):
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     file = tmp_path / "keys"
     file.write_text(
-        "# ours\n\nsk-a name=alice requests=4 tokens_per_minute=9000 priority=-2\nsk-b priority=1\n"
+        "# ours\n\nsk-a name=alice requests=4 tokens_per_minute=9000 priority=-2 max_borrowed=0\n"
+        "sk-b priority=1\n"
     )
     keys = ApiKeys.read(["sk-c"], str(file))
-    alice = Tenant(name="alice", max_requests=4, tokens_per_minute=9000, priority=-2)
+    alice = Tenant(
+        name="alice", max_requests=4, tokens_per_minute=9000, max_borrowed=0, priority=-2
+    )
     assert keys.find("Bearer sk-a") == alice
     assert keys.find("bearer sk-b") == Tenant(name="key-3", priority=1)
     assert keys.find("Bearer sk-c") == Tenant(name="key-1")
@@ -89,14 +92,14 @@ def test_mistakes_are_told_all_at_once_and_without_the_keys():
     lines = [
         f"{SECRET}1 speed=3",
         f"{SECRET}2 requests=0",
-        f"{SECRET}3 priority={MAX_PRIORITY + 1}",
+        f"{SECRET}3 priority={MAX_PRIORITY + 1} max_borrowed=-1",
         f"{SECRET}2",
         f"{SECRET}4 name=key-1",
     ]
     with pytest.raises(ConfigError) as failure:
         ApiKeys([(f"line {n}", line) for n, line in enumerate(lines, 1)])
     said = failure.value.problems
-    assert [text.partition(":")[0] for text in said] == [f"line {n}" for n in range(1, 6)]
+    assert [text.partition(":")[0] for text in said] == [f"line {n}" for n in (1, 2, 3, 3, 4, 5)]
     assert SECRET not in str(failure.value)
 
 

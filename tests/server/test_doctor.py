@@ -4,9 +4,13 @@ import os
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
+import torch
 from served import ROOT, free_ports, make_chatting_checkpoint
+
+from engine.attention import flash
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +47,24 @@ def test_a_machine_without_fault_is_all_fine(model):
     assert "all fine" in done.stdout
 
 
+def test_what_a_gpu_would_need_is_told_in_sentences(model):
+    done = examine(f"model.path={model}", f"serve.port={free_ports(1)}", TRITON_INTERPRET="")
+    found = {
+        line.split()[2] if line.split()[1] == "backend" else line.split()[1]: line
+        for line in done.stdout.splitlines()
+        if line.startswith(("fine", "note"))
+    }
+    kernels = "flash-attn's" if flash.has_package() else "PyTorch's (flash-attn is not installed)"
+    assert f"kernels: {kernels}" in found["flash"]
+    if torch.cuda.is_available():
+        assert torch.cuda.get_device_name() in found["GPU"]
+        return
+    assert "finds no CUDA GPU" in found["GPU"]
+    assert "the backend flash needs a CUDA GPU" in found["flash"]
+    missing = find_spec("triton") is None
+    assert ("needs the package triton" if missing else "needs a CUDA GPU") in found["triton"]
+
+
 def test_a_missing_model(tmp_path):
     text = wrong(examine(f"model.path={tmp_path / 'nothing'}", f"serve.port={free_ports(1)}"))
     assert "model" in text
@@ -74,6 +96,16 @@ def test_no_compiler_on_the_path(model, tmp_path):
     text = wrong(examine(f"model.path={model}", f"serve.port={free_ports(1)}", PATH=str(tmp_path)))
     assert "install one" in text
     assert "transport.name=tcp" in text
+
+
+def test_nixl_with_its_package_and_without(model, tmp_path):
+    options = (f"model.path={model}", f"serve.port={free_ports(1)}", "transport.name=nixl")
+    done = examine(*options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nixl can listen at nixl://127.0.0.1:" in done.stdout
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['nixl_cu12'] = None")
+    text = wrong(examine(*options, PYTHONPATH=str(tmp_path)))
+    assert "needs the package nixl-cu12, which is not installed: pip install" in text
 
 
 def test_a_transport_within_one_process(model):

@@ -69,7 +69,7 @@ def test_what_runs_too_long_is_ended_with_a_reason_and_its_step_is_told():
 @pytest.mark.parametrize("of_all", [True, False])
 def test_the_clusters_gateway_waits_for_requests_of_others(of_all):
     gateway = Slow()
-    gateway.view = View([], [Load(1, 1, 1, 0, 0, [])])
+    gateway.views.view = View([], [Load(1, 1, 1, 0, 0)])
     seen = []
 
     async def run():
@@ -77,7 +77,7 @@ def test_the_clusters_gateway_waits_for_requests_of_others(of_all):
         for _ in range(3):
             await asyncio.sleep(0.1)
         seen.append(drain.done())
-        gateway.view = View([], [])
+        gateway.views.view = View([], [])
         await drain
 
     asyncio.run(run())

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.core import Request, SamplingParams
-from engine.scheduler.request_table import Entry
+from engine.scheduler.entry import Entry
 from engine.server.history import KEEP_S, WINDOW_S, History
 
 UNIX = 1_790_000_000

@@ -61,10 +61,17 @@ def test_a_subscriber_hears_what_is_stored_and_lent_and_catches_up(server, ports
     server.wait_until(lambda: server.metric("vllm:request_decode_time_seconds_count") == 1)
 
     heard = {}
-    for instance in range(2):
-        kept = replay(context, ports + 2 + instance, 0)
+
+    def is_all_told():
+        """Steps publish a moment later: also that what was lent has come back."""
+        heard.update({one: replay(context, ports + 2 + one, 0) for one in range(2)})
+        events = [event for kept in heard.values() for _, batch in kept for event in batch[1]]
+        lent = [event["type"] for event in events if event.get("locality") == "REMOTE"]
+        return lent and lent.count("BlockStored") == lent.count("BlockRemoved")
+
+    server.wait_until(is_all_told)
+    for instance, kept in heard.items():
         assert [number for number, _ in kept] == list(range(len(kept)))
-        heard[instance] = kept
         for _, (ts, events, rank) in kept:
             assert ts > 1.7e9
             assert rank == instance
@@ -80,9 +87,10 @@ def test_a_subscriber_hears_what_is_stored_and_lent_and_catches_up(server, ports
         assert topic == b"kv"
         live.append((*struct.unpack(">Q", number), msgspec.msgpack.decode(data)))
     assert live
-    assert live == heard[owner][live[0][0] :]
-    missed = live[-1][0] - 1
-    assert replay(context, ports + 2 + owner, missed) == heard[owner][missed:]
+    first, missed = live[0][0], live[-1][0] - 1
+    assert live == heard[owner][first : first + len(live)]
+    again = replay(context, ports + 2 + owner, missed)
+    assert again[: len(heard[owner]) - missed] == heard[owner][missed:]
 
     stored = [event for event in events if event["type"] == "BlockStored"]
     local = [event for event in stored if event["locality"] == "LOCAL"]

@@ -28,7 +28,7 @@ def expected(server, ids, num_tokens=12):
 def test_models_health_and_version(server):
     assert [model.id for model in server.openai.models.list()] == ["tiny"]
     assert server.http.get("/version").json()["version"]
-    assert server.metric("lendkv:pool_blocks") == 72
+    server.wait_until(lambda: server.metric("lendkv:pool_blocks") == 72)
 
 
 def test_chat_whole_and_streamed_are_the_same(server):

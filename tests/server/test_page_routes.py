@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 from instant import InstantGateway, build, send
 
-from engine.protocol import View
 from engine.server.api_keys import ApiKeys
 from engine.server.history import History
 from engine.server.page import FOLDER, TYPES
@@ -23,7 +22,7 @@ class SeenGateway(InstantGateway):
 
     def __init__(self):
         super().__init__()
-        self.view, self.rates, self.history = View([], []), Rates(), History(0.0, 0.0)
+        self.rates, self.history = Rates(), History(0.0, 0.0)
 
 
 def build_seen(**options):
@@ -70,7 +69,7 @@ def test_all_who_look_share_a_picture_and_nobody_who_does_not_makes_one(monkeypa
     clock, made = SimpleNamespace(time=lambda: 100.97), []
     monkeypatch.setattr("engine.server.watch.time", clock)
 
-    def cluster():
+    async def cluster():
         made.append(1)
         return {"picture": len(made)}
 

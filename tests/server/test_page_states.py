@@ -94,7 +94,7 @@ class DrawnGateway(SeenGateway):
 
     picture = cluster([])
 
-    def overview(self):
+    async def overview(self):
         return self.picture
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from engine.core import Request
-from engine.scheduler.request_table import Entry
+from engine.scheduler.entry import Entry
 from engine.server.rates import Rates, mean_ttft_s
 
 

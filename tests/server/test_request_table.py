@@ -9,8 +9,13 @@ from msgspec import structs
 
 from engine.core import Request, SamplingParams
 from engine.protocol import Abort, Failed, Member, Submit, Tokens
+from engine.scheduler.census import LATELY_S, MINUTE_S, num_tokens
+from engine.scheduler.entry import Entry
+from engine.scheduler.kept import Kept, bytes_of
 from engine.scheduler.request_table import RequestTable
 from engine.scheduler.router import route
+
+KEEP_S, MAX_KEPT = 40.0, 3
 
 
 def token_at(name: str, index: int) -> int:
@@ -27,7 +32,8 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(num_instances=st.integers(1, 3))
     def start(self, num_instances):
-        self.table = RequestTable(block_tokens=4)
+        self.table = RequestTable(block_tokens=4, kept=Kept(KEEP_S, MAX_KEPT))
+        self.known: list[Entry] = []
         self.now = 0.0
         self.life = dict.fromkeys(range(num_instances), 0)
         self.down: set[int] = set()
@@ -40,9 +46,9 @@ class Machine(RuleBasedStateMachine):
     def address(self, instance: int) -> str:
         return f"step{instance}.{self.life[instance]}"
 
-    @rule()
-    def look(self):
-        self.now += 1
+    @rule(seconds=st.sampled_from([1, 1, 1, 25]))
+    def look(self, seconds=1):
+        self.now += seconds
         up = [i for i in self.life if i not in self.down]
         self.table.on_members([member(i, self.address(i)) for i in up], self.now)
         self.collect()
@@ -50,14 +56,17 @@ class Machine(RuleBasedStateMachine):
     def collect(self):
         for effect in self.table.take_effects():
             self.inboxes.setdefault(effect.address, []).append(effect.message)
+        self.table.changed.clear()
+        self.table.forget(self.now)
 
-    @rule(prompt=st.integers(1, 9), wanted=st.integers(1, 6))
-    def submit(self, prompt, wanted):
+    @rule(prompt=st.integers(1, 9), wanted=st.integers(1, 6), tenant=st.sampled_from(["", "a"]))
+    def submit(self, prompt, wanted, tenant):
         name = f"r{len(self.names)}"
         self.names.append(name)
         sampling = SamplingParams(max_tokens=wanted)
         prompt_ids = tuple(range(prompt))
-        self.table.add(Request(request_id=name, prompt_ids=prompt_ids, sampling=sampling), self.now)
+        fields = {"prompt_ids": prompt_ids, "sampling": sampling, "tenant": tenant}
+        self.known.append(self.table.add(Request(request_id=name, **fields), self.now))
         self.collect()
 
     @precondition(lambda self: any(self.inboxes.values()))
@@ -71,7 +80,7 @@ class Machine(RuleBasedStateMachine):
         assert isinstance(message, Submit)
         attempt = message.request
         name = attempt.request_id.partition("#")[0]
-        request = self.table.entries[name].request
+        request = self.known[self.names.index(name)].request
         base = len(attempt.answer_ids)
         assert attempt.prompt_ids == request.prompt_ids
         assert attempt.answer_ids == tuple(token_at(name, index) for index in range(base)), (
@@ -100,7 +109,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data):
         name = data.draw(st.sampled_from(self.names))
-        if not self.table.entries[name].done:
+        if not self.known[self.names.index(name)].done:
             self.cancelled.add(name)
         self.table.cancel(name, self.now)
         self.collect()
@@ -123,6 +132,44 @@ class Machine(RuleBasedStateMachine):
                 if entry.instance is not None:
                     there[entry.instance] += entry.num_tokens
             assert self.table.under_way.load == there
+
+    @invariant()
+    def the_census_is_right(self):
+        """What the table counts as it goes is what a look at all that ever came gives."""
+        if not hasattr(self, "table"):
+            return
+        for tenant in ("", "a", None):
+            known = [one for one in self.known if tenant in (one.request.tenant, None)]
+            tally = self.table.census.all if tenant is None else self.table.census.of(tenant)
+            under_way = [one for one in known if not one.done]
+            waiting = [one for one in under_way if one.started_at is None]
+            running = [one for one in under_way if one.started_at is not None]
+            assert [*tally.waiting.values()] == waiting
+            assert {one.life for one in tally.running.values()} == {one.life for one in running}
+            assert tally.num_waiting_tokens == sum(len(one.request.prompt_ids) for one in waiting)
+            recent = [e for e in known if e.done and e.ended_at + MINUTE_S > self.now]
+            used = sum(num_tokens(one) for one in under_way + recent)
+            assert tally.num_minute_tokens(self.now) == used
+            begun = [one for one in known if one.started_at is not None]
+            lately = [e for e in begun if not e.done or e.ended_at + LATELY_S >= self.now]
+            took = [(self.now if e.ended_at is None else e.ended_at) - e.started_at for e in lately]
+            assert tally.longest_s(self.now) == max(took, default=None)
+            assert tally.patience_s(self.now) == max(
+                (self.now - one.arrived for one in waiting), default=0.0
+            )
+
+    @invariant()
+    def what_is_kept_is_bounded(self):
+        if not hasattr(self, "table"):
+            return
+        ended = [one for one in self.known if one.done]
+        kept = [one for one in self.table.entries.values() if one.done]
+        assert self.table.running == [one for one in self.known if not one.done]
+        assert len(self.table._kept) == len(kept)
+        assert self.table._kept.num_bytes == sum(bytes_of(one) for one in kept)
+        if not self.table.changed:
+            latest = sorted(ended, key=lambda one: one.ended_at)[-MAX_KEPT:]
+            assert len(kept) == sum(self.now - one.ended_at <= KEEP_S for one in latest)
 
     def teardown(self):
         """Once all steps are up and answer, everything that was promised is complete."""
@@ -248,10 +295,49 @@ def test_tokens_for_a_dead_gateways_attempt_are_not_taken_by_its_successor():
 
 
 def test_a_complete_answer_that_is_kept_is_not_run_again_and_forgotten_in_time():
-    table = RequestTable(block_tokens=4, keep_s=5.0)
+    table = RequestTable(block_tokens=4, kept=Kept(5.0))
     table.keep(request("a"), 0.0, [7, 8, 9], finish_reason="length")
     table.on_members([member(0, "s")], 1.0)
     assert table.take_effects() == []
     assert table.entries["a"].token_ids == [7, 8, 9]
-    table.on_members([member(0, "s")], 6.0)
+    table.forget(5.0)
+    assert "a" in table.entries
+    table.forget(6.0)
     assert table.entries == {}
+
+
+def ended(table, name, now=0.0, num_tokens=3):
+    table.keep(request(name), now, [7] * num_tokens, finish_reason="length")
+
+
+def test_of_too_many_answers_or_too_many_bytes_the_oldest_go():
+    table = RequestTable(block_tokens=4, kept=Kept(max_entries=2))
+    for name in "abc":
+        ended(table, name)
+    table.forget(0.0)
+    assert [*table.entries] == ["b", "c"]
+    table = RequestTable(block_tokens=4, kept=Kept(max_bytes=50_000))
+    for name in "abc":
+        ended(table, name, num_tokens=500)
+    table.forget(0.0)
+    assert [*table.entries] == ["b", "c"]
+
+
+def test_what_is_told_to_somebody_or_not_told_yet_is_not_forgotten():
+    table = RequestTable(block_tokens=4, kept=Kept(5.0, max_entries=1))
+    for name in "abc":
+        ended(table, name)
+    table.changed.add("b")
+    table.forget(9.0, {"a"})
+    assert [*table.entries] == ["a", "b"]
+    table.changed.clear()
+    table.forget(9.0)
+    assert [*table.entries] == ["b"], "it counts from when it was last wanted"
+
+
+def test_a_name_that_comes_again_is_not_forgotten_with_its_first_answer():
+    table = RequestTable(block_tokens=4, kept=Kept(5.0))
+    ended(table, "a")
+    entry = table.add(request("a"), 3.0)
+    table.forget(99.0)
+    assert table.entries["a"] is entry

@@ -14,6 +14,7 @@ REQUEST = Request(
     sampling=SamplingParams(max_tokens=5, temperature=0.5, top_k=7, seed=1 << 48),
     age_s=2.0,
     stays=True,
+    max_borrowed=0,
 )
 
 
@@ -28,6 +29,7 @@ def test_the_whole_request_travels():
         ("request", "prompt_ids", [1 << 31]),
         ("request", "answer_ids", ["x"]),
         ("request", "age_s", -1.0),
+        ("request", "max_borrowed", -1),
         ("sampling", "max_tokens", -1),
         ("sampling", "seed", 1 << 49),
         ("sampling", "temperature", None),

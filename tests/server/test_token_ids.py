@@ -13,7 +13,7 @@ from served import byte_tokenizer
 
 from engine.core import Request
 from engine.model.tokenizer import Tokenizer
-from engine.scheduler.request_table import Entry
+from engine.scheduler.entry import Entry
 from engine.server.choices import Choices
 from engine.server.journal import Terms
 from engine.server.teller import Teller

@@ -124,7 +124,7 @@ def test_a_request_alone_takes_the_time_of_its_steps():
     [entry] = cluster.front.ended
     times = StepTime(profile_of("a100-80gb"), MODELS["llama2-7b"], 1)
     prefill = times.of(0, Work(500, 1, Keys(500, 500, 500 * 501 / 2))).seconds
-    assert entry.first_token_at == pytest.approx(2 * config.control_s + prefill, abs=0.001)
+    assert entry.first_token_at == pytest.approx(2 * cluster.control_s + prefill, abs=0.001)
     decodes = [times.of(0, Work(1, 1, Keys(1, n, n))).seconds for n in (501, 502)]
     assert entry.ended_at - entry.first_token_at == pytest.approx(sum(decodes))
 
@@ -175,6 +175,21 @@ def test_traces_are_replayed_in_order_with_their_lengths(tmp_path):
     trace.write_text("arrival_s,prompt\n1,2\n")
     with pytest.raises(ConfigError, match="each row needs prompt_tokens"):
         arrivals(config, 0)
+
+
+def test_requests_may_choose_their_instance(tmp_path):
+    """As with serve.instance_port: it answers them itself, whatever room others have."""
+    trace = tmp_path / "trace.csv"
+    rows = ["arrival_s,instance,prompt_tokens,output_tokens"]
+    rows += [f"{at / 10},{int(at == 3)},3000,20" for at in range(8)]
+    trace.write_text("\n".join(rows))
+    config = replace(TIGHT, instances=2, workload=WorkloadConfig(trace=str(trace)))
+    cluster = played(config, "local_only", arrivals(config.workload, 0))
+    assert sorted(one.instance for one in cluster.front.ended) == [0] * 7 + [1]
+    assert all(len(one.attempts) == 1 for one in cluster.front.ended)
+    trace.write_text("\n".join([*rows, "9,2,10,10"]))
+    with pytest.raises(ConfigError, match="instance 2 is none of 0 to 1"):
+        played(config, "local_only", arrivals(config.workload, 0))
 
 
 def test_the_verb_runs_each_system_on_the_same_requests(capsys):

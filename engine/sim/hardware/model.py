@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.core import BlockLayout
-from engine.errors import ConfigError
-from engine.model.config import from_huggingface
+from engine.errors import CheckpointError, ConfigError
+from engine.model.checkpoint import describe
+from engine.model.config import LlamaConfig, from_huggingface
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +27,18 @@ class Model:
     tied: bool = False
     """the head is the embedding matrix"""
     item_bytes: int = 2
+
+    @property
+    def sizes(self) -> list[int]:
+        """What tells it from other models whose steps were timed."""
+        return [
+            self.num_layers,
+            self.hidden_size,
+            self.num_heads,
+            self.num_kv_heads,
+            self.head_dim,
+            self.vocab_size,
+        ]
 
     @property
     def layer_parameters(self) -> int:
@@ -97,18 +110,19 @@ MODELS: Mapping[str, Model] = {
 
 
 def model_of(name: str) -> Model:
-    """One of MODELS, or a Hugging Face folder or config.json. Raises ConfigError."""
+    """One of MODELS, or a Hugging Face folder, config.json or .gguf file. Raises ConfigError."""
     if name in MODELS:
         return MODELS[name]
     path = Path(name)
     path = path / "config.json" if path.is_dir() else path
     try:
-        raw: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        config = from_huggingface(_read(path)) if path.suffix == ".json" else describe(name)
+    except (OSError, ValueError, CheckpointError) as error:
         raise ConfigError(
-            f"model {name!r} is neither a Hugging Face config.json nor one of {', '.join(MODELS)}"
+            f"model {name!r} is neither a Hugging Face folder or config.json, nor a .gguf file, "
+            f"nor one of {', '.join(MODELS)}"
         ) from error
-    config = from_huggingface(raw)
+    assert isinstance(config, LlamaConfig)
     return Model(
         num_layers=config.num_layers,
         hidden_size=config.hidden_size,
@@ -120,3 +134,8 @@ def model_of(name: str) -> Model:
         max_positions=config.max_positions,
         tied=config.tied,
     )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    raw: dict[str, Any] = json.loads(path.read_text())
+    return raw

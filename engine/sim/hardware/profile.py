@@ -1,6 +1,6 @@
 """Profile: the constants of a kind of machine, read from a YAML file that names their sources."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +69,43 @@ class Measured:
     rows: list[float]
     """query rows of a step, ascending"""
     rows_s: list[float]
-    """seconds of a step of so many rows that attends to nothing else; linear in between"""
+    """seconds of a step of so many rows, one of them sampled, that attends to nothing else; linear
+    in between"""
     read_key_s: float
     """seconds for each key that a step reads"""
     pair_s: float
     """seconds for each query row and key of prefills"""
+    batches: list[float] = field(default_factory=lambda: [1.0])
+    """sampled rows of a step, ascending"""
+    batches_s: list[float] = field(default_factory=lambda: [0.0])
+    """what so many sampled rows add, head and sampling; linear in between"""
     ask_s: float = 0.0
     """what one more holder adds to a step, beyond its link's latency"""
+    answer_s: float = 0.0
+    """what a step that asks takes of its holder's time, the reading of keys apart"""
+    wait_s: float = 0.0
+    """how much longer answers take while their holder is in a step of its own"""
+    beside: float = 1.0
+    """how many times as long a step takes while a neighbour on the host is in one"""
+    front_s: float = 0.0
+    """what a step takes longer on the cores that it shares with planner and frontend"""
+    token_s: float = 0.0
+    """and that for each token that it sends"""
+    control_s: float = 0.0
+    """way of a request to its step, and of its first token back; 0: not known"""
+    maps: bool = False
+    """instances on one host may read each other's memory in place"""
+    sizes: list[int] = field(default_factory=list)
+    """of the model, see Model.sizes; empty: of any"""
 
     def __post_init__(self) -> None:
-        if not self.rows or len(self.rows) != len(self.rows_s) or self.rows != sorted(self.rows):
-            raise ConfigError("measured: rows must ascend and have as many rows_s")
+        for ascending, seconds in ((self.rows, self.rows_s), (self.batches, self.batches_s)):
+            if not ascending or len(ascending) != len(seconds) or ascending != sorted(ascending):
+                raise ConfigError(
+                    "measured: rows (and batches) must ascend and have as many rows_s (batches_s)"
+                )
+        if self.beside < 1:
+            raise ConfigError("measured: beside must be 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,10 +5,11 @@ partial travels back, beside the own part. ``fetch``: in each layer the keys tra
 layer before; what tiers do that move the cache to the query.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from engine.errors import ConfigError
 from engine.sim.hardware.costs import Costs, Roofline, Timed
 from engine.sim.hardware.model import Model
 from engine.sim.hardware.profile import Profile
@@ -45,41 +46,64 @@ class Took:
     seconds: float
     serving_s: Mapping[int, float]
     """what each holder's device was busy for it"""
+    answered_s: float = 0.0
+    """until the last answers of all layers were there, beside the own part"""
 
 
 class StepTime:
     """Of the instances of one kind of machine."""
 
     def __init__(self, profile: Profile, model: Model, tp: int, way: Way = "query") -> None:
+        """Raises ConfigError where steps were measured that are not this model's."""
+        measured = profile.measured
+        if measured and measured.sizes and (measured.sizes != model.sizes or tp != 1):
+            raise ConfigError(
+                f"hardware: its steps were timed with tp=1 and a model of sizes {measured.sizes}, "
+                f"not tp={tp} and {model.sizes}; lendkv profile times another model, and "
+                "hardware_changes.measured=null takes the rates alone"
+            )
         self.topology = Topology(profile, tp)
         self.model = model
         self._way = way
         self._tp = tp
         self._measured = profile.measured
-        self._costs: Costs = (
+        self.costs: Costs = (
             Timed(profile.measured)
             if profile.measured
             else Roofline(profile.device, model, self.topology)
         )
 
-    def of(self, instance: int, work: Work) -> Took:
-        linear_s = self._costs.linear_s(work.num_rows, work.num_sampled)
-        own_s = self._costs.attention_s(work.own.read, work.own.pairs)
+    def of(self, instance: int, work: Work, busy: Callable[[int], bool] = lambda _: False) -> Took:
+        """``busy``: whether a holder is in a step of its own."""
+        linear_s = self.costs.linear_s(work.num_rows, work.num_sampled)
+        own_s = self.costs.attention_s(work.own.read, work.own.pairs)
         if not work.remote:
             return Took(linear_s + own_s, {})
         if self._way == "fetch":
             return self._fetched(instance, work, linear_s)
-        serving = {
-            holder: self._costs.attention_s(keys.read, keys.pairs)
-            for holder, keys in work.remote.items()
-        }
-        away_s = max(
-            serving[holder] + self._travel_s(instance, holder, keys.rows)
-            for holder, keys in work.remote.items()
-        )
+        known, serving_s, answered_s = self._measured, {}, 0.0
+        for holder, keys in work.remote.items():
+            device_s = away_s = self.costs.attention_s(keys.read, keys.pairs)
+            if known:
+                device_s += known.answer_s
+                away_s += away_s + known.wait_s if busy(holder) else 0.0  # they share its cores
+            serving_s[holder] = device_s
+            answered_s = max(answered_s, away_s + self._travel_s(instance, holder, keys.rows))
         # Parts of all layers are alike, so what shows in one shows in each.
-        ask_s = self._measured.ask_s * len(work.remote) if self._measured else 0.0
-        return Took(linear_s + max(own_s, away_s) + ask_s, serving)
+        ask_s = known.ask_s * len(work.remote) if known else 0.0
+        return Took(linear_s + max(own_s, answered_s) + ask_s, serving_s, answered_s)
+
+    def mapped(self, work: Work) -> Took:
+        """All is read here, from where it lies in the host's memory."""
+        read = work.own.read + sum(keys.read for keys in work.remote.values())
+        pairs = work.own.pairs + sum(keys.pairs for keys in work.remote.values())
+        linear_s = self.costs.linear_s(work.num_rows, work.num_sampled)
+        return Took(linear_s + self.costs.attention_s(read, pairs), {})
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether instances on one host may read each other's memory in place."""
+        return self._way == "query" and self._measured is not None and self._measured.maps
 
     def copy_s(self, instance: int, other: int, num_bytes: float) -> float:
         """A block's way from one instance to another; each rank sends its heads."""
@@ -115,5 +139,5 @@ class StepTime:
         )
         read = work.own.read + sum(keys.read for _, keys in remote)
         pairs = work.own.pairs + sum(keys.pairs for _, keys in remote)
-        here_s = linear_s + self._costs.attention_s(read, pairs)
+        here_s = linear_s + self.costs.attention_s(read, pairs)
         return Took(max(here_s, way_s), {})

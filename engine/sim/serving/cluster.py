@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from engine import protocol as p
 from engine.errors import ConfigError
 from engine.scheduler import PLACEMENTS
@@ -21,6 +23,8 @@ from engine.sim.serving.workload import Arrival
 
 LOAD_S, REGISTER_S, TICK_S = 0.25, 1.0, 0.05
 """as the processes do: reports of steps, registrations, and looks of pools at their leases"""
+CONTROL_S = 0.0005
+"""assumption: way of a control message, its handling included"""
 NO_LIMIT = 1 << 40
 """of a model's positions: what a cluster could hold is the question here"""
 KNOWN_BATCHES, KNOWN_KEYS = (1, 4, 16), (64, 16384)
@@ -32,12 +36,14 @@ class Cluster:
 
     def __init__(self, config: ServingConfig, system: System) -> None:
         self.config = config
-        profile = profile_of(config.hardware, config.hardware_changes)
+        self.profile = profile = profile_of(config.hardware, config.hardware_changes)
         model = model_of(config.model)
         self.times = StepTime(profile, model, config.tp, system.way)
         self.pool_blocks = config.pool_blocks or num_blocks(
             profile, model, config.tp, config.block_tokens
         )
+        known = profile.measured.control_s if profile.measured else 0.0
+        self.control_s = config.control_s or known or CONTROL_S
         kind = PLACEMENTS.load(system.placement)
         options = config.placement_options.get(system.placement, {})
         try:
@@ -92,25 +98,27 @@ class Cluster:
         share = one.number / config.instances
         name = str(one.number)
 
+        beats, loads = one.pool.beats, one.loads
+
         def beat() -> None:
-            front.beat(one.number, one.pool.heartbeat(self.clock.now))
+            front.beat(one.number, beats.next(one.pool.heartbeat(self.clock.now)))
 
         def tick() -> None:
             if one.pool.rmanager.is_due(self.clock.now):
                 one.obey(one.pool.tick(self.clock.now))
 
         def load() -> None:
-            one.between_steps(lambda: front.ask(one, scheduler.load(self.clock.now)))
+            one.between_steps(lambda: front.ask(one, loads.next(scheduler.load(self.clock.now))))
 
         def register() -> None:
             front.ask(one, p.Register(one.number, 1, name))
             front.ask(one, p.MembersQuery())
 
         planner = front.planner
-        planner.handle(b"pool%d" % one.number, one.pool.heartbeat(0.0), 0.0)
+        planner.handle(b"pool%d" % one.number, beats.next(one.pool.heartbeat(0.0)), 0.0)
         planner.handle(b"step%d" % one.number, p.Register(one.number, 1, name), 0.0)
-        known = replace_samples(scheduler.load(0.0), self._known_steps(one.number))
-        planner.handle(b"step%d" % one.number, known, 0.0)
+        known = replace(scheduler.load(0.0), samples=self._known_steps(one.number))
+        planner.handle(b"step%d" % one.number, loads.next(known), 0.0)
         self.clock.every(config.heartbeat_s, share * config.heartbeat_s, beat)
         self.clock.every(TICK_S, share * TICK_S, tick)
         self.clock.every(LOAD_S, share * LOAD_S, load)
@@ -124,15 +132,3 @@ class Cluster:
                 seconds = self.times.of(instance, work).seconds
                 samples.append(p.StepSample(rows, rows * keys, 0, seconds))
         return samples
-
-
-def replace_samples(load: p.Load, samples: list[p.StepSample]) -> p.Load:
-    return p.Load(
-        load.instance,
-        load.epoch,
-        load.num_running,
-        load.num_waiting,
-        load.waiting_blocks,
-        load.sequences,
-        samples=samples,
-    )

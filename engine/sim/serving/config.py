@@ -15,7 +15,8 @@ class WorkloadConfig:
 
     trace: str = ""
     """a CSV or JSONL file, may be gzipped, with arrival_s, prompt_tokens and output_tokens (without
-    arrival_s it is a list of lengths); empty: lengths are drawn"""
+    arrival_s it is a list of lengths) and, where clients choose it, instance; empty: lengths are
+    drawn"""
     requests: int = 1000
     """the first so many of a trace; so many that are drawn"""
     prompt_tokens: list[int] = field(default_factory=lambda: [64, 2048])
@@ -66,8 +67,9 @@ class ServingConfig:
     """false: a prompt's keys need no time at first, only their room and their way"""
     heartbeat_s: float = 0.2
     """between two reports of a pool; those of the other parties have the processes' own periods"""
-    control_s: float = 0.0005
-    """assumption: way of a control message, its handling included"""
+    control_s: float = 0.0
+    """way of a control message, its handling included; 0: as the hardware's profile says, else half
+    a millisecond"""
     workload: WorkloadConfig = field(default_factory=WorkloadConfig)
     seed: int = 0
     ttft_s: float = 10.0

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.scheduler.request_table import Entry
+from engine.scheduler.entry import Entry
 from engine.sim.serving.cluster import Cluster
 from engine.sim.serving.config import ServingConfig
 

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 from engine import protocol as p
 from engine.core import Request, SamplingParams
+from engine.errors import ConfigError
 from engine.scheduler.base import Placement
 from engine.scheduler.effects import Finish
+from engine.scheduler.entry import Entry
+from engine.scheduler.kept import Kept
 from engine.scheduler.performance import Performance
 from engine.scheduler.planner import Planner
-from engine.scheduler.request_table import Entry, RequestTable
+from engine.scheduler.request_table import RequestTable
 from engine.sim.serving.pool import CLUSTER
 from engine.sim.serving.workload import Arrival
 
@@ -30,8 +33,11 @@ class Front:
         config = cluster.config
         self._cluster = cluster
         self._clock = cluster.clock
-        self._control_s = config.control_s
-        self.table = RequestTable(block_tokens=config.block_tokens, keep_s=0.0)
+        self._control_s = cluster.control_s
+        self._members: list[p.Member] = []
+        self._tables: dict[int | None, RequestTable] = {None: self._table()}
+        """the gateway's, and that of each instance which is asked by itself"""
+        self._asked: dict[str, RequestTable] = {}
         self.planner = Planner(
             config.planner,
             placement=placement,
@@ -49,7 +55,14 @@ class Front:
         self._to_come: Iterator[Arrival] = iter(())
 
     def start(self, arrivals: Sequence[Arrival]) -> None:
-        """Each at its time; where there are clients, each when one of them has its last answer."""
+        """Each at its time; where there are clients, each when one of them has its last answer.
+
+        Raises ConfigError where a request is for an instance that is not there.
+        """
+        last = self._cluster.config.instances - 1
+        for arrival in arrivals:
+            if arrival.instance is not None and not 0 <= arrival.instance <= last:
+                raise ConfigError(f"workload: instance {arrival.instance} is none of 0 to {last}")
         clients = self._cluster.config.workload.clients
         self._to_come = iter(arrivals)
         for arrival in islice(self._to_come, clients or None):
@@ -70,28 +83,38 @@ class Front:
         prompt = (number, *(1,) * (arrival.prompt_tokens - 1))
         sampling = SamplingParams(max_tokens=arrival.output_tokens, ignore_eos=True)
         request = Request(request_id=str(number), prompt_ids=prompt, sampling=sampling)
-        self.table.add(request, self._clock.now)
+        to = arrival.instance
+        if to not in self._tables:
+            self._tables[to] = self._table(stays=True)
+            self._tables[to].on_members(self._known_to(to), self._clock.now)
+        self._asked[request.request_id] = self._tables[to]
+        self._tables[to].add(request, self._clock.now)
         self._push()
+
+    def _table(self, *, stays: bool = False) -> RequestTable:
+        block_tokens = self._cluster.config.block_tokens
+        return RequestTable(block_tokens=block_tokens, kept=Kept(max_entries=0), stays=stays)
+
+    def _known_to(self, instance: int | None) -> list[p.Member]:
+        """Members that this one's table may send requests to."""
+        return [one for one in self._members if instance in (None, one.instance)]
 
     def hear(self, message: p.Message) -> None:
         """A step speaks to a client."""
         if isinstance(message, p.Progress):
             return
-        self.table.on_message(message, self._clock.now)
-        match message:
-            case p.HandedOver():
-                self._push()
-            case p.Failed():
-                self._end(message.request_id)
-            case p.Tokens() if message.finish_reason:
-                self._end(message.request_id)
-
-    def _end(self, attempt_id: str) -> None:
-        """Keep what is measured, and let the table forget it."""
-        entry = self.table.entries[attempt_id.rpartition("#")[0]]
-        if entry.done:
-            self.ended.append(entry)
-            del self.table.entries[entry.request.request_id]
+        name = str(getattr(message, "request_id", "")).rpartition("#")[0]
+        table = self._asked.get(name)
+        if table is None:  # it is over, and its report comes
+            return
+        table.on_message(message, self._clock.now)
+        if isinstance(message, p.HandedOver):
+            self._push()
+        if table.entries[name].done:  # keep what is measured, and let the table forget it
+            self.ended.append(table.entries[name])
+            del self._asked[name]
+            table.changed.clear()
+            table.forget(self._clock.now)
             for arrival in islice(self._to_come, 1):
                 self._come(self._clock.now, arrival)
 
@@ -99,7 +122,7 @@ class Front:
         self.recomputed_tokens += effect.recomputed_tokens
 
     def _push(self) -> None:
-        for effect in self.table.take_effects():
+        for effect in [one for table in self._tables.values() for one in table.take_effects()]:
             if isinstance(effect.message, p.Submit):
                 instance = self._cluster.instances[int(effect.address)]
                 request = effect.message.request
@@ -136,10 +159,14 @@ class Front:
     def _told(self, to: bytes, message: p.Message) -> None:
         if to == GATEWAY:
             assert isinstance(message, p.Members)
-            self.table.on_members(message.members, self._clock.now)
+            self._members = message.members
+            for number, table in self._tables.items():
+                table.on_members(self._known_to(number), self._clock.now)
             self._push()
             return
         instance = self._cluster.instances[int(to[4:])]
+        if isinstance(message, p.Resend):
+            raise RuntimeError(f"{to.decode()}: nothing is lost here")
         now = self._clock.now
         if isinstance(message, p.Freeze):
             instance.pool.rmanager.freeze(message.num_blocks, message.for_s, now)

@@ -20,10 +20,12 @@ from engine.scheduler.effects import (
     ToPlanner,
     ToPool,
 )
+from engine.scheduler.reports import Series
 from engine.scheduler.scheduler import Scheduler
 from engine.sim.hardware.step_time import Work
 from engine.sim.serving.pool import Pool
 from engine.sim.serving.step_work import StepWork, new_prompts
+from engine.sim.serving.strain import Strain
 from engine.sim.serving.stride import TOKEN, advance, further, num_quiet_steps, quiet_until
 
 if TYPE_CHECKING:
@@ -47,11 +49,12 @@ class Instance:
         self.number = number
         self.scheduler = scheduler
         self.pool = pool
+        self.loads = Series[p.Load]()
         self._cluster = cluster
         self._clock = cluster.clock
         self._work = StepWork(cluster.config.block_tokens)
         neighbour = (number + 1) % cluster.config.instances
-        self._trip_s = cluster.times.trip_s(number, neighbour)
+        self._trip_s = 0.0 if cluster.times.is_mapped else cluster.times.trip_s(number, neighbour)
         self._inbox: deque[Action] = deque()
         self._next_turn = NEVER
         self._is_turning = False
@@ -62,9 +65,7 @@ class Instance:
         self._stride_ends = NEVER
         self._step_s = 0.0
         self._wait_until = 0.0
-        self._owed_s = 0.0
-        """what its device did for others and its own steps have not felt"""
-        self._began = 0.0
+        self._strain = Strain(cluster, number)
         self._copies: dict[tuple[int, int], Move | Fetch] = {}
         """(sequence, leaf) -> under way"""
         self.num_steps = 0
@@ -89,7 +90,11 @@ class Instance:
 
     def owe(self, seconds: float) -> None:
         """The device computed partials for others."""
-        self._owed_s += seconds
+        self._strain.owe(seconds)
+
+    @property
+    def is_stepping(self) -> bool:
+        return self._step is not None or self._stride is not None
 
     # --- a turn -------------------------------------------------------------------------------
 
@@ -139,24 +144,10 @@ class Instance:
     def _begin(self, plan: Plan) -> None:
         ready = () if self._cluster.config.prefill else new_prompts(self.scheduler)
         work = self._work.of(plan, ready)
-        seconds = self._seconds(work) + self._felt()
+        seconds = self._strain.charged(work) + self._strain.felt()
         self._step = plan
         ends = self._clock.now + seconds
         self._clock.at(ends, lambda: self._end(plan, work, seconds))
-
-    def _seconds(self, work: Work) -> float:
-        """How long such a step takes; its holders feel it."""
-        took = self._cluster.times.of(self.number, work)
-        for holder, serving_s in took.serving_s.items():
-            self._cluster.instances[holder].owe(serving_s)
-        return took.seconds
-
-    def _felt(self) -> float:
-        """What was done for others since the last step began; an idle device did it unnoticed."""
-        now = self._clock.now
-        felt_s, self._owed_s = min(self._owed_s, now - self._began), 0.0
-        self._began = now
-        return felt_s
 
     def _end(self, plan: Plan, work: Work, seconds: float) -> None:
         self._step = None
@@ -183,9 +174,9 @@ class Instance:
         until = quiet_until(self.scheduler, config.scheduler.max_num_seqs) if num_steps else now
         if until <= now:
             return
-        ends, lasted, felt_s = [], [], self._felt()
+        ends, lasted, felt_s = [], [], self._strain.felt()
         for step in range(1, num_steps + 1):
-            seconds = self._cluster.times.of(self.number, further(work, step)).seconds + felt_s
+            seconds = self._strain.seconds(further(work, step)) + felt_s
             felt_s = 0.0
             now += seconds
             ends.append(now)
@@ -214,8 +205,8 @@ class Instance:
             self._cluster.front.hear(p.Tokens(request_id, index, [TOKEN] * num_steps))
         for seconds in lasted[:num_steps]:
             self._count(plan, seconds)
-            self._seconds(work)
-        self._began = max(self._began, self._clock.now - lasted[num_steps - 1])
+            self._strain.charged(work)
+        self._strain.stepped_since(self._clock.now - lasted[num_steps - 1])
         self._wait_until = self._clock.now + min(ANSWER_SHARE * lasted[0], ANSWER_S)
         self._turn_at(self._clock.now)
 

@@ -6,6 +6,7 @@ from engine.memory.books import BlockState
 from engine.memory.effects import Output
 from engine.memory.lending import Lending
 from engine.memory.rmanager import RManager
+from engine.scheduler.reports import Series
 
 CLUSTER = "paper"
 
@@ -42,6 +43,7 @@ class Pool:
             kernel_fingerprint="none",
             pool=Nothing(layout, num_blocks),
         )
+        self.beats = Series[p.Heartbeat]()
         self._known: set[int] = set()
         self.hello(instance, 0.0)
 

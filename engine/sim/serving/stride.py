@@ -54,6 +54,8 @@ def advance(scheduler: Scheduler, plan: Plan, num_steps: int) -> list[tuple[str,
         sequence.token_ids.extend([TOKEN] * num_steps)
         sequence.num_computed += num_steps
         scheduler.admission.turns.answered(sequence.request.tenant, num_steps)
+    for _ in range(num_steps):
+        scheduler.loads.ran(plan.num_rows)
     return told
 
 

@@ -17,6 +17,8 @@ class Arrival(NamedTuple):
     at: float
     prompt_tokens: int
     output_tokens: int
+    instance: int | None = None
+    """that is asked by itself; None: the gateway chooses one"""
 
 
 def arrivals(config: WorkloadConfig, seed: int) -> list[Arrival]:
@@ -65,13 +67,14 @@ def _replayed(path: str) -> Iterator[Arrival]:
             for row in rows:
                 output = max(1, int(row["output_tokens"]))
                 at, prompt = float(row.get("arrival_s", 0.0)), max(1, int(row["prompt_tokens"]))
-                yield Arrival(at, prompt, output)
+                to = row.get("instance")
+                yield Arrival(at, prompt, output, None if to in (None, "") else int(to))
     except OSError as error:
         raise ConfigError(f"workload.trace: {error.strerror}: {path}") from error
     except (KeyError, ValueError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"workload.trace {path}: each row needs prompt_tokens and output_tokens, and may have "
-            f"arrival_s; this went wrong: {error!r}"
+            f"arrival_s and instance; this went wrong: {error!r}"
         ) from error
 
 

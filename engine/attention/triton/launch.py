@@ -1,0 +1,234 @@
+"""Launch: runs the kernels over torch tensors of one device, with tiles that suit it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import triton
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine.attention.tree import MergeProgram, Piece
+from engine.attention.triton.attend import attend_kernel
+from engine.attention.triton.merge import merge_kernel
+from engine.attention.triton.trees import Tree
+from engine.attention.triton.units import Units, level_for
+from engine.attention.triton.write import write_kernel
+from engine.core import BlockLayout
+
+LOG2_E = 1.4426950408889634
+LEAST_TILE = 16
+"""rows and columns of the smallest matrix product"""
+TILE_BYTES = 32 << 10
+"""of keys, and as many of values, at once: two stages are 128 of the 227 KiB of an SM"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tiles:
+    """What a program does at once. Results depend on ``rows`` alone; the rest is speed."""
+
+    rows: int = LEAST_TILE
+    """query rows of a KV head that are attended together"""
+    programs: int = 4 * 132
+    """so many are wanted before one takes several leaves: four for each SM of an H100"""
+    pairs: int = 4
+    """(row, head) pairs of a merge program"""
+    merges: int = 8
+    """of a round that it does together"""
+    writes: int = 16
+    """(token, head) pairs of a write program"""
+    scratch_bytes: int = 256 << 20
+    """for partials of parts of nodes; a longer piece is computed in turns"""
+
+    @staticmethod
+    def suited(rows: int = LEAST_TILE) -> Tiles:
+        """For an H100; in the interpreter few programs, since each costs milliseconds."""
+        if triton.knobs.runtime.interpret:
+            return Tiles(rows=rows, programs=1, pairs=64, merges=4, writes=256)
+        return Tiles(rows=rows)
+
+
+class _Forest(NamedTuple):
+    """A Tree on the device."""
+
+    merges: Tensor
+    rounds: Tensor
+    roots: Tensor
+    max_rows: int
+
+
+class _Batch(NamedTuple):
+    """Units on the device."""
+
+    units: Tensor
+    num_rows: int
+    forest: _Forest | None
+
+
+class _Tables(NamedTuple):
+    """Of one piece; it comes again for each layer of a step, and for steps of decodes."""
+
+    piece: Piece
+    segments: Tensor
+    leaves: Tensor
+    offsets: Tensor
+    batches: list[_Batch]
+
+
+class Launch:
+    """``anchor`` is where addresses count from; its dtype is the layout's. All other tensors lie on
+    ``device``, which can reach what the addresses point to."""
+
+    def __init__(
+        self, layout: BlockLayout, heads: int, anchor: Tensor, device: torch.device, tiles: Tiles
+    ) -> None:
+        self.tiles = tiles
+        self._device = device
+        self._layout = layout
+        self._heads = heads
+        self._anchor = anchor
+        dim, tokens = layout.head_dim, layout.tokens
+        self._tables: _Tables | None = None
+        self._program: tuple[MergeProgram, _Forest] | None = None
+        group = heads // layout.kv_heads
+        block_m = max(LEAST_TILE, self.tiles.rows, triton.next_power_of_2(group))
+        self._tile_tokens = block_m // group
+        block_d = max(LEAST_TILE, triton.next_power_of_2(dim))
+        most = max(LEAST_TILE, TILE_BYTES // (block_d * anchor.element_size()))
+        self.attend_constants: dict[str, Any] = {
+            "HEADS": heads,
+            "GROUP": group,
+            "TOKENS": tokens,
+            "DIM": dim,
+            "TILE_TOKENS": self._tile_tokens,
+            "BLOCK_M": block_m,
+            "BLOCK_C": min(most, max(LEAST_TILE, triton.next_power_of_2(tokens))),
+            "BLOCK_D": block_d,
+            "ALIGN": gcd(2 * tokens * dim, 16),
+            "INTERPRETED": bool(triton.knobs.runtime.interpret),
+            "num_warps": 4 if block_m < 64 else 8,
+            "num_stages": 2,
+        }
+        self.merge_constants = {
+            "HEADS": heads,
+            "DIM": dim,
+            "BLOCK_D": block_d,
+            "PAIRS": tiles.pairs,
+            "AT_ONCE": tiles.merges,
+        }
+        self.write_constants = {
+            "KV_HEADS": layout.kv_heads,
+            "TOKENS": tokens,
+            "DIM": dim,
+            "BLOCK_D": block_d,
+            "PAIRS": tiles.writes,
+        }
+
+    def attend(
+        self, piece: Piece, q_THD: Tensor, layer: int, scale: float, out_RHD: Tensor, lse_RH: Tensor
+    ) -> None:
+        """Fill the piece's node rows, float32; ``q`` has the layout's dtype."""
+        assert q_THD.dtype == self._anchor.dtype
+        tables = self._tables
+        if tables is None or tables.piece is not piece:
+            tables = self._tables = self._tables_of(piece)
+        shape = (self._heads, self._layout.head_dim)
+        for units, num_rows, forest in tables.batches:
+            out, lse = out_RHD, lse_RH
+            if forest is not None:
+                out = out_RHD.new_empty(num_rows, *shape)
+                lse = lse_RH.new_empty(num_rows, self._heads)
+            if len(units):
+                attend_kernel[len(units), self._layout.kv_heads](
+                    q_THD,
+                    self._anchor,
+                    tables.segments,
+                    units,
+                    tables.leaves,
+                    tables.offsets,
+                    out,
+                    lse,
+                    layer * self._layout.layer_bytes // self._anchor.element_size(),
+                    scale * LOG2_E,
+                    **self.attend_constants,
+                )
+            if forest is not None:
+                self._merge(forest, out, lse, out_RHD, lse_RH)
+
+    def moved_on(self) -> None:
+        """A new step: the positions of the piece's segments may have changed."""
+        if self._tables is not None:
+            self._tables.segments.copy_(torch.from_numpy(self._tables.piece.segments_S6))
+
+    def merge(
+        self,
+        program: MergeProgram,
+        out_RHD: Tensor,
+        lse_RH: Tensor,
+        out_THD: Tensor,
+        lse_TH: Tensor,
+    ) -> None:
+        """Run the program over node rows (which it overwrites) into finished rows."""
+        known = self._program
+        if known is None or known[0] is not program:
+            known = self._program = (program, self._forest(Tree.of(program)))
+        self._merge(known[1], out_RHD, lse_RH, out_THD, lse_TH)
+
+    def write(self, k_TKD: Tensor, v_TKD: Tensor, slot_T: Tensor, layer: int) -> None:
+        """``slot_T``: int64 items from the anchor to the key row of layer 0, head 0."""
+        layout = self._layout
+        pairs = len(slot_T) * layout.kv_heads
+        if pairs:
+            write_kernel[(triton.cdiv(pairs, self.tiles.writes),)](
+                k_TKD,
+                v_TKD,
+                self._anchor,
+                slot_T,
+                layer * layout.layer_bytes // self._anchor.element_size(),
+                pairs,
+                **self.write_constants,
+            )
+
+    def _merge(
+        self, forest: _Forest, rows: Tensor, rows_lse: Tensor, to: Tensor, lse: Tensor
+    ) -> None:
+        pairs = forest.max_rows * self._heads
+        if pairs:
+            merge_kernel[len(forest.roots), triton.cdiv(pairs, self.tiles.pairs)](
+                rows,
+                rows_lse,
+                forest.merges,
+                forest.rounds,
+                forest.roots,
+                to,
+                lse,
+                **self.merge_constants,
+            )
+
+    def _tables_of(self, piece: Piece) -> _Tables:
+        tile, kv_heads = self._tile_tokens, self._layout.kv_heads
+        level = level_for(piece, tile, kv_heads, self.tiles.programs)
+        row_bytes = 4 * self._heads * (self._layout.head_dim + 1)
+        batches = Units.of(piece, tile, level, self.tiles.scratch_bytes // row_bytes)
+        from_anchor = piece.address.astype(np.int64) - self._anchor.data_ptr()
+        return _Tables(
+            piece,
+            self._put(piece.segments_S6.copy()),
+            self._put(piece.leaf_index),
+            self._put(from_anchor // self._anchor.element_size()),
+            [
+                _Batch(self._put(u.units_U5), u.num_rows, self._forest(u.tree) if u.tree else None)
+                for u in batches
+            ],
+        )
+
+    def _forest(self, tree: Tree) -> _Forest:
+        merges, rounds, roots = map(self._put, (tree.merges_M2, tree.rounds, tree.roots_S5))
+        return _Forest(merges, rounds, roots, tree.max_rows)
+
+    def _put(self, table: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(table)).to(self._device)

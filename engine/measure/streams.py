@@ -1,0 +1,88 @@
+"""Streams: requests at real instances, over their control sockets, and when their tokens came."""
+
+import random
+import time
+from collections.abc import Mapping
+
+from engine.comm.control import ControlClient
+from engine.core import Request, SamplingParams
+from engine.errors import LendKVError
+from engine.protocol import Abort, Failed, Report, Submit, Tokens
+
+LIMIT_S = 180.0
+
+
+class Stream:
+    """One request and when each of its tokens came."""
+
+    def __init__(self, name: str, instance: int) -> None:
+        self.name = name
+        self.instance = instance
+        self.sent_at = 0.0
+        self.times: list[float] = []
+        self.report: Report | None = None
+
+    def s_per_token(self, first: int, last: int) -> float:
+        return (self.times[last] - self.times[first]) / (last - first)
+
+
+class Streams:
+    """All requests of a run; prompts are random tokens, each name's own."""
+
+    def __init__(self, steps: Mapping[int, ControlClient], vocabulary: int = 40000) -> None:
+        self._steps = steps
+        self._vocabulary = vocabulary
+        self._all: dict[str, Stream] = {}
+
+    def submit(self, instance: int, name: str, prompt_tokens: int, most: int) -> Stream:
+        numbers = random.Random(name)
+        prompt = [numbers.randrange(self._vocabulary) for _ in range(prompt_tokens)]
+        request = Request(
+            request_id=name,
+            prompt_ids=tuple(prompt),
+            sampling=SamplingParams(max_tokens=most, ignore_eos=True),
+            stays=True,
+        )
+        self._all[name] = stream = Stream(name, instance)
+        stream.sent_at = time.perf_counter()
+        self._steps[instance].send(Submit(request))
+        return stream
+
+    def until(self, *streams: Stream, tokens: int) -> None:
+        """Listen until each of them has so many tokens. Raises LendKVError."""
+        deadline = time.monotonic() + LIMIT_S
+        while any(len(stream.times) < tokens for stream in streams):
+            over = [one.name for one in streams if one.report and len(one.times) < tokens]
+            if over or time.monotonic() > deadline:
+                name = over[0] if over else streams[0].name
+                raise LendKVError(f"no {tokens} tokens of {name} in {LIMIT_S:g} s")
+            self._listen()
+
+    def end(self, *streams: Stream) -> None:
+        """They are not wanted any more."""
+        for stream in streams:
+            self._steps[stream.instance].send(Abort(stream.name))
+            self._all.pop(stream.name, None)
+
+    def reported(self, stream: Stream) -> Report:
+        """Wait for the end of the stream."""
+        while stream.report is None:
+            self._listen()
+        return stream.report
+
+    def _listen(self) -> None:
+        """Whoever is silent holds up nobody for long."""
+        where = {stream.instance for stream in self._all.values()}
+        patience_s = 0.02 if len(where) == 1 else 0.0005
+        for instance in where:
+            for message in self._steps[instance].receive(patience_s):
+                stream = self._all.get(getattr(message, "request_id", ""))
+                if stream is None:
+                    continue
+                match message:
+                    case Tokens():
+                        stream.times += [time.perf_counter()] * len(message.token_ids)
+                    case Failed():
+                        raise LendKVError(f"{message.request_id} failed: {message.reason}")
+                    case Report():
+                        stream.report = message

@@ -1,0 +1,34 @@
+"""Deal: what one sequence shall borrow, whom it asked, and what was granted so far. No I/O."""
+
+from dataclasses import dataclass, field, replace
+
+from engine.protocol import Creditor, Granted
+from engine.scheduler.base import Need
+
+
+@dataclass(slots=True)
+class Deal:
+    """Under way; see ``Negotiator.borrow``."""
+
+    sequence: int
+    need: Need
+    started: float
+    query: int
+    arrived: float
+    priority: int
+    part: bool
+    num_lend_cap: int = 0
+    creditors: list[Creditor] = field(default_factory=list)
+    holders: tuple[int, ...] = ()
+    asked: dict[int, int] = field(default_factory=dict)
+    """reservation -> instance, unanswered"""
+    grants: dict[int, Granted] = field(default_factory=dict)
+    asked_at: float = 0.0
+    rounds: int = 0
+
+    @property
+    def what_there_is(self) -> Need:
+        """Its need, or as much of it as its creditors can lend; all of it where none can."""
+        need, room = self.need, sum(creditor.num_lendable for creditor in self.creditors)
+        most = need.num_kept + room
+        return replace(need, num_blocks=min(need.num_blocks, most)) if room else need

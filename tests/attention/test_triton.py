@@ -1,0 +1,347 @@
+"""The Triton kernels, in the interpreter where there is no GPU: exact, and the same bits."""
+
+import math
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from contexts import DTYPES, Context, bits
+from hypothesis import given
+from hypothesis import strategies as st
+from test_backends import FEW, SAME_BITS, Work
+from tolerance import TOLERANCE, out_tolerance
+
+from engine.attention.base import Kernel
+from engine.attention.tree import MergeProgram, Node, Piece, Segment, cover
+from engine.attention.triton import backend as triton_backend
+from engine.attention.triton.backend import TritonBackend, why_not
+from engine.attention.triton.trees import Tree
+from engine.attention.triton.units import Units, level_for
+from engine.core import BlockLayout
+from engine.errors import ConfigError
+
+WHY_NOT = why_not()
+needs_triton = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+
+
+class Kernels(Kernel):
+    """The launched kernels as a Kernel, over a context's memory."""
+
+    fingerprint = "triton"
+
+    def __init__(self, context: Context, **tiles: int) -> None:
+        from engine.attention.triton.launch import Launch, Tiles
+
+        self.device = torch.device("cpu" if triton_backend.is_interpreted() else "cuda")
+        if self.device.type == "cuda":
+            context.memory = context.memory.pin_memory()
+        anchor = context.memory.view(DTYPES[context.layout.dtype]).view(-1)[:1]
+        suited = replace(Tiles.suited(), **tiles)
+        self.launch = Launch(context.layout, context.heads, anchor, self.device, suited)
+        self.dtype = DTYPES[context.layout.dtype]
+
+    def attend(
+        self,
+        piece: Piece,
+        q_THD: Any,
+        layout: BlockLayout,
+        layer: int,
+        scale: float,
+        out_RHD: Any,
+        lse_RH: Any,
+    ) -> None:
+        out, lse = torch.tensor(out_RHD, device=self.device), torch.tensor(lse_RH).to(self.device)
+        q = torch.tensor(q_THD).view(self.dtype).to(self.device)
+        self.launch.attend(piece, q, layer, scale, out, lse)
+        out_RHD[:], lse_RH[:] = out.cpu(), lse.cpu()
+
+    def merge(self, program: MergeProgram, *rows: Any) -> None:
+        there = [torch.tensor(x, device=self.device) for x in rows]
+        self.launch.merge(program, *there)
+        for x, y in zip(rows, there, strict=True):
+            x[:] = y.cpu()
+
+
+@st.composite
+def contexts(draw: st.DrawFn, max_leaves: int = 9) -> Context:
+    layout = BlockLayout(
+        layers=draw(st.integers(1, 2), label="layers"),
+        kv_heads=draw(st.integers(1, 2), label="kv_heads"),
+        head_dim=draw(st.sampled_from([16, 64, 5, 80]), label="head_dim"),
+        tokens=draw(st.sampled_from([4, 16, 33, 5]), label="tokens"),
+        dtype=draw(st.sampled_from(list(DTYPES)), label="dtype"),
+    )
+    num_keys = draw(st.integers(1, max_leaves * layout.tokens), label="num_keys")
+    return Context(
+        layout,
+        num_keys=num_keys,
+        rows=draw(st.integers(1, min(num_keys, 9)), label="rows"),
+        group=draw(st.sampled_from([1, 3, 4, 17]), label="group"),
+        seed=draw(st.integers(0, 999), label="seed"),
+        size=draw(st.sampled_from([1.0, 1e-3, 30.0]), label="size"),
+        layer=draw(st.integers(0, layout.layers - 1), label="layer"),
+    )
+
+
+@needs_triton
+@FEW
+@given(context=contexts(), programs=st.sampled_from([1, 5, 1000]), data=st.data())
+def test_each_node_is_exact_over_its_own_keys(
+    context: Context, programs: int, data: st.DataObject
+) -> None:
+    """However the leaves are cut into programs; any set of them, none too."""
+    kernel = Kernels(context, programs=programs)
+    leaves = sorted(data.draw(st.sets(st.integers(0, context.num_leaves - 1)), label="leaves"))
+    rows = context.attend(kernel, [context.segment(leaves)])
+    own = torch.arange(len(context.q_THD))[:, None] + context.first_position
+    causal = torch.arange(context.num_keys)[None, :] <= own
+    key_leaf = torch.arange(context.num_keys) // context.layout.tokens
+    q, k, v = context.q_THD, context.k_SKD, context.v_SKD
+    largest = math.prod(x.double().norm(dim=-1).max().item() for x in (q, k)) * context.scale
+    dtype = context.layout.dtype
+    for node in cover(leaves):
+        seen_TS = causal & ((key_leaf >> node.level) == node.index)
+        want_out, want_lse = oracle.attention(q, k, v, context.scale, seen_TS)
+        out, lse = (torch.tensor(x).double() for x in rows.node(0, node))
+        assert torch.equal(lse == -math.inf, want_lse == -math.inf)
+        seen = want_lse > -math.inf
+        assert not seen.any() or (
+            (lse - want_lse)[seen].abs().max() <= TOLERANCE[dtype] * (1 + largest)
+        )
+        bound = out_tolerance(dtype, kernel.fingerprint, largest)
+        assert (out - want_out).abs().max() <= bound * v.double().abs().max()
+
+
+@needs_triton
+@FEW
+@given(context=contexts(max_leaves=12), num_pieces=st.integers(1, 4), data=st.data())
+def test_any_split_into_pieces_or_programs_gives_the_same_bits(
+    context: Context, num_pieces: int, data: st.DataObject
+) -> None:
+    count = context.num_leaves
+    owner = data.draw(
+        st.lists(st.integers(0, num_pieces - 1), min_size=count, max_size=count), label="owner"
+    )
+    one = context.whole(Kernels(context), [context.segment(range(count))])
+    pieces = [
+        context.segment([leaf for leaf in range(count) if owner[leaf] == piece])
+        for piece in range(num_pieces)
+    ]
+    tiles = data.draw(
+        st.fixed_dictionaries(
+            {
+                "programs": st.sampled_from([1, 7, 1000]),
+                "pairs": st.sampled_from([8, 64]),
+                "merges": st.sampled_from([1, 2]),
+                "scratch_bytes": st.sampled_from([0, 10_000, 1 << 20]),
+            }
+        ),
+        label="tiles",
+    )
+    split = context.whole(Kernels(context, **tiles), pieces)
+    assert [bits(x) for x in split] == [bits(x) for x in one]
+
+
+@needs_triton
+def test_eight_leaves_have_the_same_bits_in_one_program_and_in_eight() -> None:
+    layout = BlockLayout(layers=1, kv_heads=1, head_dim=16, tokens=4, dtype="float32")
+    context = Context(layout, num_keys=32, rows=2, group=2, seed=1)
+    one, eight = (
+        context.attend(Kernels(context, programs=programs), [context.segment(range(8))])
+        for programs in (1, 1000)
+    )
+    assert bits(one.out) == bits(eight.out)
+    assert bits(one.lse) == bits(eight.lse)
+
+
+@needs_triton
+@FEW
+@given(context=contexts(max_leaves=4))
+def test_garbage_behind_the_last_key_never_leaks(context: Context) -> None:
+    segment = context.segment(range(context.num_leaves))
+    kernel = Kernels(context)
+    with_nan = context.attend(kernel, [segment])
+    blocks = context.memory.view(DTYPES[context.layout.dtype]).view(-1, *context.layout.shape)
+    last = (context.addresses[-1] - context.memory.data_ptr()) // context.layout.block_bytes
+    if end := context.num_keys % context.layout.tokens:
+        blocks[last, :, :, :, end:] = -1.0
+    with_numbers = context.attend(kernel, [segment])
+    assert not np.isnan(with_nan.out).any()
+    assert not np.isnan(with_nan.lse).any()
+    assert bits(with_nan.out) == bits(with_numbers.out)
+    assert bits(with_nan.lse) == bits(with_numbers.lse)
+
+
+@needs_triton
+@FEW
+@given(
+    num=st.integers(1, 9),
+    gap=st.sampled_from([0.0, 1.0, 30.0, 1e4]),
+    seed=st.integers(0, 999),
+    data=st.data(),
+)
+def test_merge_is_exact_over_any_gap_and_any_empties(
+    num: int, gap: float, seed: int, data: st.DataObject
+) -> None:
+    """And where no more than one is not empty, it is that one, bit by bit."""
+    layout = BlockLayout(layers=1, kv_heads=1, head_dim=20, tokens=4, dtype="float32")
+    context = Context(layout, num_keys=4, rows=3, group=2, seed=0)
+    rng = np.random.default_rng(seed)
+    out_NTHD = rng.standard_normal((num, 3, 2, 20), np.float32)
+    lse_NTH = (gap * rng.standard_normal((num, 3, 2))).astype(np.float32)
+    out_NTHD[:, 0], lse_NTH[:, 1] = -0.0, -0.0
+    empty = data.draw(st.sets(st.integers(0, num - 1)), label="empty")
+    for n in empty:
+        out_NTHD[n], lse_NTH[n] = 0.0, -math.inf
+    at = data.draw(st.permutations(range(num)), label="rows")
+    program = MergeProgram.of([(0, 3)], [{Node(0, n): at[n] * 3 for n in range(num)}])
+    rows_out, rows_lse = np.empty_like(out_NTHD), np.empty_like(lse_NTH)
+    rows_out[at], rows_lse[at] = out_NTHD, lse_NTH
+    out, lse = np.empty((3, 2, 20), np.float32), np.empty((3, 2), np.float32)
+    Kernels(context).merge(program, rows_out.reshape(-1, 2, 20), rows_lse.reshape(-1, 2), out, lse)
+    want_out, want_lse = (
+        x.numpy() for x in oracle.merge(torch.tensor(out_NTHD), torch.tensor(lse_NTH))
+    )
+    bound = TOLERANCE["float32"] * num
+    finite = np.isfinite(want_lse)
+    assert np.abs(out - want_out).max() <= bound * (1 + np.abs(out_NTHD).max())
+    assert (lse[~finite] == -math.inf).all()
+    error = np.abs(lse[finite] - want_lse[finite])
+    assert (error <= bound * (1 + np.abs(lse[finite]))).all()
+    if num - len(empty) == 1:
+        (only,) = set(range(num)) - empty
+        assert bits(out) == bits(out_NTHD[only])
+        assert bits(lse) == bits(lse_NTH[only])
+
+
+def piece_of(leaves: list[list[int]], rows: list[int]) -> Piece:
+    starts = np.cumsum([0, *rows]).tolist()
+    return Piece.of(
+        [
+            Segment(start, num, 100, tuple(own), tuple(range(len(own))))
+            for start, num, own in zip(starts, rows, leaves, strict=False)
+        ]
+    )
+
+
+@given(
+    leaves=st.lists(st.sets(st.integers(0, 70)).map(sorted), min_size=1, max_size=4),
+    tile=st.integers(1, 6),
+    level=st.integers(0, 3),
+    max_rows=st.sampled_from([0, 20, 1000]),
+    data=st.data(),
+)
+def test_units_meet_each_leaf_and_token_once_and_their_trees_make_the_nodes(
+    leaves: list[list[int]], tile: int, level: int, max_rows: int, data: st.DataObject
+) -> None:
+    rows = [data.draw(st.integers(0, 7), label="rows") for _ in leaves]
+    piece = piece_of(leaves, rows)
+    found: dict[int, list[Any]] = {}
+    for units in Units.of(piece, tile, level, max_rows):
+        buffer: dict[int, Any] = {}
+        for segment, token, first, num_leaves, row in units.units_U5.tolist():
+            assert num_leaves <= 1 << level
+            own = piece.leaf_index[first : first + num_leaves].tolist()
+            assert own[0] % num_leaves == 0
+            assert own == list(range(own[0], own[0] + num_leaves))
+            for t in range(min(tile, rows[segment] - token)):
+                assert row + t not in buffer
+                buffer[row + t] = [(segment, token + t, leaf) for leaf in own]
+        if units.tree is None:
+            found |= buffer
+            continue
+        assert set(buffer) == set(range(units.num_rows))
+        found |= run(units.tree, buffer)
+    want: dict[int, list[Any]] = {}
+    for number, nodes in enumerate(piece.nodes):
+        for index, node in enumerate(nodes):
+            for t in range(rows[number]):
+                row = int(piece.segments_S6[number, 5]) + index * rows[number] + t
+                first = node.index << node.level
+                want[row] = [(number, t, leaf) for leaf in range(first, first + (1 << node.level))]
+    assert found == want
+
+
+def run(tree: Tree, rows: dict[int, Any]) -> dict[int, Any]:
+    """The tree over any rows that can be added, a round at a time; no round may need itself."""
+    rows, done = dict(rows), {}
+    for at, to, num_rows, first, last in tree.roots_S5.tolist():
+        for i in range(first, last):
+            merges = tree.merges_M2[tree.rounds[i] : tree.rounds[i + 1]].tolist()
+            assert max(Counter(x for pair in merges for x in pair).values()) == 1
+            for left, right in merges:
+                for n in range(num_rows):
+                    rows[left + n] = rows[left + n] + rows[right + n]
+        for n in range(num_rows):
+            done[to + n] = rows[at + n] if at >= 0 else None
+    return done
+
+
+@given(
+    leaves=st.lists(st.sets(st.integers(0, 40)).map(sorted), min_size=1, max_size=4),
+    data=st.data(),
+)
+def test_a_tree_does_what_its_program_does(leaves: list[list[int]], data: st.DataObject) -> None:
+    num_rows = [data.draw(st.integers(1, 3), label="rows") for _ in leaves]
+    starts = np.cumsum([0, *num_rows]).tolist()
+    total = sum(len(own) * n for own, n in zip(leaves, num_rows, strict=True))
+    held, at = [], 0
+    for own, n in zip(leaves, num_rows, strict=True):
+        held.append({Node(0, leaf): at + i * n for i, leaf in enumerate(own)})
+        at += len(own) * n
+    program = MergeProgram.of(list(zip(starts, num_rows, strict=False)), held)
+    rows = {row: f"({row})" for row in range(total)}
+    want, known = {}, dict(rows)
+    for left, right, n in program.merges_M3.tolist():
+        for i in range(n):
+            known[left + i] += known[right + i]
+    for row, to, n in program.roots_S3.tolist():
+        want |= {to + i: known[row + i] if row >= 0 else None for i in range(n)}
+    assert run(Tree.of(program), rows) == want
+
+
+def test_long_contexts_are_cut_up_until_there_is_enough_to_do() -> None:
+    piece = piece_of([list(range(64))], [1])
+    assert [level_for(piece, 4, 2, enough) for enough in (1, 16, 17, 64, 100, 1000)] == [
+        3,
+        3,
+        2,
+        1,
+        0,
+        0,
+    ]
+
+
+def test_without_triton_or_a_gpu_it_is_refused_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layout = BlockLayout(layers=1, kv_heads=1, head_dim=8, tokens=4, dtype="float32")
+    work = Work(layout, 1, {}, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(triton_backend, "find_spec", lambda name: None)
+        with pytest.raises(ConfigError, match=r"package triton: pip install 'lendkv\[triton\]'"):
+            work.backend("triton")
+    with monkeypatch.context() as patch:
+        patch.delenv("TRITON_INTERPRET", raising=False)
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr(triton_backend, "find_spec", lambda name: object())
+        with pytest.raises(ConfigError, match="needs a CUDA GPU.*TRITON_INTERPRET=1"):
+            work.backend("triton")
+
+
+@needs_triton
+def test_tiles_of_other_sizes_are_other_kernels() -> None:
+    layout = BlockLayout(layers=1, kv_heads=1, head_dim=8, tokens=4, dtype="float32")
+    work = Work(layout, 1, {0: [5]}, 0)
+    usual = work.backend("triton")
+    pool = usual.pool
+    parts = {"shape": work.shape, "layout": layout, "pool": pool}
+    other = TritonBackend(TritonBackend.Config(tile_rows=64), **parts)
+    assert other.fingerprint != usual.fingerprint
+    with pytest.raises(ConfigError, match="tile_rows is 48; it must be one of 16, 32, 64, 128"):
+        TritonBackend(TritonBackend.Config(tile_rows=48), **parts)
+    assert "triton" in SAME_BITS
