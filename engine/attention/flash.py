@@ -47,11 +47,11 @@ def why_not() -> str:
 
 def pick() -> Library:
     """flash-attn where it is installed, else what PyTorch has."""
-    name, attend = ("flash-attn", _package) if has_package() else ("PyTorch", _pytorch)
+    name, attend = ("flash-attn", by_package) if has_package() else ("PyTorch", by_pytorch)
     return Library(name, attend, torch.device("cuda"))
 
 
-def _package(
+def by_package(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -77,7 +77,7 @@ def _package(
     return out, lse
 
 
-def _pytorch(
+def by_pytorch(
     q: Tensor,
     k: Tensor,
     v: Tensor,

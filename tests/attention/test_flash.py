@@ -61,12 +61,12 @@ CUDA = torch.device("cuda")
 LIBRARIES = [
     pytest.param(STAND_IN, id="stand-in"),
     pytest.param(
-        Library("PyTorch", flash._pytorch, CUDA),
+        Library("PyTorch", flash.by_pytorch, CUDA),
         id="PyTorch",
         marks=pytest.mark.skipif(bool(flash.why_not()), reason=flash.why_not()),
     ),
     pytest.param(
-        Library("flash-attn", flash._package, CUDA),
+        Library("flash-attn", flash.by_package, CUDA),
         id="flash-attn",
         marks=pytest.mark.skipif(
             bool(flash.why_not()) or find_spec("flash_attn") is None,
