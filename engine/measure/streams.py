@@ -1,6 +1,7 @@
 """Streams: requests at real instances, over their control sockets, and when their tokens came."""
 
 import random
+import select
 import time
 from collections.abc import Mapping
 
@@ -9,7 +10,7 @@ from engine.core import Request, SamplingParams
 from engine.errors import LendKVError
 from engine.protocol import Abort, Failed, Report, Submit, Tokens
 
-LIMIT_S = 180.0
+LIMIT_S, PATIENCE_S = 180.0, 0.02
 
 
 class Stream:
@@ -71,11 +72,13 @@ class Streams:
         return stream.report
 
     def _listen(self) -> None:
-        """Whoever is silent holds up nobody for long."""
-        where = {stream.instance for stream in self._all.values()}
-        patience_s = 0.02 if len(where) == 1 else 0.0005
-        for instance in where:
-            for message in self._steps[instance].receive(patience_s):
+        """Sleeps until somebody speaks: whoever looks all the time takes the instances' cores."""
+        where = {stream.instance for stream in self._all.values() if stream.report is None}
+        steps = [self._steps[instance] for instance in where]
+        if not any(step.pending() for step in steps):
+            select.select([step.fileno() for step in steps], [], [], PATIENCE_S)
+        for step in steps:
+            for message in step.receive(0.0):
                 stream = self._all.get(getattr(message, "request_id", ""))
                 if stream is None:
                     continue
