@@ -18,10 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.build import attention_parts, build_pool, construct, layout_of
+from engine.build import build_pool, layout_of
+from engine.build_attention import attention_parts
 from engine.config import Config, load
 from engine.core import BlockRef, Plan, Span
 from engine.model import checkpoint as checkpoints
+from engine.registry import construct
 
 TEXTS = Path("../shared/data/prompts/long_texts.jsonl.gz")
 QUANTIZATIONS = ("none", "int8")

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from engine.attention import BACKENDS, KERNELS
+from engine.attention import KERNELS
 from engine.attention.base import Kernel
+from engine.build_attention import build_runner
 from engine.comm import TRANSPORTS
 from engine.comm.base import Transport
-from engine.config import Component, Config, options_of
+from engine.comm.collective import Collective
+from engine.config import Config, options_of
 from engine.core import BlockLayout, ModelShape
 from engine.errors import ConfigError
 from engine.memory import POOLS
@@ -22,7 +25,7 @@ from engine.memory.base import MemoryPool
 from engine.memory.rmanager import RManager
 from engine.protocol import VERSION, Hello, Message
 from engine.recording import record_planner, record_pool, record_step
-from engine.registry import Registry
+from engine.registry import Registry, construct, own_config
 from engine.scheduler import PLACEMENTS
 from engine.scheduler.base import Placement
 from engine.scheduler.gmanager import GManager
@@ -34,8 +37,10 @@ if TYPE_CHECKING:
     from engine.attention.answer import PoolServer
     from engine.attention.local import LocalBackend
     from engine.callbacks import Callback
+    from engine.follower import Follower
     from engine.loop import Loop
     from engine.model.checkpoint import Checkpoint
+    from engine.model.runner import Runner
     from engine.model.transformers_checkpoint import TransformersCheckpoint
 
 CONNECT_OWN_S = 10.0
@@ -69,33 +74,6 @@ def check_parts(config: Config) -> list[str]:
     if config.transport.name == "loopback":
         problems.append("transport.name=loopback joins instances of one process; use shm or tcp")
     return problems
-
-
-def attention_parts(
-    config: Config, given: type[LocalBackend] | None = None
-) -> tuple[type[Any], Any, type[LocalBackend], Any]:
-    """The attention class and its options, then its local backend (perhaps ``given``) and its."""
-    from engine.attention.dist import DistAttention
-    from engine.attention.local import LocalBackend
-
-    if given is not None:
-        return DistAttention, DistAttention.Config(), given, own_config(given)
-    cls, options = options_of(BACKENDS, "attention", config.attention)
-    if issubclass(cls, LocalBackend):
-        return DistAttention, DistAttention.Config(), cls, options
-    if not issubclass(cls, DistAttention):
-        raise ConfigError(
-            f"attention.name={config.attention.name}: {cls.__name__} is neither a DistAttention "
-            "nor a LocalBackend"
-        )
-    part = Component(name=options.local, options=options.local_options)
-    local_cls, local_options = options_of(BACKENDS, "attention.options.local", part)
-    if not issubclass(local_cls, LocalBackend):
-        raise ConfigError(
-            f"attention.options.local={options.local}: not a backend for local memory; "
-            "known: native, numpy, reference, sdpa, triton, flash, or a LocalBackend of your own"
-        )
-    return cls, options, local_cls, local_options
 
 
 def build_pool(
@@ -226,14 +204,20 @@ def build_loop(
     placement: type[Placement] | Placement | None = None,
     callbacks: Sequence[Callback] = (),
     clock: Callable[[], float] = time.monotonic,
+    collective: Collective | None = None,
+    ranks: Sequence[Connection] = (),
 ) -> Loop:
-    """The step role, connected to its own pool; parts not given are those the recipe names."""
+    """The step role, connected to its own pool; parts not given are those the recipe names.
+
+    With several tp ranks it is rank 0: ``collective`` is what they are together, and ``ranks`` are
+    the pipes to the others.
+    """
     from engine.attention.lenders import Lenders
     from engine.constrained import Constrained
     from engine.loop import Loop
     from engine.model.grammar import Compiler
-    from engine.model.runner import ModelRunner
     from engine.mover import Mover
+    from engine.ranks import LedRunner, Ranks
 
     shape, layout = checkpoint.config.shape, pool.layout
     hello = Hello(VERSION, cluster, instance, pool_epoch, layout.fingerprint)
@@ -241,22 +225,16 @@ def build_loop(
     lenders = Lenders(transport, own=hello, debtor=debtor)
     lenders.connect(instance, pool_address, CONNECT_OWN_S, patience_s=CONNECT_OWN_S)
 
-    cls, options, local_cls, local_options = attention_parts(config, attention)
-    local = construct(
-        local_cls,
-        local_options,
-        shape=shape,
-        layout=layout,
+    own, backend = build_runner(
+        config,
+        checkpoint=checkpoint,
         pool=pool,
-        num_threads=config.threads,
+        lenders=lenders,
+        collective=collective,
+        given=attention,
     )
-    if config.model.bits == "schedule" and not local.fingerprint:
-        raise ConfigError(
-            f"model.bits=schedule: the backend {local_cls.__name__} gives a query other bits in "
-            "another chunk; use attention.options.local=native, numpy or reference"
-        )
-    backend = cls(options, local=local, lenders=lenders)
-
+    others = Ranks(ranks)
+    runner: Runner = LedRunner(own, others) if ranks else own
     parts: dict[str, Any] = {
         "instance": instance,
         "host": host,
@@ -276,7 +254,7 @@ def build_loop(
     return Loop(
         instance=instance,
         scheduler=scheduler,
-        runner=ModelRunner(checkpoint.model, backend),
+        runner=runner,
         backend=backend,
         lenders=lenders,
         mover=Mover(lenders, pool, checksums=config.pool.lending.checksums),
@@ -284,16 +262,32 @@ def build_loop(
         constrained=Constrained(compiler),
         to_planner=to_planner,
         to_client=to_client,
+        ranks=others,
         callbacks=[*callbacks, *(kind() for kind in callback_classes(config))],
         clock=clock,
     )
 
 
-def own_config(cls: type[Any]) -> Any:
-    """A part's default options."""
-    return cls.Config()
+def build_follower(
+    config: Config,
+    *,
+    instance: int,
+    step_epoch: int,
+    cluster: str,
+    checkpoint: Checkpoint,
+    pool: MemoryPool,
+    transport: Transport,
+    collective: Collective,
+    leader: Connection,
+) -> Follower:
+    """A tp rank other than rank 0, which it hears over the pipe ``leader``."""
+    from engine.attention.lenders import Lenders
+    from engine.follower import Follower
 
-
-def construct(cls: type[Any], options: Any, **runtime: Any) -> Any:
-    """A plugin from its options and the runtime objects of its interface."""
-    return cls(options, **runtime)
+    fingerprint = pool.layout.fingerprint
+    hello = Hello(VERSION, cluster, instance, step_epoch, fingerprint, collective.rank)
+    lenders = Lenders(transport, own=hello, debtor=hello)
+    runner, backend = build_runner(
+        config, checkpoint=checkpoint, pool=pool, lenders=lenders, collective=collective
+    )
+    return Follower(leader, runner, backend, lenders)

@@ -19,6 +19,8 @@ END_SIGNAL = signal.SIGUSR1
 """what a supervisor ends its children with; they ignore what a terminal or torchrun sends"""
 USER_ERROR = 2
 """exit status of a child whose failure is the user's to mend; its sentences were sent"""
+LOST_ANOTHER = 3
+"""exit status of a child that ends because one that it needs has ended"""
 
 
 def die_with_parent(parent: int) -> None:

@@ -21,6 +21,7 @@ from engine.errors import ConfigError, LendKVError
 from engine.memory.base import region_bytes
 from engine.memory.room import available_bytes
 from engine.model.checkpoint import describe
+from engine.model.shard import require_shards
 from engine.native import library
 from engine.picture import human
 from engine.serve import listen
@@ -77,7 +78,7 @@ def doctor(config: Config) -> int:
 
 def _machine(config: Config) -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0))
-    busy = config.instances * config.threads
+    busy = config.instances * config.tp * config.threads
     found = f"{cores} cores, {platform.machine()}, Linux {platform.release()}"
     if busy > cores:
         advice = "steps share cores: lower threads, or set transport.options.spin_s=0"
@@ -142,10 +143,15 @@ def _gpu(config: Config) -> Iterator[Finding]:
 
 def _model(config: Config) -> Iterator[Finding]:
     try:
-        shape = describe(config.model.path, library=config.model.library).shape
+        model = describe(config.model.path, library=config.model.library)
+        shape = model.shape
     except LendKVError as error:
         yield Finding("model", "wrong", config.model.path, str(error))
         return
+    try:
+        require_shards(model, config.tp)
+    except ConfigError as error:
+        yield Finding("tensor parallelism", "wrong", f"tp={config.tp}", str(error))
     yield Finding(
         "model",
         "fine",

@@ -5,6 +5,7 @@ LendKVError
 |-- CheckpointError    model files are missing, damaged or of an unsupported kind
 |-- GrammarError       a grammar that is invalid, too complex, or cannot be followed any further
 |-- CapacityError      memory or positions are short; nothing was taken
+|   `-- WontFit        one query's partials are more than a message may hold
 |-- PeerLost           the other end of a channel is gone, frozen or talks nonsense
 |-- Fenced             a pool refused to answer: its books no longer match the caller's
 """
@@ -32,6 +33,14 @@ class GrammarError(LendKVError):
 
 class CapacityError(LendKVError):
     """Not enough blocks or positions. Whoever raises it has taken nothing."""
+
+
+class WontFit(CapacityError):
+    """One query's partials of ``sequence`` are more than a message may hold."""
+
+    def __init__(self, sequence: int, reason: str) -> None:
+        self.sequence = sequence
+        super().__init__(reason)
 
 
 class PeerLost(LendKVError):

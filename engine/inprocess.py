@@ -74,6 +74,8 @@ class Engine:
     ) -> None:
         if config.pool.memory:
             raise ConfigError("pool.memory is for instances in processes; set pool.num_blocks here")
+        if config.tp > 1:
+            raise ConfigError(f"tp={config.tp} is for instances in processes; set tp=1 here")
         if config.transport.name != "loopback":
             config = replace(config, transport=Component(name="loopback"))
         if isinstance(attention, str):

@@ -5,11 +5,13 @@ import time
 from collections.abc import Callable, Mapping
 
 from engine import meeting
-from engine.build import attention_parts, check_parts
+from engine.build import check_parts
+from engine.build_attention import attention_parts
 from engine.children import USER_ERROR, fork, stop
 from engine.config import Component, Config
 from engine.errors import ConfigError, LendKVError
 from engine.model.checkpoint import describe
+from engine.model.shard import require_shards
 from engine.supervisor import Frontend, Supervisor
 from engine.world import World
 
@@ -47,6 +49,11 @@ def require_parts(config: Config, *, attention: bool) -> None:
         for said in child.messages():
             problems += said["error"].splitlines()
         child.pipe.close()
+    if config.tp > 1:
+        try:
+            require_shards(describe(config.model.path), config.tp)
+        except ConfigError as error:
+            problems += error.problems
     if problems:
         raise ConfigError(*problems)
 

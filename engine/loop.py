@@ -9,14 +9,13 @@ from collections.abc import Callable, Collection, Sequence
 from engine.accounts import Accounts
 from engine.attention.dist import DistAttention
 from engine.attention.lenders import Lenders
-from engine.attention.slices import WontFit
 from engine.callbacks import Callback
 from engine.choice import Chooser
 from engine.constrained import Constrained
 from engine.core import Request
-from engine.errors import PeerLost
+from engine.errors import PeerLost, WontFit
 from engine.fetcher import Fetcher
-from engine.model.runner import ModelRunner
+from engine.model.runner import Runner
 from engine.mover import Mover
 from engine.profile import profile
 from engine.protocol import (
@@ -31,6 +30,8 @@ from engine.protocol import (
     Report,
     StepSample,
 )
+from engine.protocol.ranks import Dial, Drop, ForgetSequence, ForgetTables
+from engine.ranks import Ranks
 from engine.scheduler.effects import (
     Cancel,
     Connect,
@@ -60,7 +61,7 @@ class Loop:
         *,
         instance: int,
         scheduler: Scheduler,
-        runner: ModelRunner,
+        runner: Runner,
         backend: DistAttention,
         lenders: Lenders,
         mover: Mover,
@@ -68,6 +69,7 @@ class Loop:
         eos_ids: Collection[int],
         to_planner: Callable[[Message], None],
         to_client: Callable[[str, Message], None],
+        ranks: Ranks,
         callbacks: Sequence[Callback] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -77,6 +79,7 @@ class Loop:
         self._backend = backend
         self.lenders = lenders
         self._mover = mover
+        self._ranks = ranks
         self._constrained = constrained
         self._chooser = Chooser(scheduler, constrained, eos_ids)
         self._fetcher = Fetcher(backend.reads)
@@ -146,6 +149,7 @@ class Loop:
     def receive(self) -> None:
         """Take what came from pools, and notice who is lost. Raises PeerLost for the own pool."""
         self.lenders.pump(0.0)
+        self._take_heard()
         while self.lenders.inbox:
             self._take(*self.lenders.inbox.popleft())
         for instance, missed in list(self._backend.missed.items()):
@@ -194,6 +198,16 @@ class Loop:
     def close(self) -> None:
         self._constrained.close()
         self.lenders.close()
+        self._ranks.close()
+
+    def _take_heard(self) -> None:
+        """What other ranks have learned of holders counts as if it had been learned here."""
+        while self._ranks.heard:
+            heard = self._ranks.heard.popleft()
+            for instance, reason in heard.lost.items():
+                self.lenders.drop(instance, reason)
+            self._backend.missed.update(heard.missed)
+            self.lenders.inbox.extend(heard.declined)
 
     def _take(self, instance: int, message: Message) -> None:
         if isinstance(message, Ack):
@@ -206,6 +220,7 @@ class Loop:
             return
         if isinstance(message, FencedOff):
             self._backend.forget_tables(instance)  # attach anew what still stands
+            self._ranks.tell(ForgetTables(instance))
         if isinstance(message, Granted):
             for callback in self._callbacks:
                 callback.on_borrow(instance, len(message.blocks))
@@ -214,6 +229,7 @@ class Loop:
     def _lose(self, instance: int, reason: str) -> None:
         if instance == self._instance:
             raise PeerLost(f"the own pool is gone: {reason}")
+        self._ranks.tell(Drop(instance))
         self._backend.forget_tables(instance)
         self._backend.staging.forget(instance)
         self._mover.drop_instance(instance)
@@ -244,6 +260,7 @@ class Loop:
                 self._mover.cancel(effect.sequence, effect.leaf)
                 self._fetcher.cancel(effect.sequence, effect.leaf)
             case Connect():
+                self._ranks.tell(Dial(effect.instance, effect.address))
                 try:
                     self.lenders.connect(effect.instance, effect.address, CONNECT_S)
                 except PeerLost as error:
@@ -260,6 +277,7 @@ class Loop:
         self._mover.cancel(effect.sequence)
         self._fetcher.cancel(effect.sequence)
         self._backend.forget_sequence(effect.sequence)
+        self._ranks.tell(ForgetSequence(effect.sequence))
         if not effect.final:
             return
         report = self.accounts.report(effect)

@@ -8,7 +8,7 @@ import time
 
 from engine.attention.lenders import Lenders
 from engine.core import BlockLayout, BlockRef, Plan, Span
-from engine.model.runner import ModelRunner
+from engine.model.runner import Runner
 from engine.protocol import Draw, Drawn, Give, StepSample
 
 BATCHES = (1, 4, 16)
@@ -19,7 +19,7 @@ DRAW_S = 2.0
 
 
 def profile(
-    runner: ModelRunner,
+    runner: Runner,
     lenders: Lenders,
     *,
     instance: int,

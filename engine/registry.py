@@ -39,3 +39,13 @@ class Registry:
         if not isinstance(loaded, type):
             raise ConfigError(f"{self.kind} {name!r} is not a class")
         return loaded
+
+
+def own_config(cls: type[Any]) -> Any:
+    """A part's default options."""
+    return cls.Config()
+
+
+def construct(cls: type[Any], options: Any, **runtime: Any) -> Any:
+    """A plugin from its options and the runtime objects of its interface."""
+    return cls(options, **runtime)

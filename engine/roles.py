@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection
 from msgspec.structs import replace
 
 from engine.build import build_loop, build_planner, build_pool_server, build_transport, layout_of
+from engine.children import LOST_ANOTHER
 from engine.comm.control import ControlClient, ControlServer
 from engine.comm.kv_publisher import KvPublisher
 from engine.comm.sockets import advertised
@@ -40,6 +41,7 @@ from engine.protocol import (
     Submit,
 )
 from engine.scheduler.reports import Series
+from engine.team import ALONE, Team
 
 log = logging.getLogger(__name__)
 
@@ -137,8 +139,8 @@ def pool(pipe: Connection, place: Place, memory: MemoryPool) -> int:
                 return 0
 
 
-def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
-    """Serves requests until a Goodbye; returns its exit status."""
+def step(pipe: Connection, place: Place, memory: MemoryPool, team: Team = ALONE) -> int:
+    """Serves requests until a Goodbye, as rank 0 of its team; returns its exit status."""
     import torch
 
     from engine.model import checkpoint as checkpoints
@@ -149,6 +151,8 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
     if planner_address == GONE:  # rank 0 has said why
         return 0
     pipe.send({"planner": planner_address, "key": key})
+    epoch = time.time_ns() // 1_000_000
+    team.start(key, epoch)
     planner_client = ControlClient(planner_address, FROM_PLANNER, key)
     planner_life = PlannerLife(planner_address)
     clients = ControlServer(TO_STEP, key)
@@ -178,12 +182,13 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
         library=config.model.library,
         bits=config.model.bits,
         quantization=config.model.quantization,
+        for_parts=config.tp > 1,
     )
     loop = build_loop(
         config,
         instance=place.instance,
         pool_epoch=place.epoch,
-        step_epoch=time.time_ns() // 1_000_000,
+        step_epoch=epoch,
         cluster=place.cluster,
         host=place.host,
         checkpoint=checkpoint,
@@ -193,6 +198,8 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
         to_planner=to_planner,
         to_client=to_client,
         clock=_boottime,
+        collective=team.meet(),
+        ranks=team.pipes,
     )
     publisher = None
     if config.kv_events.endpoint:
@@ -260,7 +267,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool) -> int:
             moved = loop.step()
         except PeerLost as error:
             log.warning("%s", error)
-            return 1
+            return LOST_ANOTHER
         if publisher is not None:
             publisher.publish(loop.scheduler.contents.take())
             publisher.serve_replays()

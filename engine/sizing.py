@@ -6,13 +6,16 @@ their processes need besides. That is measured, in a child that loads the model 
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from engine.build import layout_of
 from engine.children import Child, fork
-from engine.config import Config, check
+from engine.combinations import check
+from engine.config import Config
 from engine.core import BlockLayout, ModelShape
 from engine.errors import ConfigError, LendKVError
 from engine.memory.base import region_bytes
@@ -28,7 +31,7 @@ class Footprint:
     weights: int
     """mapped, and shared by all on the host"""
     runtime: int
-    """of each instance: its step with the model ready, and its pool's process"""
+    """of each instance: its steps with the model ready, and its pool's process"""
 
 
 def sized(config: Config, shape: ModelShape, num_here: int) -> Config:
@@ -104,11 +107,21 @@ def _load(pipe: Connection, config: Config) -> None:
         library=config.model.library,
         bits=config.model.bits,
         quantization=config.model.quantization,
+        for_parts=config.tp > 1,
     )
-    assert checkpoint.model is not None
+    ready = checkpoint.model if config.tp == 1 else _largest_part(checkpoint, config.tp)
+    assert ready is not None
     weights = getattr(checkpoint, "weights", {}).values()  # others are the process's own
     mapped = sum(weight.numel() * weight.element_size() for weight in weights)
-    pipe.send({"weights": mapped, "runtime": _private_bytes() + bare})
+    pipe.send({"weights": mapped, "runtime": config.tp * _private_bytes() + bare})
+
+
+def _largest_part(checkpoint: Any, tp: int) -> Mapping[str, Any]:
+    """Weights as rank 0 has them: what is not a view of the mapped file is its own."""
+    from engine.model.shard import Shard
+    from engine.model.sharded_llama import parts
+
+    return dict(parts(checkpoint.weights, checkpoint.config, Shard.of(checkpoint.config, 0, tp)))
 
 
 def _private_bytes() -> int:

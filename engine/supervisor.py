@@ -26,6 +26,7 @@ from engine.errors import ConfigError, LendKVError
 from engine.memory.base import MemoryPool
 from engine.model.checkpoint import describe
 from engine.sizing import advice, sized
+from engine.steps import Steps
 from engine.world import World
 
 MAX_RESTARTS = 5
@@ -54,6 +55,7 @@ class Supervisor:
             raise ConfigError(
                 f"instances is {config.instances} and {world.size} processes were started; use "
                 f"torchrun --nproc-per-node {config.instances}, or instances={world.size}"
+                + (f" (each starts its {config.tp} tp ranks by itself)" if config.tp > 1 else "")
             )
         self._config = of_rank(config, world.rank)
         self._world = world
@@ -78,7 +80,7 @@ class Supervisor:
         self._pool_address = ""
         self._planner: Child | None = None
         self._pool: Child | None = None
-        self._step: Child | None = None
+        self._steps: Steps | None = None
         self._frontends: dict[str, Child] = {}
         self._restarts: dict[str, list[float]] = {}
         self._closing = Closing(
@@ -173,9 +175,9 @@ class Supervisor:
     def _start_step(self) -> None:
         place, memory = self._place(), self._pool_memory
         assert memory is not None
-        self._step = fork("step", lambda pipe: roles.step(pipe, place, memory))
+        self._steps = Steps.start(place, memory)
         if self._pool_address:
-            self._step.say(pool=self._pool_address)
+            self._steps.leader.say(pool=self._pool_address)
 
     def _place(self) -> meeting.Place:
         return meeting.Place(
@@ -192,7 +194,8 @@ class Supervisor:
         )
 
     def _children(self) -> list[Child]:
-        found = (*self._frontends.values(), self._step, self._pool, self._planner)
+        steps = self._steps.children if self._steps else ()
+        found = (*self._frontends.values(), *steps, self._pool, self._planner)
         return [child for child in found if child is not None]
 
     def _first_word(self, child: Child) -> dict[str, Any]:
@@ -216,7 +219,8 @@ class Supervisor:
         if self._is_told_to_end:
             now = time.monotonic()
             self._closing.begin(now)
-            where = (self._planner_address, self._frontends, self._step, self._pool)
+            step = self._steps.leader if self._steps else None
+            where = (self._planner_address, self._frontends, step, self._pool)
             if self._closing.may_end(*where, now):
                 return 0
         for child in children:
@@ -240,11 +244,11 @@ class Supervisor:
                 if frontend.status or not self._closing.begun:
                     self._note(frontend)
                     self._start_frontends()
-        if self._step is not None and self._step.status == 0:
+        if self._steps is not None and self._steps.leader.status == 0:
             if not self._left:  # it was told Goodbye
                 return None if self._frontends and not self._serves else 0
-            self._step.pipe.close()
-            self._step = None
+            self._steps.stop()
+            self._steps = None
             if self._pool is not None:
                 self._pool.say(leave=True)
         if self._pool is not None and self._pool.status == 0:  # it was told to leave
@@ -257,11 +261,12 @@ class Supervisor:
             self._start_planner()
         if self._pool is not None and self._pool.status is not None:
             self._note(self._pool)
-            if self._step is not None:
-                stop([self._step], patience_s=0.0)
+            if self._steps is not None:
+                self._steps.stop()
             self._start_instance()
-        elif self._step is not None and self._step.status is not None:
-            self._note(self._step)
+        elif self._steps is not None and (failed := self._steps.failed):
+            self._note(failed)
+            self._steps.stop()
             self._start_step()
         return None
 

@@ -182,7 +182,7 @@ class PoolServer:
         if isinstance(self._kernel, NativeKernel):
             peer.asked.native(self._kernel, now + WHILE_S)  # for what this step asks next
         q_THD = np.frombuffer(bytes(body), peer.asked.query_dtype)
-        job = _Job(ask, q_THD.reshape(rows, self._shape.num_heads, self._shape.head_dim))
+        job = _Job(ask, q_THD.reshape(rows, peer.asked.num_heads, self._shape.head_dim))
         queue = self._decodes if peer.asked.is_decode(ask.slice) else self._prefills
         queue.append(number, job)
 
@@ -204,7 +204,7 @@ class PoolServer:
             log.warning("peer %d is cut off: %s", number, error)
             self._lose(number)
             return True
-        self._compute(job, units[job.next_unit], peer.asked.scale)
+        self._compute(job, units[job.next_unit], peer.asked)
         if job.next_unit < len(units):
             queue.put_back(number, job)
             return True
@@ -243,13 +243,14 @@ class PoolServer:
         calls = [call for peer in self._peers.values() if (call := self._native_call(peer))]
         return self._answering.watch(calls, watched, int(1e9 * WHILE_S))
 
-    def _compute(self, job: _Job, unit: Unit, scale: float) -> None:
-        rows, heads, dim = unit.piece.num_node_rows, self._shape.num_heads, self._shape.head_dim
+    def _compute(self, job: _Job, unit: Unit, asked: Asked) -> None:
+        rows, (_, heads, dim) = unit.piece.num_node_rows, job.q_THD.shape
         out_RHD = np.empty((rows, heads, dim), np.float32)
         lse_RH = np.empty((rows, heads), np.float32)
         q_THD = job.q_THD[unit.row_start : unit.row_start + unit.num_rows]
-        layout = self._pool.layout
-        self._kernel.attend(unit.piece, q_THD, layout, job.ask.layer, scale, out_RHD, lse_RH)
+        self._kernel.attend(
+            unit.piece, q_THD, asked.layout, job.ask.layer, asked.scale, out_RHD, lse_RH
+        )
         job.parts.append(out_RHD.data.cast("B"))
         job.lses.append(lse_RH.data.cast("B"))
         job.next_unit += 1

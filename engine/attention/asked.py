@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from engine import protocol as p
 from engine.attention.kernel_native import NativeKernel
 from engine.attention.native_answers import NativeAnswers
 from engine.attention.tree import Piece, Segment
-from engine.core import ModelShape
+from engine.core import BlockLayout, ModelShape
 from engine.errors import PeerLost
 from engine.memory.base import MemoryPool
 from engine.memory.loans import LoanFenced
@@ -45,8 +45,10 @@ class Asked:
         self._number = number
         self._rmanager = rmanager
         self._pool = pool
-        self._shape = shape
+        self._whole = self._shape = shape
+        self._layout = pool.layout
         self._last_leaf = pool.layout.blocks_for(shape.max_positions)
+        self._heads: p.AskedHeads | None = None
         self.query_dtype: np.dtype[Any] = np.dtype(_QUERY_DTYPES[pool.layout.dtype])
         self.step = -1
         self.scale = 1.0
@@ -61,9 +63,21 @@ class Asked:
             last = span.first_position + span.num_rows
             if last > self._shape.max_positions:
                 raise PeerLost(f"position {last} of {self._shape.max_positions}")
+        if message.heads != self._heads:
+            self._look_at(message.heads)
         self.step, self.scale, self.slices = message.step, message.scale, message.slices
         self._units = {}
         self._native = None
+
+    @property
+    def num_heads(self) -> int:
+        """Query heads that are asked for."""
+        return self._shape.num_heads
+
+    @property
+    def layout(self) -> BlockLayout:
+        """Of the KV heads that are read; addresses of units are where their first one lies."""
+        return self._layout
 
     def take(self, ask: p.Ask, num_bytes: int) -> int:
         """Note that this was asked; its query rows. Raises PeerLost when it was not begun or its
@@ -93,7 +107,7 @@ class Asked:
         known = self._units.get(part)
         if known is not None and known[0] == tables:
             return known[1]
-        whole = _is_decode(spans)
+        whole, offset = _is_decode(spans), self._layout.offset_bytes
         starts = list(accumulate((span.num_rows for span in spans), initial=0))
         segments = [
             Segment(
@@ -101,7 +115,7 @@ class Asked:
                 span.num_rows,
                 span.first_position,
                 tuple(leaf for leaf, _ in table),
-                tuple(self._pool.block_address(block) for _, block in table),
+                tuple(self._pool.block_address(block) + offset for _, block in table),
             )
             for start, span, table in zip(starts, spans, tables, strict=False)
         ]
@@ -138,12 +152,29 @@ class Asked:
                 kernel,
                 self.step,
                 [(unit.piece, unit.num_rows) for unit in parts],
-                layout=self._pool.layout,
+                layout=self._layout,
                 shape=self._shape,
                 scale=self.scale,
                 query_dtype=self.query_dtype,
             )
         return self._native
+
+    def _look_at(self, heads: p.AskedHeads | None) -> None:
+        """From now on these heads are asked for."""
+        whole = self._whole
+        kv = range(whole.num_kv_heads)
+        num_heads = whole.num_heads
+        if heads is not None:
+            kv = range(heads.first_kv_head, heads.first_kv_head + heads.num_kv_heads)
+            num_heads = heads.num_heads
+        group = whole.num_heads // whole.num_kv_heads
+        if not kv or kv.stop > whole.num_kv_heads:
+            raise PeerLost(f"KV heads {kv.start} to {kv.stop} of {whole.num_kv_heads}")
+        if not num_heads or num_heads % len(kv) or num_heads > group * len(kv):
+            raise PeerLost(f"{num_heads} query heads over {len(kv)} KV heads, {group} read each")
+        self._heads = heads
+        self._shape = replace(whole, num_heads=num_heads, num_kv_heads=len(kv))
+        self._layout = self._pool.layout.part(kv)
 
 
 def _is_decode(spans: Sequence[p.AskSpan]) -> bool:

@@ -25,7 +25,7 @@ from engine.attention.mapped import Mapped
 from engine.attention.native_asks import NativeAsks
 from engine.attention.native_calls import NativeStep
 from engine.attention.reading import Reading
-from engine.attention.slices import HolderStep
+from engine.attention.slices import HolderStep, asked_heads
 from engine.attention.staging import StagingCache
 from engine.attention.travel import Travels
 from engine.attention.ways import Ways, keys_of
@@ -66,6 +66,7 @@ class DistAttention(AttentionBackend):
             lenders.required_kernel = local.fingerprint
         self._config = config
         self.local = local
+        self._heads = asked_heads(local.shape, local.layout)
         self._lenders = lenders
         lenders.on_answer = self._on_answer
         lenders.on_declined = self._on_declined
@@ -113,7 +114,8 @@ class DistAttention(AttentionBackend):
             self._budget_s[instance] = (
                 self._config.wait_s + self._config.wait_per_key_s * step.num_row_keys * per_leaf
             )
-            if not self._lenders.send(instance, Begin(plan.step, self.local.scale, spans)):
+            begin = Begin(plan.step, self.local.scale, spans, self._heads)
+            if not self._lenders.send(instance, begin):
                 self._failed.add(instance)
 
     def write(self, k_TKD: Tensor, v_TKD: Tensor, layer: int) -> None:

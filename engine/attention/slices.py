@@ -5,17 +5,9 @@ from dataclasses import dataclass, field
 
 from engine.attention.local import SEGMENT_ROWS, Cut, cut
 from engine.attention.tree import Node, cover
-from engine.core import ITEM_BYTES, BlockRef, ModelShape, Plan
-from engine.errors import CapacityError
-from engine.protocol import AskSpan
-
-
-class WontFit(CapacityError):
-    """One query's partials of ``sequence`` are more than a message may hold."""
-
-    def __init__(self, sequence: int, reason: str) -> None:
-        self.sequence = sequence
-        super().__init__(reason)
+from engine.core import ITEM_BYTES, BlockLayout, BlockRef, ModelShape, Plan
+from engine.errors import WontFit
+from engine.protocol import AskedHeads, AskSpan
 
 
 @dataclass(slots=True)
@@ -88,6 +80,13 @@ class HolderStep:
                 spans.append(AskSpan(sequence, versions[sequence], num_rows, first_position))
             told.append(spans)
         return told
+
+
+def asked_heads(shape: ModelShape, layout: BlockLayout) -> AskedHeads | None:
+    """Those that a step asks for; None where it has all of them."""
+    if not layout.whole_kv_heads:
+        return None
+    return AskedHeads(shape.num_heads, layout.first_kv_head, layout.kv_heads)
 
 
 def holder_steps(

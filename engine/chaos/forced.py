@@ -9,13 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
-from engine.build import attention_parts, build_pool, construct, layout_of
+from engine.build import build_pool, layout_of
+from engine.build_attention import attention_parts
 from engine.chaos.clients import Answer
 from engine.chaos.oracle import Context, pieces_of
 from engine.config import Config
 from engine.core import BlockRef, Plan, Span
 from engine.model import checkpoint as checkpoints
 from engine.model.tokenizer import Tokenizer
+from engine.registry import construct
 
 Ids = tuple[int, ...]
 

@@ -61,6 +61,7 @@ def undisturbed(pipe: Connection, config: Config, prompts: Sequence[Sequence[int
     big = replace(
         config,
         instances=1,
+        tp=1,
         placement=Component(name="local_only"),
         pool=replace(config.pool, num_blocks=num_blocks, sizes=[], memory=""),
         callbacks=[],

@@ -1,4 +1,4 @@
-"""TorchCollective: a torch.distributed group of one instance's ranks, gloo or NCCL.
+"""TorchCollective: a torch.distributed group of one instance's ranks, over gloo.
 
 The ranks meet in an anonymous file that their supervisor made for this incarnation of the instance
 (``meeting_file``): it goes with them, so none ever meets the ranks of an older one.
@@ -25,17 +25,15 @@ FOREVER = timedelta(days=365)
 
 
 class TorchCollective(Collective):
-    def __init__(
-        self, meeting_file: int, *, rank: int, size: int, device: str = "cpu", host: str = ""
-    ) -> None:
-        """Waits for all ``size`` ranks. ``host``: the address that gloo uses, loopback by default.
+    def __init__(self, meeting_file: int, *, rank: int, size: int) -> None:
+        """Waits for all ``size`` ranks, which are on this host.
 
         ``meeting_file`` is the descriptor of a file that is empty before the first rank has it.
         """
         self.rank, self.size = rank, size
         store = dist.FileStore(f"/proc/self/fd/{meeting_file}")  # type: ignore[attr-defined]
         with self._together():
-            self._group = _group(store, rank, size, device, host or "127.0.0.1")
+            self._group = _group(store, rank, size)
 
     def sum(self, x: torch.Tensor) -> torch.Tensor:
         total = x.to(torch.float32, copy=True) if x.is_floating_point() else x.clone()
@@ -65,11 +63,9 @@ class TorchCollective(Collective):
             raise PeerLost(f"rank {self.rank} of {self.size} has lost another: {reason}") from error
 
 
-def _group(store: Any, rank: int, size: int, device: str, host: str) -> Any:
-    if device.startswith("cuda"):
-        return dist.ProcessGroupNCCL(store, rank, size, FOREVER)  # type: ignore[arg-type]
+def _group(store: Any, rank: int, size: int) -> Any:
     options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-    options._devices = [dist.ProcessGroupGloo.create_device(hostname=host)]
+    options._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
     options._timeout = FOREVER
     options._threads = 1
     return dist.ProcessGroupGloo(store, rank, size, options)

@@ -13,20 +13,25 @@ class Peers:
         self._cluster = cluster
         self._layout = layout
         self._debtors: dict[int, Debtor] = {}
+        self._ranks: dict[int, int] = {}
+        """tp ranks by channel, where they are not 0"""
         self._condemned: set[int] = set()
         self._step: int | None = None
         self._newest: dict[int, int] = {own.instance: own.epoch}
         """the newest epoch seen of each instance"""
 
-    def debtor(self, peer: int) -> Debtor:
+    def debtor(self, peer: int, message: p.Message) -> Debtor:
+        """Who says this. Its loans are the business of rank 0, whatever other ranks read."""
         if peer not in self._debtors:
             raise Violation("the first message was not Hello")
+        if peer in self._ranks and not isinstance(message, p.Attach | p.Detach):
+            raise Violation(f"{type(message).__name__} from tp rank {self._ranks[peer]}")
         return self._debtors[peer]
 
     def peer_of(self, debtor: Debtor) -> int | None:
         """The channel of this debtor, if it has one."""
-        found = (p for p, of in self._debtors.items() if of == debtor and p not in self._condemned)
-        return next(found, None)
+        deaf = self._condemned | self._ranks.keys()
+        return next((p for p, of in self._debtors.items() if of == debtor and p not in deaf), None)
 
     def is_step(self, peer: int) -> bool:
         return peer == self._step
@@ -45,6 +50,7 @@ class Peers:
     def forget(self, peer: int) -> None:
         self._condemned.discard(peer)
         self._debtors.pop(peer, None)
+        self._ranks.pop(peer, None)
         if peer == self._step:
             self._step = None
 
@@ -57,8 +63,10 @@ class Peers:
             if of.instance == debtor.instance and of.epoch < debtor.epoch
         ]
         self._debtors[peer] = debtor
+        if hello.rank:
+            self._ranks[peer] = hello.rank
         self._newest[debtor.instance] = debtor.epoch
-        if debtor.instance == self._own.instance:
+        if debtor.instance == self._own.instance:  # its other ranks share the memory
             self._step = peer
         return [other for other in outdated if other not in self._condemned]
 
@@ -79,6 +87,8 @@ class Peers:
             )
         if hello.epoch < newest or (own and hello.epoch != newest):
             return f"you are epoch {hello.epoch} of instance {hello.instance}, now it is {newest}"
+        if own and hello.rank:
+            return f"tp rank {hello.rank} has its own pool's memory at hand"
         if own and self._step is not None:
             return f"instance {hello.instance} has a step here already; its channel must end first"
         return ""

@@ -143,7 +143,7 @@ class RManager:
     def _answer(self, peer: int, message: p.Message, now: float, num_bytes: int) -> list[Output]:
         if isinstance(message, p.Hello):
             return self._hello(peer, message)
-        debtor = self._peers.debtor(peer)
+        debtor = self._peers.debtor(peer, message)
         match message:
             case p.Draw():
                 return self._draw(peer, message, now)

@@ -22,6 +22,7 @@ from engine.model.transformers_checkpoint import TransformersCheckpoint, Transfo
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from engine.comm.collective import Collective
     from engine.model.cache import Form, Progress
     from engine.model.runner import Model
     from engine.model.tokenizer import Tokenizer
@@ -63,6 +64,12 @@ class Checkpoint:
             return NativeLlama(self.config, self.weights)  # its rows are steady anyhow
         return Llama(self.config, self.weights, steady=self.steady)
 
+    def part(self, collective: Collective) -> Model:
+        """One tp rank's part of the model; its weights must be in plain rows."""
+        from engine.model.sharded_llama import ShardedLlama
+
+        return ShardedLlama(self.config, self.weights, collective)
+
 
 def load(
     path_or_name: str,
@@ -72,12 +79,14 @@ def load(
     library: str = "lendkv",
     bits: str = "any",
     quantization: str = "none",
+    for_parts: bool = False,
 ) -> Checkpoint | TransformersCheckpoint:
     """Load a Hugging Face folder, a .gguf file or ``smollm2`` in float32, bfloat16 or float16.
 
     The first load on a machine converts and calls ``on_progress(done_bytes, total_bytes)``.
     ``library="transformers"`` has that library load and run a folder instead.
     ``quantization="int8"`` makes 8-bit integers of the matrices, for the C++ decoder only.
+    ``for_parts``: weights in plain rows, which tp ranks have parts of.
     Raises CheckpointError when files are missing, damaged or of an unsupported model, or when
     there can be no C++ decoder.
     """
@@ -87,7 +96,7 @@ def load(
 
     if dtype not in ITEM_BYTES:
         raise CheckpointError(f"dtype {dtype!r} is not one of {', '.join(ITEM_BYTES)}")
-    form = _form(dtype, quantization)
+    form = "rows" if for_parts else _form(dtype, quantization)
     source = _source(path_or_name)
     config = source.config
     return Checkpoint(

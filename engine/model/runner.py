@@ -1,12 +1,15 @@
 """ModelRunner: runs one plan through the model. Knows nothing of sampling or scheduling."""
 
+from collections.abc import Collection
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from engine.attention.base import AttentionBackend
+from engine.comm.collective import Collective
 from engine.core import Plan
+from engine.errors import WontFit
 
 
 class Model(Protocol):
@@ -22,16 +25,33 @@ class Model(Protocol):
         """Float32 logits [len(logit_rows), V]."""
 
 
-class ModelRunner:
-    """One model over one attention backend."""
+class Runner(Protocol):
+    """What a step loop needs to run a plan."""
 
-    def __init__(self, model: Model, backend: AttentionBackend) -> None:
+    def run(self, plan: Plan) -> tuple[Tensor, frozenset[int]]:
+        """See ``ModelRunner.run``."""
+
+
+class ModelRunner:
+    """One model over one attention backend; with ``collective``, one tp rank's part of both.
+
+    All ranks run the same plans. What one of them finds poisoned, or too large, is so for all.
+    """
+
+    def __init__(
+        self, model: Model, backend: AttentionBackend, collective: Collective | None = None
+    ) -> None:
         self._model = model
         self._backend = backend
+        self._collective = collective
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> tuple[Tensor, frozenset[int]]:
-        """Logits of the sampled spans' last rows, then of scored ones; the poisoned sequences."""
+        """Logits of the sampled spans' last rows, then of scored ones; the poisoned sequences.
+
+        Raises WontFit for a sequence whose partials are more than a message may hold, and
+        PeerLost where another rank is gone. Logits are rank 0's.
+        """
         token_ids_T = torch.tensor(plan.token_ids, dtype=torch.int64)
         positions = [
             position
@@ -41,11 +61,34 @@ class ModelRunner:
         wanted = [plan.spans[i].row_start + plan.spans[i].num_rows - 1 for i in plan.sampled]
         for one in plan.scored:
             wanted += range(one.row_start, one.row_start + len(one.token_ids))
-        self._backend.begin(plan)
+        self._begin(plan)
         logits_NV = self._model.forward(
             token_ids_T,
             torch.tensor(positions),
             torch.tensor(wanted, dtype=torch.int64),
             self._backend,
         )
-        return logits_NV, self._backend.end()
+        return logits_NV, self._of_all_ranks(plan, self._backend.end())
+
+    def _begin(self, plan: Plan) -> None:
+        own = None
+        try:
+            self._backend.begin(plan)
+        except WontFit as error:
+            own = error
+        too_large = self._of_all_ranks(plan, {own.sequence} if own else ())
+        if too_large:  # no rank goes on alone
+            raise own or WontFit(min(too_large), "another tp rank has no room for its partials")
+
+    def _of_all_ranks(self, plan: Plan, sequences: Collection[int]) -> frozenset[int]:
+        """Sequences that any rank names; there are none where all keys are at home."""
+        if self._collective is None or not _lends(plan):
+            return frozenset(sequences)
+        named_S = torch.tensor([span.sequence in sequences for span in plan.spans]).int()
+        found = self._collective.sum(named_S).nonzero().flatten().tolist()
+        return frozenset(plan.spans[index].sequence for index in found)
+
+
+def _lends(plan: Plan) -> bool:
+    """Whether some of its keys lie with others; the same for all ranks."""
+    return any(ref.loan for span in plan.spans for ref in span.table)

@@ -8,9 +8,13 @@ the same one.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from engine.errors import ConfigError
 from engine.model.config import LlamaConfig
+
+if TYPE_CHECKING:
+    from engine.model.transformers_checkpoint import TransformersConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,13 +64,15 @@ class Shard:
         )
 
 
-def require_shards(config: LlamaConfig, size: int) -> None:
+def require_shards(config: LlamaConfig | TransformersConfig, size: int) -> None:
     """Raises ConfigError where there are too few heads, rows or tokens for so many ranks."""
-    for name, count in (
-        ("query heads", config.num_heads),
-        ("MLP rows", config.mlp_size),
-        ("tokens in its vocabulary", config.vocab_size),
-    ):
+    shape = config.shape
+    counts = {
+        "query heads": shape.num_heads,
+        "MLP rows": getattr(config, "mlp_size", size),  # other libraries' models are not split
+        "tokens in its vocabulary": shape.vocab_size,
+    }
+    for name, count in counts.items():
         if count < size:
             raise ConfigError(
                 f"tp={size}: the model has {count} {name}, and each rank needs one at least; "

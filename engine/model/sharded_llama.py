@@ -31,7 +31,7 @@ class ShardedLlama(Llama):
     ) -> None:
         """``weights`` are the whole model's, in plain rows; only this rank's part is kept."""
         shard = Shard.of(whole, collective.rank, collective.size)
-        super().__init__(shard.config(whole), dict(_parts(weights, whole, shard)))
+        super().__init__(shard.config(whole), dict(parts(weights, whole, shard)))
         self._shard = shard
         self._collective = collective
         self._widths = [len(part) for part in deal(whole.vocab_size, collective.size)]
@@ -72,7 +72,7 @@ class ShardedLlama(Llama):
         return self._collective.gather(super()._logits(hidden_NE), self._widths)
 
 
-def _parts(
+def parts(
     weights: Mapping[str, Tensor], whole: LlamaConfig, shard: Shard
 ) -> Iterator[tuple[str, Tensor]]:
     """This rank's part of each weight (see ``layout.py`` for their names and rows)."""

@@ -10,7 +10,7 @@ Three conversations:
 Nothing absolute travels: leases are durations in seconds.
 """
 
-from engine.protocol.asks import Answer, Ask, AskSpan, Attach, Begin, Busy, Detach
+from engine.protocol.asks import Answer, Ask, AskedHeads, AskSpan, Attach, Begin, Busy, Detach
 from engine.protocol.base import VERSION, Decoder, Goodbye, Message, encode, version_fault
 from engine.protocol.client import (
     FROM_STEP,
@@ -82,6 +82,7 @@ __all__ = [
     "Answer",
     "Ask",
     "AskSpan",
+    "AskedHeads",
     "Attach",
     "Begin",
     "BorrowOffer",

@@ -29,12 +29,22 @@ class AskSpan(Struct, frozen=True, array_like=True, gc=False):
     first_position: Index
 
 
+class AskedHeads(Struct, frozen=True, array_like=True, gc=False):
+    """Query heads of one tp rank, and the KV heads that they read: equally many read each."""
+
+    num_heads: Index
+    first_kv_head: Index
+    num_kv_heads: Index
+
+
 class Begin(Message, frozen=True):
     """The step's spans, in slices; each slice is asked with one message a layer. No answer."""
 
     step: Count
     scale: float
     slices: Annotated[list[list[AskSpan]], Meta(max_length=1 << 16)]
+    heads: AskedHeads | None = None
+    """those that are asked for; None: all"""
 
 
 class Ask(Message, frozen=True):

@@ -29,6 +29,8 @@ class Hello(Message, frozen=True):
     instance: Index
     epoch: Count
     layout: Text
+    rank: Index = 0
+    """of the tp ranks of the instance's step; others than 0 attach tables and ask, no more"""
 
 
 class Welcome(Message, frozen=True):

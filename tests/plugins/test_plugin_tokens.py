@@ -12,7 +12,8 @@ from example_placement import KeepTail
 from example_pool import FilePool
 from tiny_models import make_tiny, reference_tokens
 
-from engine.build import attention_parts, check_parts
+from engine.build import check_parts
+from engine.build_attention import attention_parts
 from engine.config import load
 from engine.core import SamplingParams
 from engine.errors import ConfigError

@@ -179,14 +179,14 @@ class Server:
         return sorted((p for p in pids if parent_of(p) == supervisor), key=_started)
 
     def pid_of(self, role: str) -> int:
-        """``gateway``, ``planner``, ``step I`` or ``pool I``, told by what they listen at."""
+        """``gateway``, ``planner``, ``step I``, ``rank I`` or ``pool I``, by what they have."""
         name, _, rank = role.partition(" ")
         if name == "gateway":
             self.wait_until(lambda: any(_holds(p, "gateway.") for p in self.children(0)))
             return next(p for p in self.children(0) if _holds(p, "gateway."))
         rest = [p for p in self.children(int(rank or 0)) if not _holds(p, ".journal")]
-        if name == "step":
-            return next(p for p in rest if _maps(p, "libtorch_cpu"))
+        if name in ("step", "rank"):  # rank: the second of the step's tp ranks
+            return [p for p in rest if _maps(p, "libtorch_cpu")][name == "rank"]
         rest = [p for p in rest if not _maps(p, "libtorch_cpu")]
         return rest[0] if name == "planner" else rest[-1]
 

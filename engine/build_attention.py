@@ -1,0 +1,107 @@
+"""The part of the composition root that makes a step's attention and what runs over it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from engine.attention import BACKENDS
+from engine.config import Component, Config, options_of
+from engine.core import BlockLayout, ModelShape
+from engine.errors import ConfigError
+from engine.memory.base import MemoryPool
+from engine.model.checkpoint import Checkpoint
+from engine.registry import construct, own_config
+
+if TYPE_CHECKING:
+    from engine.attention.dist import DistAttention
+    from engine.attention.lenders import Lenders
+    from engine.attention.local import LocalBackend
+    from engine.comm.collective import Collective
+    from engine.model.runner import ModelRunner
+    from engine.model.transformers_checkpoint import TransformersCheckpoint
+
+
+def attention_parts(
+    config: Config, given: type[LocalBackend] | None = None
+) -> tuple[type[Any], Any, type[LocalBackend], Any]:
+    """The attention class and its options, then its local backend (perhaps ``given``) and its."""
+    from engine.attention.dist import DistAttention
+    from engine.attention.local import LocalBackend
+
+    if given is not None:
+        return DistAttention, DistAttention.Config(), given, own_config(given)
+    cls, options = options_of(BACKENDS, "attention", config.attention)
+    if issubclass(cls, LocalBackend):
+        return DistAttention, DistAttention.Config(), cls, options
+    if not issubclass(cls, DistAttention):
+        raise ConfigError(
+            f"attention.name={config.attention.name}: {cls.__name__} is neither a DistAttention "
+            "nor a LocalBackend"
+        )
+    part = Component(name=options.local, options=options.local_options)
+    local_cls, local_options = options_of(BACKENDS, "attention.options.local", part)
+    if not issubclass(local_cls, LocalBackend):
+        raise ConfigError(
+            f"attention.options.local={options.local}: not a backend for local memory; "
+            "known: native, numpy, reference, sdpa, triton, flash, or a LocalBackend of your own"
+        )
+    return cls, options, local_cls, local_options
+
+
+def build_attention(
+    config: Config,
+    *,
+    shape: ModelShape,
+    layout: BlockLayout,
+    pool: MemoryPool,
+    lenders: Lenders,
+    given: type[LocalBackend] | None = None,
+) -> DistAttention:
+    """Over ``pool``; ``shape`` and ``layout`` name the heads that are attended to, all or some."""
+    cls, options, local_cls, local_options = attention_parts(config, given)
+    local = construct(
+        local_cls,
+        local_options,
+        shape=shape,
+        layout=layout,
+        pool=pool,
+        num_threads=config.threads,
+    )
+    if config.model.bits == "schedule" and not local.fingerprint:
+        raise ConfigError(
+            f"model.bits=schedule: the backend {local_cls.__name__} gives a query other bits in "
+            "another chunk; use attention.options.local=native, numpy or reference"
+        )
+    backend: DistAttention = cls(options, local=local, lenders=lenders)
+    return backend
+
+
+def build_runner(
+    config: Config,
+    *,
+    checkpoint: Checkpoint | TransformersCheckpoint,
+    pool: MemoryPool,
+    lenders: Lenders,
+    collective: Collective | None = None,
+    given: type[LocalBackend] | None = None,
+) -> tuple[ModelRunner, DistAttention]:
+    """The model over ``pool``, or with ``collective`` one tp rank's part of it."""
+    from engine.attention.travel import Travels
+    from engine.model.runner import ModelRunner
+    from engine.model.shard import Shard
+
+    shape, layout = checkpoint.config.shape, pool.layout
+    if collective is None:
+        model: Any = checkpoint.model
+    else:
+        assert isinstance(checkpoint, Checkpoint), "checked with the configuration"
+        whole = checkpoint.config
+        shard = Shard.of(whole, collective.rank, collective.size)
+        shape, layout = shard.config(whole).shape, layout.part(shard.kv_heads)
+        model = checkpoint.part(collective)
+    backend = build_attention(
+        config, shape=shape, layout=layout, pool=pool, lenders=lenders, given=given
+    )
+    if collective is not None:  # what is told is of all ranks: each asks for its heads
+        backend.travels = Travels(checkpoint.config.shape, pool.layout)
+    return ModelRunner(model, backend, collective), backend

@@ -1,0 +1,108 @@
+"""What a configuration's values cannot be together, though each is of the right type."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from engine.memory.room import size_fault
+
+if TYPE_CHECKING:
+    from engine.config import Config
+
+ANY_INTERFACE = ("0.0.0.0", "::", "*")
+
+
+def check(config: Config) -> list[str]:
+    """Values that are of the right type and still cannot be."""
+    problems = []
+    for name, low in (
+        ("instances", 1),
+        ("tp", 1),
+        ("threads", 1),
+        ("pool.num_blocks", 2),
+        ("pool.block_tokens", 1),
+        ("scheduler.max_step_tokens", 1),
+        ("scheduler.max_num_seqs", 1),
+        ("scheduler.grow_blocks", 1),
+        ("generate.max_tokens", 1),
+    ):
+        value: Any = config
+        for part in name.split("."):
+            value = getattr(value, part)
+        if value < low:
+            problems.append(f"{name} is {value}; at least {low} is needed")
+    passing = -(-config.scheduler.max_step_tokens // config.pool.block_tokens) + 1
+    if config.instances > 1 and passing > config.pool.num_blocks // 2:
+        most = (config.pool.num_blocks // 2 - 1) * config.pool.block_tokens
+        problems.append(
+            f"scheduler.max_step_tokens={config.scheduler.max_step_tokens} lets {passing} blocks "
+            f"of {config.pool.block_tokens} tokens pass through a pool of "
+            f"{config.pool.num_blocks} on their way to creditors, and at most half of it may: "
+            f"lower it to {max(most, 0)}, or raise pool.num_blocks"
+        )
+    problems += _check_cluster(config)
+    problems += _check_ranks(config)
+    if config.model.bits == "schedule" and config.model.library != "lendkv":
+        problems.append("model.bits=schedule is for model.library=lendkv only")
+    if config.model.quantization != "none":
+        for name, needed in (("library", "lendkv"), ("dtype", "bfloat16")):
+            if getattr(config.model, name) != needed:
+                problems.append(
+                    f"model.quantization={config.model.quantization} is for "
+                    f"model.{name}={needed} only"
+                )
+    if config.pool.block_tokens > 256:
+        problems.append(f"pool.block_tokens is {config.pool.block_tokens}; at most 256 is possible")
+    if config.generate.prompt and config.generate.prompt_file:
+        problems.append("generate.prompt and generate.prompt_file are both set; choose one")
+    return problems
+
+
+def _check_cluster(config: Config) -> list[str]:
+    cluster, problems = config.cluster, []
+    hosts = (("cluster.host", cluster.host), ("transport.options.host", _listens_on(config)))
+    problems += [
+        f"{name}={host} listens on all interfaces, and no other host can dial that: set "
+        "cluster.advertise to this host's name or address"
+        for name, host in hosts
+        if host in ANY_INTERFACE and not cluster.advertise
+    ]
+    if cluster.advertise in ANY_INTERFACE:
+        problems.append(f"cluster.advertise={cluster.advertise} is nowhere that one could dial")
+    if cluster.donor and not cluster.join:
+        problems.append("cluster.donor lends to a running cluster: set cluster.join=HOST:PORT")
+    if cluster.join and not cluster.join.rpartition(":")[2].isdecimal():
+        problems.append(f"cluster.join={cluster.join} is not of the form HOST:PORT")
+    if config.pool.memory and config.pool.sizes:
+        problems.append("pool.memory and pool.sizes are both set; choose one")
+    if config.pool.memory and (fault := size_fault(config.pool.memory)):
+        problems.append(f"pool.memory: {fault}")
+    sizes = config.pool.sizes
+    if sizes and (len(sizes) != config.instances or min(sizes) < 2):
+        problems.append(
+            f"pool.sizes={sizes} must name a size of at least 2 for each of the "
+            f"{config.instances} instances"
+        )
+    return problems
+
+
+def _listens_on(config: Config) -> str:
+    return str(config.transport.options.get("host", ""))
+
+
+def _check_ranks(config: Config) -> list[str]:
+    """What tensor parallelism cannot be together with."""
+    if config.tp < 2:
+        return []
+    model, options = config.model, config.attention.options
+    return [
+        f"{name}={value} is for tp=1 only (it is {config.tp}): {reason}"
+        for name, value, allowed, reason in (
+            ("model.library", model.library, "lendkv", "that library's models are not split"),
+            ("model.quantization", model.quantization, "none", "8-bit matrices are not split"),
+            ("model.bits", model.bits, "any", "sums over ranks depend on the rows of a step"),
+            ("attention.options.way", options.get("way", ""), None, "ranks have no staging blocks"),
+            ("cluster.donor", config.cluster.donor, False, "a donor runs no steps"),
+        )
+        if (value == "copy" if allowed is None else value != allowed)
+    ]

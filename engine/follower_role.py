@@ -1,0 +1,56 @@
+"""The role of a tp rank other than rank 0: what its process runs."""
+
+import logging
+from multiprocessing.connection import Connection
+
+from engine.build import build_follower, build_transport
+from engine.children import LOST_ANOTHER
+from engine.errors import PeerLost
+from engine.meeting import Place
+from engine.memory.base import MemoryPool
+from engine.protocol.ranks import TO_RANK, Start
+
+log = logging.getLogger(__name__)
+
+
+def follow(
+    pipe: Connection,
+    place: Place,
+    memory: MemoryPool,
+    *,
+    rank: int,
+    leader: Connection,
+    meeting_file: int,
+) -> int:
+    """Runs its part of what rank 0 says, until that leaves; returns its exit status."""
+    import torch
+
+    from engine.comm.torch_collective import TorchCollective
+    from engine.model import checkpoint as checkpoints
+
+    config = place.config
+    torch.set_num_threads(config.threads)
+    try:
+        start = TO_RANK(leader.recv_bytes())
+    except EOFError:  # rank 0 has told the supervisor why
+        return 0
+    assert isinstance(start, Start)
+    checkpoint = checkpoints.load(config.model.path, config.model.dtype, for_parts=True)
+    assert isinstance(checkpoint, checkpoints.Checkpoint)
+    try:
+        follower = build_follower(
+            config,
+            instance=place.instance,
+            step_epoch=start.epoch,
+            cluster=place.cluster,
+            checkpoint=checkpoint,
+            pool=memory,
+            transport=build_transport(config, key=start.key),
+            collective=TorchCollective(meeting_file, rank=rank, size=config.tp),
+            leader=leader,
+        )
+        follower.serve()
+    except PeerLost as error:
+        log.warning("%s", error)
+        return LOST_ANOTHER
+    return 0
