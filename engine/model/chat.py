@@ -39,19 +39,21 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] = (),
         *,
         begins_answer: bool = True,
+        more: Mapping[str, Any] | None = None,
     ) -> str:
         """The conversation as text, up to where the assistant answers.
 
         ``tools`` are told to it as the OpenAI API has them, if the template knows what they are.
+        ``more``: variables that the template may know.
 
         Raises ValueError when the template refuses the messages (roles, order, missing content).
         """
         try:
             return self._template.render(
+                {**self._special_tokens, **(more or {})},
                 messages=messages,
                 tools=list(tools) or None,
                 add_generation_prompt=begins_answer,
-                **self._special_tokens,
             )
         except (jinja2.TemplateError, TypeError, KeyError) as error:
             raise ValueError(f"the chat template refuses these messages: {error}") from error

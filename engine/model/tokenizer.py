@@ -74,7 +74,7 @@ class Tokenizer:
         """Text of tokens; special tokens are left out, but for those to ``keep``."""
         if not keep:
             return str(self.backend.decode(list(ids)))
-        kept = [token for token in ids if token in keep or token not in self._special_ids]
+        kept = [token for token in ids if token in keep or token not in self.special_ids]
         return str(self.backend.decode(kept, skip_special_tokens=False))
 
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -93,7 +93,8 @@ class Tokenizer:
         return TextStream(self, keep)
 
     @cached_property
-    def _special_ids(self) -> frozenset[int]:
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that are no text, such as the end of an answer."""
         added = self.backend.get_added_tokens_decoder()
         return frozenset(token for token, what in added.items() if what.special)
 

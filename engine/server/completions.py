@@ -120,4 +120,5 @@ class Completions:
             keep_stop=body.include_stop_str_in_output,
             token_names=body.return_tokens_as_token_ids,
             tools=[tool.function.name for tool in body.usable_tools],
+            all_tokens=not body.skip_special_tokens,
         )

@@ -38,6 +38,8 @@ class Terms(Struct, frozen=True, array_like=True):
     """tokens are called by their ids"""
     tools: list[str] = []
     """names of those that the answer may call"""
+    all_tokens: bool = False
+    """also those that are no text are told as text"""
 
 
 class Accepted(Struct, tag=True, frozen=True, array_like=True):

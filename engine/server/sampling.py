@@ -29,8 +29,7 @@ class Sampling:
         if room < 1:
             raise self._prompts.too_long(f"{num_prompt} tokens")
         default = 16 if isinstance(body, CompletionBody) else room
-        wanted = [body.max_completion_tokens, body.max_tokens, default]
-        max_tokens = next(one for one in wanted if one is not None)
+        max_tokens = default if body.wanted_tokens is None else body.wanted_tokens
         if body.min_tokens > max_tokens:
             raise Problem(
                 400,

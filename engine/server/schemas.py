@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from engine.server.api_keys import MAX_PRIORITY
 from engine.server.structured import ResponseFormat, StructuredOutputs
@@ -31,13 +31,22 @@ RequestId = Annotated[str, Field(pattern=f"^{REQUEST_ID}$")]
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "suffix": (None, ""),
-    "skip_special_tokens": (None, True),
-    "truncate_prompt_tokens": (None,),
     "use_beam_search": (None, False),
     "functions": (None, []),
     **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar"), (None,)),
 }
 """parameters that would change the answer and are not there yet, with the values that would not"""
+
+
+def _for_template(value: dict[str, Any]) -> dict[str, Any]:
+    if taken := sorted(value.keys() & OWN_ARGUMENTS):
+        raise ValueError(f"{taken} are given to the template already; leave them out here")
+    return value
+
+
+OWN_ARGUMENTS = {"messages", "tools", "add_generation_prompt"}
+TemplateArguments = Annotated[dict[str, Any], AfterValidator(_for_template)]
+"""variables for the chat template, such as enable_thinking; those it does not know do nothing"""
 
 
 class StreamOptions(BaseModel):
@@ -71,6 +80,9 @@ class Common(BaseModel):
     stop_token_ids: FewIds = []
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, lt=1 << 31)] | None = None
+    """only so many of the prompt's tokens, the last ones; -1: as many as there is room for"""
     prompt_logprobs: NumLogprobs | None = None
     return_tokens_as_token_ids: bool = False
     request_id: RequestId | None = None
@@ -94,6 +106,8 @@ class Common(BaseModel):
             value = (self.model_extra or {}).get(name)
             if value not in harmless:
                 raise ValueError(f"{name}={value!r} is not supported yet; leave it out")
+        if self.truncate_prompt_tokens == 0:
+            raise ValueError("truncate_prompt_tokens must be above 0, or -1 for all that has room")
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is only allowed when stream is true")
         if self.prompt_logprobs is not None and self.stream:
@@ -110,6 +124,11 @@ class Common(BaseModel):
     @property
     def num_prompt_logprobs(self) -> int | None:
         return self.prompt_logprobs
+
+    @property
+    def wanted_tokens(self) -> int | None:
+        """The longest answer, if it is said."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
     def usable_tools(self) -> list[Tool]:
@@ -156,6 +175,7 @@ class ChatBody(Common):
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] = []
     tool_choice: Choice = "auto"
     parallel_tool_calls: bool = True
+    chat_template_kwargs: TemplateArguments = {}
 
     @model_validator(mode="after")
     def _can_call(self) -> "ChatBody":

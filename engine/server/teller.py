@@ -217,7 +217,9 @@ class Teller:
     def _text(self, entry: Entry) -> AnswerText:
         terms = self._gateway.terms[entry.request.request_id]
         form = self._tool_format if terms.tools else None
-        keep = form.marker_ids(self._tokenizer.backend.token_to_id) if form else []
+        keep: Collection[int] = self._tokenizer.special_ids if terms.all_tokens else ()
+        if form and not keep:
+            keep = form.marker_ids(self._tokenizer.backend.token_to_id)
         return AnswerText(self._tokenizer, entry, terms, self._eos_ids, keep)
 
     def _shaper(self, terms: Terms) -> Logprobs:

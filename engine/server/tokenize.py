@@ -8,7 +8,8 @@ from pydantic import BaseModel, Field
 from engine.model.tokenizer import Tokenizer
 from engine.server.completions import Completions
 from engine.server.problems import Problem
-from engine.server.schemas import MAX_PROMPT, ChatMessage, TokenId
+from engine.server.schemas import MAX_PROMPT, MAX_TOOLS, ChatMessage, TemplateArguments, TokenId
+from engine.server.tools.tool import Tool
 
 
 class TokenizeBody(BaseModel):
@@ -21,6 +22,8 @@ class TokenizeBody(BaseModel):
     """by default for a prompt, and not for messages: their template writes them"""
     add_generation_prompt: bool = True
     return_token_strs: bool = False
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] = []
+    chat_template_kwargs: TemplateArguments = {}
 
 
 class DetokenizeBody(BaseModel):
@@ -42,7 +45,12 @@ def add_tokenize_routes(
         special, text = body.add_special_tokens, body.prompt
         if text is None:
             messages = body.messages or []
-            text = completions.prompts.render(messages, begins_answer=body.add_generation_prompt)
+            text = completions.prompts.render(
+                messages,
+                body.tools,
+                begins_answer=body.add_generation_prompt,
+                more=body.chat_template_kwargs,
+            )
         if special is None:
             special = body.prompt is not None
         tokens = completions.prompts.encode(text, add_special_tokens=special)

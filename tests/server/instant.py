@@ -70,7 +70,9 @@ class InstantGateway(Gateway):
         self.table.take_effects()
 
 
-def build(gateway=None, limits=NO_LIMITS, defaults=None, max_positions=40, **options):
+def build(
+    gateway=None, limits=NO_LIMITS, defaults=None, max_positions=40, vocab_size=256, **options
+):
     tokenizer = Tokenizer(byte_tokenizer(), ChatTemplate(TEMPLATE, {}))
     gateway = gateway or InstantGateway()
     tool_format = format_of(tokenizer.template, "auto")
@@ -79,7 +81,7 @@ def build(gateway=None, limits=NO_LIMITS, defaults=None, max_positions=40, **opt
         tokenizer,
         model="tiny",
         max_positions=max_positions,
-        vocab_size=256,
+        vocab_size=vocab_size,
         limits=limits,
         defaults=defaults,
         tool_format=tool_format,
