@@ -60,11 +60,8 @@ def _traces(setting: str, system: str, against: str, *, short: bool) -> Callable
     return ours
 
 
-def _datasets(setting: str) -> Callable[[Values], Cases]:
-    def ours(values: Values) -> Cases:
-        return mix.ratios(values, setting, "ledger", "vllm-multi")
-
-    return ours
+def _datasets(values: Values) -> Cases:
+    return mix.ratios(values, "ledger", "vllm-multi")
 
 
 def _longest(against: str) -> Callable[[Values], Cases]:
@@ -191,15 +188,7 @@ CLAIMS = (
         what="`ledger` against vllm-multi, 18 data sets, decodes",
         low=1.03,
         high=2.4,
-        ours=_datasets("decode"),
-        below=WAITS,
-        above="vllm-multi's rate is without what it refuses, and with the wait behind its longest.",
-    ),
-    Claim(
-        what="`ledger` against vllm-multi, 18 data sets, prompts computed",
-        low=1.03,
-        high=2.4,
-        ours=_datasets("whole"),
+        ours=_datasets,
         below=WAITS,
         above="vllm-multi's rate is without what it refuses, and with the wait behind its longest.",
     ),

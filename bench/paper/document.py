@@ -176,19 +176,16 @@ def contexts_section(values: Values) -> list[str]:
 
 
 def datasets_section(values: Values) -> list[str]:
+    ratios = mix.ratios(values, "ledger", "vllm-multi")
     rows = []
-    for setting, said in SAID.items():
-        for model in setup.MODELS:
-            names = [f"datasets/{setting}/{model}/{one}" for one in mix.SYSTEMS]
-            if all(name in values for name in names):
-                multi = values[names[0]]
-                cells = [number(rate(values[name])) for name in names]
-                rows.append(
-                    [f"{model[7:]}, {said}", *cells, f"{multi['refused']} of {multi['requests']}"]
-                )
+    for model, ratio in ratios.items():
+        multi, ledger = (values[mix.name_of(model, one)] for one in mix.SYSTEMS)
+        cells = [number(rate(one)) for one in (multi, ledger)]
+        refused = f"{multi['refused']} of {multi['requests']}"
+        rows.append([model[7:], *cells, number(ratio), refused])
     if not rows:
         return []
-    head = ("tokens a second", *mix.SYSTEMS, "multi refuses")
+    head = ("decodes, tokens a second", *mix.SYSTEMS, "ledger/multi", "multi refuses")
     return ["## Eighteen data sets", "", *table(head, rows)]
 
 
