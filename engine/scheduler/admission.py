@@ -191,13 +191,12 @@ class Admission:
         return sum(len(sequence.to_place(tokens)) for sequence in self.waiting)
 
     def _next(self) -> Sequence:
-        def key(one: Sequence) -> tuple[bool, int, bool]:
-            return (not one.is_wounded, one.request.priority, not one.table)
-
-        first = min(self.waiting, key=lambda one: (key(one), one.seniority))
-        if first.table:  # what it holds is of no use to anybody before it goes on
-            return first
-        return self.turns.choose([one for one in self.waiting if key(one) == key(first)])
+        keys = [(not one.is_wounded, one.request.priority, not one.table) for one in self.waiting]
+        least = min(keys)
+        alike = [one for one, key in zip(self.waiting, keys, strict=True) if key == least]
+        first = min(alike, key=lambda one: one.seniority)
+        # what it holds is of no use to anybody before it goes on
+        return first if first.table else self.turns.choose(alike)
 
     def _look_up(self, sequence: Sequence, now: float) -> None:
         """Find its keys where others have left them, before it is given memory to compute them."""

@@ -27,7 +27,7 @@ from engine.scheduler.census import Census
 from engine.scheduler.entry import HANDED_OVER, LOST, Attempt, Entry
 from engine.scheduler.kept import Kept
 from engine.scheduler.pace import Pace
-from engine.scheduler.router import UnderWay, route
+from engine.scheduler.router import SentLoads, route
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class RequestTable:
         self._kept = Kept() if kept is None else kept
         self._members: list[Member] = []
         self._affinity = Affinity()
-        self.under_way = UnderWay()
+        self.loads = SentLoads()
         self._effects: list[ToStep] = []
         self.entries: dict[str, Entry] = {}
         self._under_way: dict[str, Entry] = {}
@@ -220,7 +220,7 @@ class RequestTable:
         entry.finish_reason, entry.error, entry.ended_at = reason, error, now
         name = entry.request.request_id
         del self._under_way[name]
-        self.under_way.end(name)
+        self.loads.end(name)
         self.census.ended(entry, now)
         self._kept.add(entry, now)
         self.changed.add(name)
@@ -228,15 +228,15 @@ class RequestTable:
     def _send(self, entry: Entry, now: float, *, leaving: int | None = None) -> None:
         """Begin the next attempt at an instance that is ready; else it waits for one."""
         members = [m for m in self._members if m.instance != leaving and not m.draining]
-        self.under_way.end(entry.request.request_id)
+        self.loads.end(entry.request.request_id)
         prompt_ids, salt = entry.request.prompt_ids, entry.request.cache_salt
         cached = self._affinity.find(prompt_ids, salt) if len(members) > 1 else {}
-        load = self.under_way.load
+        load = self.loads.tokens
         instance = route(entry.num_tokens, members, load, self.block_tokens, cached)
         entry.instance, entry.address = instance, ""
         if instance is None:
             return
-        self.under_way.begin(entry.request.request_id, instance, entry.num_tokens)
+        self.loads.begin(entry.request.request_id, instance, entry.num_tokens)
         self._affinity.note(prompt_ids, salt, instance)
         entry.address = next(m.step_address for m in self._members if m.instance == instance)
         entry.attempt += 1

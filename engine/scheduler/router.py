@@ -34,23 +34,24 @@ def route(
     return min(ready, key=cost).instance
 
 
-class UnderWay:
+class SentLoads:
     """The tokens that a gateway has under way at each instance, kept up to date."""
 
     def __init__(self) -> None:
         self._requests: dict[str, tuple[int, int]] = {}
         """request -> instance, tokens"""
-        self.load: dict[int, int] = {}
+        self.tokens: dict[int, int] = {}
+        """by instance"""
 
     def begin(self, request_id: str, instance: int, num_tokens: int) -> None:
         """It was sent there. Whoever is under way must end first."""
         self._requests[request_id] = instance, num_tokens
-        self.load[instance] = self.load.get(instance, 0) + num_tokens
+        self.tokens[instance] = self.tokens.get(instance, 0) + num_tokens
 
     def end(self, request_id: str) -> None:
         """It is at no instance any more, if it was at one."""
         instance, num_tokens = self._requests.pop(request_id, (None, 0))
         if instance is not None:
-            self.load[instance] -= num_tokens
-            if not self.load[instance]:
-                del self.load[instance]
+            self.tokens[instance] -= num_tokens
+            if not self.tokens[instance]:
+                del self.tokens[instance]

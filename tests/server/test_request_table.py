@@ -131,7 +131,7 @@ class Machine(RuleBasedStateMachine):
             for entry in self.table.running:
                 if entry.instance is not None:
                     there[entry.instance] += entry.num_tokens
-            assert self.table.under_way.load == there
+            assert self.table.loads.tokens == there
 
     @invariant()
     def the_census_is_right(self):
