@@ -13,6 +13,16 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from engine.errors import CheckpointError
 
+REFUSED = (
+    jinja2.TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+)
+"""what a template may raise for messages or variables that it was not made for"""
+
 
 class ChatTemplate:
     """A template compiled once; ``special_tokens`` (bos_token ...) are variables in it."""
@@ -55,7 +65,7 @@ class ChatTemplate:
                 tools=list(tools) or None,
                 add_generation_prompt=begins_answer,
             )
-        except (jinja2.TemplateError, TypeError, KeyError) as error:
+        except REFUSED as error:
             raise ValueError(f"the chat template refuses these messages: {error}") from error
 
 

@@ -116,6 +116,15 @@ def test_a_chat_template_gets_its_variables(template, arguments, said):
     assert text_of(ask(InstantGateway(), "/tokenize", body)["tokens"]) == said
 
 
+@pytest.mark.parametrize("style", [0, "x", [], {"a": None}])
+def test_a_variable_that_its_template_cannot_take_is_the_clients_mistake(monkeypatch, style):
+    monkeypatch.setattr(instant, "ChatTemplate", lambda *_: ChatTemplate("{{ 1 // style }}", {}))
+    body = {"messages": [{"role": "user", "content": "hi"}]}
+    body["chat_template_kwargs"] = {"style": style}
+    refused = ask(InstantGateway(), "/v1/chat/completions", body, 400)
+    assert "The chat template refuses" in refused["error"]["message"]
+
+
 def test_tokens_of_a_chat_with_tools_are_those_of_its_prompt(template):
     tool = {"type": "function", "function": {"name": "look"}}
     body = {"messages": [{"role": "user", "content": "hi"}], "tools": [tool]}
