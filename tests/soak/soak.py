@@ -34,6 +34,7 @@ from engine.load.sample import Sample  # noqa: E402
 from engine.model.tokenizer import Tokenizer  # noqa: E402
 
 LEFT = "left"
+LETTERS = list("abcdefghijklmnopqrstuvwxyz      ")
 SHARE_LEAVING = 0.25
 LOOK_S = 1.0
 REST_S = 2.0
@@ -126,8 +127,9 @@ def draw_samples(number: int, rng: np.random.Generator) -> list[Sample]:
     for _ in range(number):
         long = rng.random() < 0.1
         size = int(rng.integers(200, 260) if long else rng.integers(1, 90))
-        text = "".join(map(chr, rng.integers(97, 123, size)))
-        samples.append(Sample(text, size, int(rng.integers(1, 40))))
+        # Words, as in any text: a tokenizer remembers the last 10,000, however long they are.
+        letters = rng.choice(LETTERS, size)
+        samples.append(Sample("".join(letters), size, int(rng.integers(1, 40))))
     return samples
 
 
