@@ -281,11 +281,10 @@ class Supervisor:
                 f"{len(recent) + 1} times in {RESTART_WINDOW_S:g} s (last status {child.status}); "
                 "giving up"
             )
-        print(
+        # one write: under torchrun nothing is buffered, and other processes speak as well
+        sys.stderr.write(
             f"lendkv: instance {self._world.instance}: the {child.name} process ended "
-            f"(status {child.status}); starting it again",
-            file=sys.stderr,
-            flush=True,
+            f"(status {child.status}); starting it again\n"
         )
         child.pipe.close()
 

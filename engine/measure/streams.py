@@ -50,13 +50,11 @@ class Streams:
         return stream
 
     def until(self, *streams: Stream, tokens: int) -> None:
-        """Listen until each of them has so many tokens. Raises LendKVError."""
+        """Listen until each of them has so many tokens, or has ended. Raises LendKVError."""
         deadline = time.monotonic() + LIMIT_S
-        while any(len(stream.times) < tokens for stream in streams):
-            over = [one.name for one in streams if one.report and len(one.times) < tokens]
-            if over or time.monotonic() > deadline:
-                name = over[0] if over else streams[0].name
-                raise LendKVError(f"no {tokens} tokens of {name} in {LIMIT_S:g} s")
+        while any(len(one.times) < tokens and one.report is None for one in streams):
+            if time.monotonic() > deadline:
+                raise LendKVError(f"no {tokens} tokens of {streams[0].name} in {LIMIT_S:g} s")
             self._listen()
 
     def end(self, *streams: Stream) -> None:

@@ -106,10 +106,10 @@ class Timing:
         return batch
 
     def _gap_s(self, stream: Stream) -> float:
-        """The median of the next gaps."""
+        """The median of the next gaps; of the last ones where a quick model has ended before."""
         first = len(stream.times) - 1
         self._streams.until(stream, tokens=first + GAPS + 1)
-        times = stream.times[first:]
+        times = stream.times[max(0, min(first, len(stream.times) - 1 - GAPS)) :]
         return statistics.median(b - a for a, b in zip(times, times[1:], strict=False))
 
     def _decode(self, instance: int, case: Decode) -> float:
