@@ -1,6 +1,6 @@
 """KV events against the truth: what a step's store and its pool's books hold, at any time."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scheduler_checks import TOKENS
 from scheduler_cluster import Cluster
@@ -70,9 +70,11 @@ def truth(instance, sealed):
 
 
 @given(sizes=st.tuples(*[st.integers(6, 24)] * 3), wanted=requests)
+@example(sizes=(6, 6, 21), wanted=[(0, 0, 1, 1), (0, 0, 11, 4), (2, 0, 37, 1), (1, 0, 12, 5)])
 def test_events_tell_what_can_be_read(sizes, wanted):
     cluster = Telling(sizes, max_step_tokens=4, grow_blocks=1)
     readers = [Subscriber() for _ in sizes]
+    used = [set() for _ in sizes]
     for instance in cluster.instances:
         instance.scheduler.contents.start()
     for number in range(80):
@@ -81,14 +83,18 @@ def test_events_tell_what_can_be_read(sizes, wanted):
             cluster.submit(instance, [head, *range(num_prompt)], max_tokens)
         cluster.round()
         cluster.now += 0.1
+        for instance in cluster.instances:
+            for sequence in instance.scheduler.roster.all():
+                used[instance.number].update(sequence.hashes)
         for instance, reader in zip(cluster.instances, readers, strict=True):
             reader.take(instance.scheduler.contents.take())
             assert reader.here == instance.scheduler.contents.here
             here, lent = truth(instance, reader.sealed)
             assert sorted(reader.lent) == lent
             assert reader.here <= here
-            # A copy that another instance left here is not this one's to announce.
+            # What another instance sealed, or had fetched, and left here is not this one's to tell.
             others = [one.sealed for one in readers if one is not reader]
+            others += [used[one.number] for one in cluster.instances if one is not instance]
             assert here - reader.here <= set().union(*others)
 
 
