@@ -49,12 +49,21 @@ class Streams:
         self._steps[instance].send(Submit(request))
         return stream
 
-    def until(self, *streams: Stream, tokens: int) -> None:
-        """Listen until each of them has so many tokens, or has ended. Raises LendKVError."""
+    def until(self, *streams: Stream, tokens: int, or_end: bool = False) -> None:
+        """Listen until each of them has so many tokens; ``or_end``: or has ended with fewer.
+
+        Raises LendKVError.
+        """
         deadline = time.monotonic() + LIMIT_S
-        while any(len(one.times) < tokens and one.report is None for one in streams):
+        while short := [one for one in streams if len(one.times) < tokens]:
+            ended = [one for one in short if one.report is not None]
+            if or_end and ended == short:
+                return
+            if ended and not or_end:
+                one = ended[0]
+                raise LendKVError(f"{one.name} ended with {len(one.times)} of {tokens} tokens")
             if time.monotonic() > deadline:
-                raise LendKVError(f"no {tokens} tokens of {streams[0].name} in {LIMIT_S:g} s")
+                raise LendKVError(f"no {tokens} tokens of {short[0].name} in {LIMIT_S:g} s")
             self._listen()
 
     def end(self, *streams: Stream) -> None:

@@ -108,7 +108,7 @@ class Timing:
     def _gap_s(self, stream: Stream) -> float:
         """The median of the next gaps; of the last ones where a quick model has ended before."""
         first = len(stream.times) - 1
-        self._streams.until(stream, tokens=first + GAPS + 1)
+        self._streams.until(stream, tokens=first + GAPS + 1, or_end=True)
         times = stream.times[max(0, min(first, len(stream.times) - 1 - GAPS)) :]
         return statistics.median(b - a for a, b in zip(times, times[1:], strict=False))
 
