@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check lint types clients nightly mutations bench peers clean
+.PHONY: help install run test again check lint types clients nightly mutations bench peers clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
@@ -21,6 +21,11 @@ run: install ## four instances answer a question about a passage that fits none 
 
 test: install ## all tests, on the CPU
 	$(BIN)/pytest -n 2 --dist loadfile
+
+again: install ## up to 3 failed tests once more, alone: those of processes fail where a machine stands still
+	@$(BIN)/python -c 'import json; n = len(json.load(open(".pytest_cache/v/cache/lastfailed"))); \
+	  exit(f"{n} tests failed: too many for an accident" if n > 3 else 0)'
+	$(BIN)/pytest --last-failed --last-failed-no-failures none
 
 check: lint types ## what must be clean before a change lands, tests apart
 
@@ -40,7 +45,7 @@ clients: .clients/.installed ## litellm, lm-eval, schemathesis, guidellm into .c
 	@touch $@
 
 nightly: install clients mutations ## longer property tests, and every mutation must be caught
-	$(BIN)/pytest --hypothesis-profile=ci
+	$(BIN)/pytest --hypothesis-profile=nightly
 	$(BIN)/lendkv simulate recipes/sim/faults.yaml seeds=500
 	$(BIN)/lendkv simulate recipes/sim/churn.yaml
 	$(BIN)/lendkv chaos recipes/chaos.yaml

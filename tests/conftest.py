@@ -1,4 +1,4 @@
-"""Hypothesis profiles: ``dev`` by default, ``ci`` by ``--hypothesis-profile=ci``."""
+"""Hypothesis profiles, chosen by ``--hypothesis-profile``: ``dev`` is the default."""
 
 import contextlib
 import os
@@ -14,9 +14,11 @@ from engine.native import library
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# A change is judged by the same examples wherever and whenever; new ones are looked for at night.
 _shared = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("dev", max_examples=50, **_shared)
+settings.register_profile("dev", max_examples=50, derandomize=True, **_shared)
 settings.register_profile("ci", max_examples=300, derandomize=True, **_shared)
+settings.register_profile("nightly", max_examples=300, print_blob=True, **_shared)
 settings.load_profile("dev")
 
 

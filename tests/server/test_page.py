@@ -188,6 +188,7 @@ def test_without_a_stream_the_page_asks_again_and_again(browser, server):
 
 
 def test_a_paused_page_keeps_its_picture(look, server):
+    look.wait_for("window.heard.history?.length > 0")
     look.page.keyboard.press("p")
     before = look.see()
     assert before["feed"] == "paused"
