@@ -95,7 +95,6 @@ class DistAttention(AttentionBackend):
         self._failed = set()
         self._asking = {}
         self._native = self._asks = None
-        self.local.place_writes(plan)
         # 1) Which leaves are read here, and which are asked for where they lie.
         way = self._choose(plan)
         key = Reading.key_of(plan, way)
@@ -103,6 +102,7 @@ class DistAttention(AttentionBackend):
             self._reading.go_on(plan)
         else:
             self._reading = self._read(plan, way, key)
+        self.local.place_writes(plan)
         self.travels.begin(self._reading.ways)
         # 2) Tell each holder the tables that changed, and this step's slices.
         per_leaf = self.local.layout.tokens * self.local.shape.num_layers

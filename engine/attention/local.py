@@ -141,7 +141,10 @@ class LocalBackend(AttentionBackend):
         return None
 
     def place_writes(self, plan: Plan) -> None:
-        """Note which block and slot each row's new keys and values go to."""
+        """Note which block and slot each row's new keys and values go to.
+
+        Called once a step: a piece from an earlier one has its later positions by now.
+        """
         blocks: list[int] = []
         slots: list[int] = []
         tokens = self.layout.tokens

@@ -198,6 +198,20 @@ def test_tokens_are_right_where_the_owner_computes_in_triton(
     llm.close()
 
 
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+def test_triton_sees_the_newest_key_in_each_step_of_one_table(
+    tiny: Checkpoint, tiny_path: Path
+) -> None:
+    """Decodes within a block go on with the tables of the step before, on the device too."""
+    llm = cluster(tiny, "instances=1", "attention.options.local=triton", "pool.block_tokens=64")
+    ids = prompt(18, 1)
+    request = Request(request_id="0", prompt_ids=tuple(ids), sampling=greedy(6))
+    completion = llm.submit(request, 0)
+    run_all(llm)
+    assert completion.token_ids == tiny_models.reference_tokens(tiny_path, ids, 6)
+    llm.close()
+
+
 def test_a_backend_that_reads_own_memory_only_sends_queries(
     tiny: Checkpoint, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
