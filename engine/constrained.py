@@ -28,6 +28,10 @@ class Constrained:
         self._done: deque[tuple[Request, Matcher | Exception]] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK)
 
+    def get_ready(self) -> None:
+        """For the first grammar; to be called before there are requests, which would wait."""
+        self._compiler.prepare_early()
+
     def fileno(self) -> int:
         return self._bell
 

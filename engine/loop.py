@@ -80,7 +80,7 @@ class Loop:
         self.lenders = lenders
         self._mover = mover
         self._ranks = ranks
-        self._constrained = constrained
+        self.constrained = constrained
         self._chooser = Chooser(scheduler, constrained, eos_ids)
         self._fetcher = Fetcher(backend.reads)
         self.accounts = Accounts(scheduler, backend.travels, mover)
@@ -112,12 +112,12 @@ class Loop:
 
     def submit(self, request: Request) -> None:
         if request.sampling.grammar:
-            self._constrained.prepare(request)
+            self.constrained.prepare(request)
         else:
             self.scheduler.add(request)
 
     def abort(self, request_id: str) -> None:
-        self._constrained.forget(request_id)
+        self.constrained.forget(request_id)
         self.scheduler.abort(request_id)
 
     def step(self) -> bool:
@@ -159,7 +159,7 @@ class Loop:
             self._lose(*self.lenders.lost.popitem())
         for fetch in self._fetcher.arrived():
             self.scheduler.on_fetched(fetch.sequence, fetch.leaf, self._clock())
-        for request, problem in self._constrained.prepared():
+        for request, problem in self.constrained.prepared():
             if problem:
                 self._tell(request.request_id, Failed(request.request_id, problem, "grammar"))
             else:
@@ -193,10 +193,10 @@ class Loop:
     def wait(self, timeout_s: float, also: Sequence[int] = ()) -> None:
         """Sleep until a pool or a file descriptor has something to say."""
         busy = self._mover.busy or self._fetcher.busy
-        self.lenders.wait(0.001 if busy else timeout_s, (*also, self._constrained.fileno()))
+        self.lenders.wait(0.001 if busy else timeout_s, (*also, self.constrained.fileno()))
 
     def close(self) -> None:
-        self._constrained.close()
+        self.constrained.close()
         self.lenders.close()
         self._ranks.close()
 
@@ -270,7 +270,7 @@ class Loop:
 
     def _tell(self, request_id: str, message: Message) -> None:
         if isinstance(message, Report | Failed | HandedOver):
-            self._constrained.forget(request_id)
+            self.constrained.forget(request_id)
         self._to_client(request_id, message)
 
     def _finish(self, effect: Finish) -> None:

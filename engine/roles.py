@@ -205,6 +205,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool, team: Team = ALONE)
     if config.kv_events.endpoint:
         publisher = KvPublisher(config.kv_events, instance=place.instance)
         loop.scheduler.contents.start()
+    loop.constrained.get_ready()
     samples, loads = loop.profile(), Series[Load]()
     to_planner(loads.next(replace(loop.accounts.load(loop.now()), samples=samples)))
     next_register = next_load = 0.0

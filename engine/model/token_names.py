@@ -28,6 +28,10 @@ class TokenNames:
         """Replacement characters stand for parts of characters."""
         return self.bytes(token_id).decode("utf-8", errors="replace")
 
+    def of_all(self, num_tokens: int) -> list[bytes]:
+        """The bytes of the tokens from 0 on; they are not kept."""
+        return [self._bytes(token_id) for token_id in range(num_tokens)]
+
     def _bytes(self, token_id: int) -> bytes:
         """Empty for an id that the vocabulary does not have."""
         piece = self._backend.id_to_token(token_id)

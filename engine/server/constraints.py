@@ -28,6 +28,7 @@ class Constraints:
     ) -> None:
         """``tool_format`` is None where tools are refused."""
         self._compiler = Compiler(lambda: tokenizer, vocab_size=vocab_size)
+        self._compiler.prepare_early()
         self._token_id = tokenizer.backend.token_to_id
         self._tool_format = tool_format
         self._known: OrderedDict[str, None] = OrderedDict()
