@@ -76,7 +76,7 @@ class Serve:
             key=key,
             journal=self.journal,
             block_tokens=config.pool.block_tokens,
-            on_end=lambda entry: [one.ended(entry) for one in watchers],
+            on_end=lambda entry, terms: [one.ended(entry, terms) for one in watchers],
             on_report=lambda entry: [one.reported(entry) for one in watchers],
             only=self.only,
         )

@@ -17,6 +17,8 @@ class Pace:
         self.tokens: Counter[int] = Counter()
         self.prompt_tokens: Counter[int] = Counter()
         """of requests whose first token came"""
+        self.reused_tokens: Counter[int] = Counter()
+        """of these, those whose keys were found, not computed"""
         self.gaps: dict[int, Distribution] = {}
         """seconds between two tokens of a request"""
 
@@ -24,9 +26,10 @@ class Pace:
     def num_tokens(self) -> int:
         return sum(self.tokens.values())
 
-    def began(self, instance: int, num_prompt: int) -> None:
+    def began(self, instance: int, num_prompt: int, num_reused: int = 0) -> None:
         """A request's first token came."""
         self.prompt_tokens[instance] += num_prompt
+        self.reused_tokens[instance] += num_reused
 
     def took(self, instance: int, num_tokens: int, gap_s: float | None) -> None:
         """More tokens came, so long after those before them; None for a request's first ones."""

@@ -211,7 +211,7 @@ class RequestTable:
         if entry.instance is None:  # it waits for another one, and this came late
             return
         if len(entry.token_ids) == num_tokens:
-            self.pace.began(entry.instance, len(entry.request.prompt_ids))
+            self.pace.began(entry.instance, len(entry.request.prompt_ids), entry.num_reused)
         gap_s = None if entry.last_token_at is None else now - entry.last_token_at
         self.pace.took(entry.instance, num_tokens, gap_s)
         entry.last_token_at = now

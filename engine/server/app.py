@@ -3,10 +3,9 @@
 import asyncio
 import contextlib
 import os
-import re
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Header, Request, Response
@@ -23,7 +22,7 @@ from engine.server.access_log import AccessLog
 from engine.server.api_keys import NO_KEYS, ApiKeys, Tenant
 from engine.server.auth import Auth
 from engine.server.body_limit import BodyLimit
-from engine.server.choices import BETWEEN, Choices, name_of
+from engine.server.choices import MAX_RESUMED, Choices, choices_of, is_resumable, told_of
 from engine.server.completions import Completions
 from engine.server.drain import Drain
 from engine.server.gateway import Gateway
@@ -112,17 +111,21 @@ def build_app(
         return events(choices, headers=headers)
 
     def resume(last_event_id: str, tenant: Tenant) -> Response:
-        name, _, told = last_event_id.rpartition(":")
-        if name_of(name, 0, 2) in gateway.table.entries or BETWEEN in name:
-            text = "A stream of several choices cannot be resumed; send the request again."
-            raise Problem(400, text)
-        entry = gateway.table.entries.get(name)
-        is_own = entry is not None and entry.request.tenant == tenant.name
-        if entry is None or not is_own or not re.fullmatch("-1|[0-9]{1,12}", told):
+        name, told = told_of(last_event_id)
+        choices = choices_of(name, gateway.table.entries, gateway.terms)
+        if choices is not None and not is_resumable(len(choices.entries)):
+            text = f"A stream of more than {MAX_RESUMED} choices cannot be resumed; this one has "
+            raise Problem(400, f"{text}{len(choices.entries)}. Send the request again.")
+        is_own = choices is not None and choices.entries[0].request.tenant == tenant.name
+        if choices is not None and told == [-1]:
+            told *= len(choices.entries)
+        if choices is None or not is_own or len(told) != len(choices.entries):
             raise Problem(404, f"There is no stream to resume at {last_event_id!r}.")
-        return events(Choices(name, [entry]), int(told))
+        return events(choices, told)
 
-    def events(choices: Choices, told: int = -1, headers: dict[str, str] | None = None) -> Response:
+    def events(
+        choices: Choices, told: Sequence[int] = (), headers: dict[str, str] | None = None
+    ) -> Response:
         return _Events(teller.stream(choices, told), teller.attend(choices), headers or {})
 
     @app.post("/v1/chat/completions", responses=STREAMS)

@@ -113,6 +113,7 @@ class Completions:
             token_ids=body.return_token_ids,
             index=index,
             choices=num_choices,
+            n=body.n,
             logprobs=body.num_logprobs,
             prompt_logprobs=body.prompt_logprobs,
             echo=echo,

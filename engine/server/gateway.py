@@ -27,6 +27,7 @@ from engine.protocol import (
 )
 from engine.scheduler.entry import Entry
 from engine.scheduler.request_table import RequestTable
+from engine.server.choices import is_resumable
 from engine.server.history import History
 from engine.server.journal import KEEP_ENDED, Ended, Journal, Left, Terms, left_of
 from engine.server.overview import overview
@@ -52,7 +53,7 @@ class Gateway:
         key: bytes = b"",
         journal: Path,
         block_tokens: int,
-        on_end: Callable[[Entry], object] = lambda _: None,
+        on_end: Callable[[Entry, Terms], object] = lambda *_: None,
         on_report: Callable[[Entry], object] = lambda _: None,
         only: int | None = None,
     ) -> None:
@@ -87,7 +88,7 @@ class Gateway:
         for one in left:
             name, end = one.request.request_id, one.end
             self.terms[name] = one.terms
-            if end is None and one.terms.choices > 1:  # nobody can come back for one of several
+            if end is None and not is_resumable(one.terms.choices):  # nobody can come back
                 end = Ended(name, "abort")
                 self._journal.ended(end)
             heard = (one.token_ids, one.scores, one.prompt_scores)
@@ -247,7 +248,7 @@ class Gateway:
                 self._expected.pop(name, None)
                 del self._scored[name]
                 self.history.forget(name)
-                self._on_end(entry)
+                self._on_end(entry, self.terms[name])
             if name in self._news:
                 self._news[name].set()
         self.table.forget(now, self._attending)

@@ -26,6 +26,8 @@ class Terms(Struct, frozen=True, array_like=True):
     index: int = 0
     choices: int = 1
     """which of how many choices of the same answer it is; each is a request"""
+    n: int = 1
+    """choices of each prompt; choice i of prompt p has the index p * n + i"""
     logprobs: int | None = None
     """so many of the likeliest tokens are told with each; None: no logprobs"""
     prompt_logprobs: int | None = None

@@ -21,6 +21,7 @@ LATENCY_S = (
 )
 PER_TOKEN_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10, 40)
 TOKENS = tuple(scale * 10**power for power in range(6) for scale in (1, 2, 5))
+NUMBERS = (1, 2, 5, 10, 20)
 TIMES = (0, 1, 2, 5, 10, 20, 50, 100)
 
 
@@ -94,6 +95,11 @@ TABLE = (
         source=("load.reuse", "hits_own"),
     ),
     Metric(
+        "vllm:external_prefix_cache_queries",
+        "counter",
+        "of these, those whose keys the own pool had not cached",
+    ),
+    Metric(
         "vllm:external_prefix_cache_hits",
         "counter",
         "of these, those whose keys other instances had cached",
@@ -106,6 +112,7 @@ TABLE = (
         source=("beat", "num_evicted"),
     ),
     Metric("vllm:prompt_tokens", "counter", "prompt tokens of requests whose first token came"),
+    Metric("vllm:prompt_tokens_cached", "counter", "of these, those whose keys had been cached"),
     Metric("vllm:generation_tokens", "counter", "tokens that came"),
     Metric(
         "vllm:request_success",
@@ -132,6 +139,7 @@ TABLE = (
     _request("request_prompt_tokens", "tokens of a prompt", TOKENS),
     _request("request_generation_tokens", "tokens of an answer", TOKENS),
     _request("request_params_max_tokens", "most tokens that a request allowed", TOKENS),
+    _request("request_params_n", "choices that were asked for of a prompt", NUMBERS),
     _request(
         "request_prefill_kv_computed_tokens", "tokens computed before the first answer", TOKENS
     ),

@@ -17,6 +17,7 @@ from engine.core import Distribution
 from engine.protocol import Heartbeat, Histogram, Load, Member, View
 from engine.scheduler.entry import FIRST, Entry
 from engine.scheduler.request_table import RequestTable
+from engine.server.journal import Terms
 from engine.server.metric_table import ENGINE, TABLE, Metric
 from engine.server.overview import ledger
 from engine.server.phases import Phases, amount, times
@@ -36,9 +37,11 @@ class Metrics:
         )
         self._spreads: defaultdict[str, dict[Labels, Spread]] = defaultdict(dict)
 
-    def ended(self, entry: Entry) -> None:
+    def ended(self, entry: Entry, terms: Terms) -> None:
         """A request is done."""
         at = _name(entry.instance)
+        if terms.index % terms.n == 0:  # the choices of a prompt are counted once
+            self._add("vllm:request_params_n", at, terms.n)
         if entry.error:
             self._count("lendkv:request_failed", at)
         else:
@@ -120,6 +123,8 @@ class Metrics:
             found["vllm:generation_tokens"][model, str(instance)] = number
         for instance, number in table.pace.prompt_tokens.items():
             found["vllm:prompt_tokens"][model, str(instance)] = number
+        for instance, number in table.pace.reused_tokens.items():
+            found["vllm:prompt_tokens_cached"][model, str(instance)] = number
         for member in members:
             at, num_blocks = (model, str(member.instance)), member.num_blocks
             used = (num_blocks - member.num_free) / max(num_blocks, 1)
@@ -128,6 +133,8 @@ class Metrics:
         for load in view.steps:
             borrowed = sum(load.borrowed.values())
             found["lendkv:borrowed_blocks"][model, str(load.instance)] = borrowed
+            not_here = load.reuse.get("queries", 0) - load.reuse.get("hits_own", 0)
+            found["vllm:external_prefix_cache_queries"][model, str(load.instance)] = not_here
         books = ledger(view)
         found["lendkv:ledger_difference_blocks"][model,] = books["lent"] - books["borrowed"]
         for loan in books["loans"]:

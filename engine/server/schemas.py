@@ -28,14 +28,22 @@ REQUEST_ID = "[!-.0-~]{1,256}"
 """visible ASCII but the slash"""
 RequestId = Annotated[str, Field(pattern=f"^{REQUEST_ID}$")]
 
-UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "best_of": (None, 1),
-    "suffix": (None, ""),
-    "use_beam_search": (None, False),
-    "functions": (None, []),
-    **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar"), (None,)),
+GUIDED = "vLLM's older name; give structured_outputs, such as {'%s': ...}"
+UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "suffix": (
+        (None, ""),
+        "models are given no text behind the answer; for one that was taught to fill a gap, write "
+        "the prompt with its own tokens before, around and behind the gap",
+    ),
+    "use_beam_search": ((None, False), "only sampling is there; ask for n and logprobs"),
+    "functions": ((None, []), "OpenAI's older name; give tools"),
+    **{
+        f"guided_{kind}": ((None,), GUIDED % kind)
+        for kind in ("json", "regex", "choice", "grammar")
+    },
 }
-"""parameters that would change the answer and are not there yet, with the values that would not"""
+"""parameters that would change the answer and are not there: values that would not, and what to do
+instead"""
 
 
 def _for_template(value: dict[str, Any]) -> dict[str, Any]:
@@ -65,6 +73,7 @@ class Common(BaseModel):
     max_completion_tokens: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
     min_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
     n: Annotated[int, Field(ge=1, le=MAX_N)] = 1
+    best_of: int | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, lt=1 << 31)] | None = None
@@ -102,10 +111,15 @@ class Common(BaseModel):
 
     @model_validator(mode="after")
     def _refuse_unsupported(self) -> "Common":
-        for name, harmless in UNSUPPORTED.items():
+        for name, (harmless, instead) in UNSUPPORTED.items():
             value = (self.model_extra or {}).get(name)
             if value not in harmless:
-                raise ValueError(f"{name}={value!r} is not supported yet; leave it out")
+                raise ValueError(f"{name} is not supported: {instead}")
+        if self.best_of not in (None, 1, self.n):
+            raise ValueError(
+                f"best_of is {self.best_of} and n is {self.n}: all choices are told, and none are "
+                "ranked; ask for n choices with logprobs and keep the best"
+            )
         if self.truncate_prompt_tokens == 0:
             raise ValueError("truncate_prompt_tokens must be above 0, or -1 for all that has room")
         if self.stream_options is not None and not self.stream:

@@ -4,10 +4,12 @@ A stream's events carry ``id: REQUEST:NUMBER``: 0 for the beginning, then the nu
 then one each for held-back text, the end and the usage. No two share a number, so a client that
 comes back with it as Last-Event-ID gets exactly what follows. Who wants token ids or logprobs gets
 an event for each token, even without text; else those that have none are left out. The events of
-several choices come as they come and carry no id.
+several choices come as they come, and their ids carry a number for each choice: how far it has
+been told by then, -1 before its beginning.
 """
 
 import asyncio
+import operator
 import time
 from collections.abc import (
     AsyncGenerator,
@@ -27,7 +29,7 @@ from engine.model.tokenizer import Tokenizer
 from engine.scheduler.entry import Entry
 from engine.server.answer_text import AnswerText
 from engine.server.answers import DONE, Piece, Shape, Usage, event, finish_reason
-from engine.server.choices import BETWEEN, Choices, all_of, merged
+from engine.server.choices import BETWEEN, Choices, all_of, event_id, is_resumable, merged
 from engine.server.gateway import Gateway
 from engine.server.journal import Terms
 from engine.server.logprobs import Logprobs
@@ -97,35 +99,44 @@ class Teller:
                 self._gateway.cancel(name)
             raise
 
-    async def stream(self, choices: Choices, told: int = -1) -> AsyncGenerator[str]:
-        """Server-sent events behind number ``told``; who runs it attends the requests."""
+    async def stream(self, choices: Choices, told: Sequence[int] = ()) -> AsyncGenerator[str]:
+        """Server-sent events behind the numbers ``told``; who runs it attends the requests."""
         entries, name = choices.entries, choices.request_id
-        has_ids, number = len(entries) == 1, 0
-        async with aclosing(merged([self._chunks(one, told) for one in entries])) as chunks:
-            async for number, body in chunks:
+        has_ids = is_resumable(len(entries))
+        told = told or [-1] * len(entries)
+        numbers, reached = list(told), [0] * len(entries)
+        streams = [
+            self._chunks(*one) for one in zip(range(len(entries)), entries, told, strict=True)
+        ]
+        async with aclosing(merged(streams)) as chunks:
+            async for place, number, body in chunks:
+                reached[place], numbers[place] = number, max(numbers[place], number)
                 is_error = body is not None and "error" in body
                 if body is not None:
-                    yield event(body, f"{name}:{number}" if has_ids and not is_error else "")
+                    yield event(body, event_id(name, numbers) if has_ids and not is_error else "")
                 if is_error:
                     break
             else:
-                wants_usage = self._gateway.terms[choices.names[0]].usage
-                if wants_usage and number + 1 > told:
+                ends = [number + 1 for number in reached]
+                if self._gateway.terms[choices.names[0]].usage and any(
+                    map(operator.gt, ends, told)
+                ):
                     body = self._shape(entries[0]).usage_chunk(self._usage(choices))
-                    yield event(body, f"{name}:{number + 1}" if has_ids else "")
+                    yield event(body, event_id(name, ends) if has_ids else "")
         yield DONE
 
     async def _chunks(
-        self, entry: Entry, told: int
-    ) -> AsyncGenerator[tuple[int, dict[str, Any] | None]]:
-        """(number, chunk) of one choice; the last one always, as None if it was told before."""
+        self, place: int, entry: Entry, told: int
+    ) -> AsyncGenerator[tuple[int, int, dict[str, Any] | None]]:
+        """(place, number, chunk) of the choice at a place among those that are told; the last one
+        always, as None if it was told before."""
         shape, terms = self._shape(entry), self._gateway.terms[entry.request.request_id]
         wants_all = shape.prompt_ids is not None or terms.logprobs is not None
         if told < 0:
             if terms.echo is not None:
                 await self._begins(entry)
             logprobs = self._logprobs(entry, [], echo=terms.echo is not None)
-            yield 0, shape.chunk(Piece(text=terms.echo or "", logprobs=logprobs), first=True)
+            yield place, 0, shape.chunk(Piece(text=terms.echo or "", logprobs=logprobs), first=True)
         text, number = self._text(entry), 0
         is_calling = False
         async with aclosing(self._said(entry, text)) as pieces:
@@ -138,13 +149,13 @@ class Teller:
                     piece = Piece(
                         text=said.content, calls=said.calls, token_ids=token_ids, logprobs=logprobs
                     )
-                    yield number, shape.chunk(piece)
+                    yield place, number, shape.chunk(piece)
         if entry.error:
-            yield number, error_body(500, entry.error, code=entry.error_code)
+            yield place, number, error_body(500, entry.error, code=entry.error_code)
         else:
             reason = finish_reason(entry.finish_reason, is_calling)
             end = Piece(finish_reason=reason, stop_reason=text.stop_reason)
-            yield number + 1, shape.chunk(end) if number + 1 > told else None
+            yield place, number + 1, shape.chunk(end) if number + 1 > told else None
 
     async def _whole(self, entry: Entry) -> dict[str, Any]:
         """The answer with one choice. Raises Problem."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.errors import ConfigError
 from engine.scheduler.entry import Entry
+from engine.server.journal import Terms
 from engine.server.phases import Phases, amount
 
 WAIT_S = 2.0
@@ -42,7 +43,7 @@ class Tracing:
         parent = {name: headers[name] for name in wanted if name in headers}
         self._parents |= dict.fromkeys(request_ids, parent)
 
-    def ended(self, entry: Entry) -> None:
+    def ended(self, entry: Entry, _terms: Terms) -> None:
         """It is done; its step's report comes in a moment, unless the step is gone."""
         asyncio.get_running_loop().call_later(WAIT_S, self.reported, entry)
 

@@ -18,7 +18,7 @@ def request(name):
     return Request(request_id=name, prompt_ids=(1, 2), sampling=SamplingParams(max_tokens=3))
 
 
-def opened(path, on_end=lambda _: None):
+def opened(path, on_end=lambda *_: None):
     gateway = Gateway(NOWHERE, journal=path, block_tokens=4, on_end=on_end)
     gateway.table.on_members([Member(0, 1, NOWHERE, 9, 9, 0, 0)], time.monotonic())
     return gateway
@@ -31,7 +31,7 @@ def say(gateway, entry, message):
 
 def test_a_successor_knows_answers_under_way_complete_and_failed(tmp_path):
     ended = []
-    first = opened(tmp_path / "log", ended.append)
+    first = opened(tmp_path / "log", lambda entry, _: ended.append(entry))
     entries = {name: first.submit(request(name), Terms(usage=True)) for name in "abcd"}
     for name in "abc":
         say(first, entries[name], Tokens(entries[name].attempt_id, 0, [5, 6]))
@@ -39,7 +39,7 @@ def test_a_successor_knows_answers_under_way_complete_and_failed(tmp_path):
     say(first, entries["c"], Failed(entries["c"].attempt_id, "no memory", "too_large"))
     assert [entry.request.request_id for entry in ended] == ["b", "c"]
     first._journal.close()  # it is killed
-    again = opened(tmp_path / "log", ended.append)
+    again = opened(tmp_path / "log", lambda entry, _: ended.append(entry))
     found = again.table.entries
     assert {name: entry.token_ids for name, entry in found.items()} == {
         "a": [5, 6],

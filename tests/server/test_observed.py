@@ -118,6 +118,10 @@ def test_what_was_counted_is_what_happened(server):
     server.wait_until(is_told)
     assert total(found, "vllm:generation_tokens_total") == ANSWER
     assert total(found, "vllm:prompt_tokens_total") == len(PROMPT)
+    assert total(found, "vllm:prompt_tokens_cached_total") == 0
+    queries = total(found, "vllm:external_prefix_cache_queries_total")
+    assert queries == total(found, "vllm:prefix_cache_queries_total")
+    assert total(found, "vllm:request_params_n_sum") == 1
     assert total(found, "vllm:request_success_total", finished_reason="length") == 1
     assert total(found, "vllm:time_to_first_token_seconds_count") == 1
     assert total(found, "vllm:e2e_request_latency_seconds_count") == 1

@@ -44,7 +44,7 @@ def events(answer, told=-1, **terms):
     teller = Teller(gateway, Tokenizer(byte_tokenizer(), None), model="m")
 
     async def collect():
-        return [one async for one in teller.stream(Choices("r", [gateway.entry]), told)]
+        return [one async for one in teller.stream(Choices("r", [gateway.entry]), [told])]
 
     *told_events, done = asyncio.run(collect())
     assert done == "data: [DONE]\n\n"

@@ -136,3 +136,24 @@ def test_what_is_said_elsewhere_is_no_variable(path):
     body = {"messages": [{"role": "user", "content": "hi"}], "chat_template_kwargs": {"tools": []}}
     refused = ask(InstantGateway(), path, body, 400)
     assert "['tools'] are given to the template already" in refused["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"best_of": 3, "n": 2}, "best_of is 3 and n is 2"),
+        ({"best_of": 0}, "best_of is 0"),
+        ({"suffix": "end"}, "before, around and behind the gap"),
+        ({"use_beam_search": True}, "only sampling"),
+        ({"guided_regex": "a+"}, "structured_outputs, such as {'regex': ...}"),
+    ],
+)
+def test_what_would_change_the_answer_is_refused_with_what_to_do_instead(body, said):
+    refused = ask(InstantGateway(), "/v1/completions", {"prompt": "a", **body}, 400)
+    assert said in refused["error"]["message"]
+
+
+@pytest.mark.parametrize("body", [{"best_of": 2, "n": 2}, {"best_of": 1, "n": 3}, {"suffix": ""}])
+def test_what_changes_nothing_is_taken(body):
+    answered = ask(InstantGateway(), "/v1/completions", {"prompt": "a", **body})
+    assert len(answered["choices"]) == body.get("n", 1)

@@ -66,9 +66,7 @@ WANTED = [
 def test_the_same_tokens_may_come_next(name, data):
     size = BACKENDS[name].get_vocab_size()
     grammar = grammar_of(StructuredOutputs(**data.draw(st.sampled_from(WANTED))))
-    compiler = Compiler(
-        lambda: Tokenizer(BACKENDS[name], None), vocab_size=size + 7, eos_ids=[EOS]
-    )
+    compiler = Compiler(lambda: Tokenizer(BACKENDS[name], None), vocab_size=size + 7, eos_ids=[EOS])
     ours = compiler.matcher(grammar)
     theirs = LLMatcher(PREPARED[name], grammar, log_level=0)
     for _ in range(12):
