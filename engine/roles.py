@@ -31,7 +31,6 @@ from engine.protocol import (
     Lend,
     Load,
     Members,
-    MembersQuery,
     Message,
     Move,
     Register,
@@ -40,6 +39,7 @@ from engine.protocol import (
     Settle,
     Submit,
 )
+from engine.scheduler.directory import MemberList
 from engine.scheduler.reports import Series
 from engine.team import ALONE, Team
 
@@ -157,7 +157,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool, team: Team = ALONE)
     planner_life = PlannerLife(planner_address)
     clients = ControlServer(TO_STEP, key)
     address = advertised(clients.bind(config.cluster.host, 0), config.cluster.advertise)
-    owners: dict[str, bytes] = {}
+    members, owners = MemberList(), dict[str, bytes]()
 
     def to_planner(message: Message) -> None:
         with suppress(PeerLost):  # its queue is full: it is away, and will be asked again
@@ -231,7 +231,10 @@ def step(pipe: Connection, place: Place, memory: MemoryPool, team: Team = ALONE)
             match message:
                 case BorrowOffer():
                     loop.scheduler.on_offer(message, loop.now())
-                case Move() | Settle() | Members() | Evacuate():
+                case Members():
+                    whole = Members(members.heard(message))
+                    loop.scheduler.on_advice(whole, loop.now())
+                case Move() | Settle() | Evacuate():
                     loop.scheduler.on_advice(message, loop.now())
                     told_to_leave |= isinstance(message, Evacuate) and message.leave
                 case Resend():
@@ -249,7 +252,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool, team: Team = ALONE)
         if now >= next_register:  # again and again: the planner may restart
             next_register = now + 1.0
             to_planner(Register(place.instance, place.epoch, address))
-            to_planner(MembersQuery())
+            to_planner(members.query())
             while pipe.poll():
                 asked_to_leave |= pipe.recv() == {"leave": True}
             if asked_to_leave and not told_to_leave:  # the planner is to know it first

@@ -128,7 +128,9 @@ class NotJoined(Message, frozen=True):
 
 
 class MembersQuery(Message, frozen=True):
-    """Answer: Members."""
+    """Answer: Members, whole or what has changed since that number (scheduler/directory.py)."""
+
+    since: Count = 0
 
 
 class Member(Struct, frozen=True, array_like=True, gc=False):
@@ -143,12 +145,19 @@ class Member(Struct, frozen=True, array_like=True, gc=False):
     num_cached: Count = 0
     pool_address: Text = ""
     draining: bool = False
-    sketch: Sketch = b""
+    sketch: Sketch | None = b""
+    """None: unchanged"""
     lends: bool = True
 
 
 class Members(Message, frozen=True):
     members: Annotated[list[Member], Meta(max_length=1 << 16)]
+    there: Annotated[list[Index], Meta(max_length=1 << 16)] = []
+    """all that are; others have gone"""
+    number: Count = 0
+    """of the last change in it"""
+    since: Count = 0
+    """0: it is whole"""
 
 
 class ViewQuery(Message, frozen=True):

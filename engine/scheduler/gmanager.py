@@ -17,7 +17,6 @@ from engine.protocol import (
     Heartbeat,
     Load,
     Member,
-    Members,
     MembersQuery,
     Message,
     Move,
@@ -28,6 +27,7 @@ from engine.protocol import (
     ViewQuery,
 )
 from engine.scheduler.base import Advice, ClusterView, InstanceView, Placement, StepCost
+from engine.scheduler.directory import Directory
 from engine.scheduler.reports import follow, is_old
 from engine.scheduler.shortages import Shortages
 
@@ -88,6 +88,7 @@ class GManager:
         self._pools: dict[int, _Seen] = {}
         self._steps: dict[int, Register] = {}
         self._shortages = Shortages()
+        self._directory = Directory()
 
     def handle(self, message: Message, now: float) -> Message | None:
         match message:
@@ -105,7 +106,7 @@ class GManager:
             case BorrowQuery():
                 return self._offer(message, now)
             case MembersQuery():
-                return self._members(now)
+                return self._directory.answer(self._members(now), message.since, now)
             case ViewQuery():
                 return View(self._alive(now), list(self._fresh_loads(now).values()))
         return None
@@ -126,7 +127,7 @@ class GManager:
     def state(self) -> list[Any]:
         """What it knows; to be compared with another's."""
         known = [self._pools, self._loads, self._steps, self._draining, list(self._advised.items())]
-        known.append(self._shortages.state)
+        known += [self._shortages.state, self._directory.number]
         # rounded: another processor may add up in another order
         cost = f"{self._cost.seconds(4, 4096, 4096, 2):.3g}" if self._cost else ""
         return [known, self._round, self._next_round, cost]
@@ -231,7 +232,7 @@ class GManager:
             sum(beat.num_lend_cap for beat in others),
         )
 
-    def _members(self, now: float) -> Members:
+    def _members(self, now: float) -> list[Member]:
         members = []
         for beat in self._alive(now):
             step = self._steps.get(beat.instance)
@@ -252,7 +253,7 @@ class GManager:
                     beat.lends,
                 )
             )
-        return Members(members)
+        return members
 
 
 def _creditor(beat: Heartbeat, num_lendable: int) -> Creditor:

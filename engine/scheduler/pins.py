@@ -80,7 +80,7 @@ class Pins:
         """
         contents = [*wanted.values()]
         speaking = [one for one in self._holders if self._silent.get(one.instance, now) <= now]
-        likely = [(_num_likely(member.sketch, contents), member) for member in speaking]
+        likely = [(_num_likely(member.sketch or b"", contents), member) for member in speaking]
         likely = [one for one in likely if one[0] and self._prices.is_worth(sequence, one[0])]
         likely.sort(key=lambda one: (-one[0], one[1].instance))
         asked = {}

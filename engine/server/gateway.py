@@ -21,10 +21,10 @@ from engine.protocol import (
     Explain,
     Member,
     Members,
-    MembersQuery,
     Message,
     View,
 )
+from engine.scheduler.directory import MemberList
 from engine.scheduler.entry import Entry
 from engine.scheduler.request_table import RequestTable
 from engine.server.choices import is_resumable
@@ -76,7 +76,7 @@ class Gateway:
         self.history = History(time.monotonic(), time.time())
         self.closes_at: float | None = None  # it takes nothing new, and ends what it has by then
         self.is_over = False  # all has ended, so streams that never do by themselves must
-        self._roll = Roll()
+        self._directory, self._roll = MemberList(), Roll()
         self._journal, left = Journal.open(journal)
         self._written: dict[str, int] = {}
         self._scored: Counter[str] = Counter()
@@ -113,7 +113,7 @@ class Gateway:
             now = time.monotonic()
             if now >= next_look:
                 next_look = now + LOOK_S
-                self._to_planner(MembersQuery())
+                self._to_planner(self._directory.query())
                 self.rates.note(self.table.pace.num_tokens, now)
             self._pump(now)
             await self._sleep()
@@ -203,7 +203,7 @@ class Gateway:
             if isinstance(message, Members):
                 self.members = [
                     m
-                    for m in self._roll.call(message.members, now)
+                    for m in self._roll.call(self._directory.heard(message), now)
                     if self._only is None or m.instance == self._only
                 ]
                 self.table.on_members(self.members, now)

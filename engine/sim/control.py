@@ -6,6 +6,7 @@ from collections.abc import Callable
 from engine import protocol as p
 from engine.core import Request
 from engine.scheduler.base import Placement
+from engine.scheduler.directory import MemberList
 from engine.scheduler.kept import Kept
 from engine.scheduler.performance import Performance
 from engine.scheduler.planner import Planner
@@ -81,13 +82,14 @@ class SimGateway(Party):
     def start(self) -> None:
         super().start()
         tokens = self.world.config.block_tokens
+        self._members = MemberList()
         self.table = RequestTable(block_tokens=tokens, kept=Kept(KEEP_S), life=str(self.life))
         now = self.clock()
         for request, token_ids, reason, error in self._answered:
             self.table.keep(request, now, token_ids, finish_reason=reason, error=error)
         for request, token_ids in self._journal.values():
             self.table.add(request, now, token_ids)
-        self.every(MEMBERS_S, lambda: self.to_planner(p.MembersQuery()))
+        self.every(MEMBERS_S, lambda: self.to_planner(self._members.query()))
         self._push()
 
     def submit(self, request: Request) -> None:
@@ -116,7 +118,7 @@ class SimGateway(Party):
 
     def on_planner(self, message: p.Message) -> None:
         if isinstance(message, p.Members):
-            self.table.on_members(message.members, self.clock())
+            self.table.on_members(self._members.heard(message), self.clock())
             self.table.forget(self.clock())
             self._push()
 
