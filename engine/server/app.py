@@ -113,13 +113,15 @@ def build_app(
     def resume(last_event_id: str, tenant: Tenant) -> Response:
         name, told = told_of(last_event_id)
         choices = choices_of(name, gateway.table.entries, gateway.terms)
-        if choices is not None and not is_resumable(len(choices.entries)):
-            text = f"A stream of more than {MAX_RESUMED} choices cannot be resumed; this one has "
-            raise Problem(400, f"{text}{len(choices.entries)}. Send the request again.")
         is_own = choices is not None and choices.entries[0].request.tenant == tenant.name
-        if choices is not None and told == [-1]:
-            told *= len(choices.entries)
-        if choices is None or not is_own or len(told) != len(choices.entries):
+        if choices is None or not is_own:
+            raise Problem(404, f"There is no stream to resume at {last_event_id!r}.")
+        num_choices = len(choices.entries)
+        if not is_resumable(num_choices):
+            text = f"A stream of more than {MAX_RESUMED} choices cannot be resumed; this one has "
+            raise Problem(400, f"{text}{num_choices}. Send the request again.")
+        told = told * num_choices if told == [-1] else told
+        if len(told) != num_choices:
             raise Problem(404, f"There is no stream to resume at {last_event_id!r}.")
         return events(choices, told)
 
