@@ -15,7 +15,7 @@ def sleeper(_pipe):
 
 
 def until(found):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not (what := found()) and time.monotonic() < deadline:
         time.sleep(0.01)
     return what

@@ -14,7 +14,7 @@ import shared_memory
 
 ROOT = Path(__file__).parents[2]
 MARK = "LENDKV_TEST_MARK"
-GUARD_S = 90.0
+GUARD_S = 120.0
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Command:
         return Done(self.process.returncode, out, err)
 
     def gone(self) -> bool:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while self.pids() and time.monotonic() < deadline:
             time.sleep(0.02)
         return not self.pids()

@@ -29,7 +29,7 @@ sys.path.append(str(ROOT / "tests" / "launch"))
 from command import MARK, Command, parent_of, rank_of  # noqa: E402, F401
 from tiny_checkpoint import byte_tokenizer, make_tiny_checkpoint  # noqa: E402
 
-GUARD_S = 60.0
+GUARD_S = 120.0
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}<assistant>"
 POSITIONS = 1024
 BLOCK_TOKENS = 8
@@ -219,7 +219,7 @@ class Server:
         try:
             self.process.terminate()
             self.process.wait(GUARD_S)
-            deadline = time.monotonic() + 2
+            deadline = time.monotonic() + 20
             while self.pids() and time.monotonic() < deadline:
                 time.sleep(0.02)
             assert not self.pids()
