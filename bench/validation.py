@@ -55,7 +55,8 @@ class Spare:
         """A share of all cores; children that have not been waited for count as others."""
         others = used_s() - self._busy - (self._ours_s() - self._ours)
         cores = os.cpu_count() or 1
-        return round(max(0.0, others / cores / (time.monotonic() - self._began)), 3)
+        share = others / cores / (time.monotonic() - self._began)
+        return round(min(max(0.0, share), 1.0), 3)  # the kernel counts in ticks
 
     @staticmethod
     def _ours_s() -> float:
