@@ -232,7 +232,8 @@ class RequestTable:
         prompt_ids, salt = entry.request.prompt_ids, entry.request.cache_salt
         cached = self._affinity.find(prompt_ids, salt) if len(members) > 1 else {}
         load = self.loads.tokens
-        instance = route(entry.num_tokens, members, load, self.block_tokens, cached)
+        most = entry.request.max_borrowed
+        instance = route(entry.num_tokens, members, load, self.block_tokens, cached, most)
         entry.instance, entry.address = instance, ""
         if instance is None:
             return

@@ -11,6 +11,7 @@ def route(
     load: Mapping[int, int],
     block_tokens: int,
     cached: Mapping[int, int],
+    max_borrowed: int | None = None,
 ) -> int | None:
     """The instance for a request of ``num_tokens``; None while no step is ready.
 
@@ -18,18 +19,23 @@ def route(
     are late. Instances that can hold the request at home come first, those before others that have
     the room already (frontends do not know of each other's requests), then the least loaded:
     ``cached``, the request's tokens that it is likely to have, are taken off what is under way.
+    Whose key may borrow so many blocks only (None: any number) goes where it has to borrow least:
+    if it can ever be held anywhere, it is there, however busy that is.
     """
     ready = [member for member in members if member.step_address]
     if not ready:
         return None
     num_blocks = -(-num_tokens // block_tokens)
 
-    def cost(member: Member) -> tuple[bool, bool, float, int]:
+    num_held = num_tokens // block_tokens + 1  # with the token that comes next
+
+    def cost(member: Member) -> tuple[int, bool, bool, float, int]:
+        lack = 0 if max_borrowed is None else max(0, num_held - member.num_blocks)
         under_way = load.get(member.instance, 0) / block_tokens
         room = member.num_blocks - under_way
         spared = cached.get(member.instance, 0) / block_tokens
         share = (under_way - spared) / max(member.num_blocks, 1)
-        return (num_blocks > room, num_blocks > member.num_free, share, member.instance)
+        return (lack, num_blocks > room, num_blocks > member.num_free, share, member.instance)
 
     return min(ready, key=cost).instance
 
