@@ -26,7 +26,6 @@ def route(
     if not ready:
         return None
     num_blocks = -(-num_tokens // block_tokens)
-
     num_held = num_tokens // block_tokens + 1  # with the token that comes next
 
     def cost(member: Member) -> tuple[int, bool, bool, float, int]:
