@@ -12,8 +12,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from engine.attention import KERNELS
-from engine.attention.base import Kernel
-from engine.build_attention import build_runner
+from engine.build_attention import build_kernel, build_runner
 from engine.comm import TRANSPORTS
 from engine.comm.base import Transport
 from engine.comm.collective import Collective
@@ -115,11 +114,6 @@ def build_transport(config: Config, pool: MemoryPool | None = None, **runtime: A
     return transport
 
 
-def build_kernel(config: Config) -> Kernel:
-    kernel: Kernel = KERNELS.load(config.pool.kernel)()
-    return kernel
-
-
 def build_pool_server(
     config: Config,
     *,
@@ -129,11 +123,13 @@ def build_pool_server(
     shape: ModelShape,
     pool: MemoryPool,
     transport: Transport,
+    attention: type[LocalBackend] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[PoolServer, RManager]:
+    """The pool role; ``attention``: what its step computes with, where not the recipe's."""
     from engine.attention.answer import PoolServer
 
-    kernel = build_kernel(config)
+    kernel = build_kernel(config, pool, shape, attention)
     parts: dict[str, Any] = {
         "instance": instance,
         "epoch": epoch,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from engine.attention import BACKENDS
+from engine import devices
+from engine.attention import BACKENDS, KERNELS
+from engine.attention.base import Kernel
 from engine.config import Component, Config, options_of
 from engine.core import BlockLayout, ModelShape
 from engine.errors import ConfigError
+from engine.memory import POOLS
 from engine.memory.base import MemoryPool
+from engine.model import checkpoint as checkpoints
 from engine.model.checkpoint import Checkpoint
 from engine.registry import construct, own_config
 
@@ -19,6 +24,31 @@ if TYPE_CHECKING:
     from engine.comm.collective import Collective
     from engine.model.runner import ModelRunner
     from engine.model.transformers_checkpoint import TransformersCheckpoint
+
+
+def model_device(config: Config) -> str:
+    """Where the model runs: where the pool's blocks lie, unless the recipe says it."""
+    wanted = config.model.device
+    if wanted != "auto":
+        return devices.pick(wanted)
+    if config.tp > 1 or config.model.library != "lendkv" or config.model.quantization != "none":
+        return "cpu"
+    _, options = options_of(POOLS, "pool", config.pool)
+    return devices.pick(getattr(options, "device", "cpu"))
+
+
+def load_model(config: Config, *, for_parts: bool = False) -> Checkpoint | TransformersCheckpoint:
+    """The recipe's model; see ``checkpoint.load``."""
+    wanted = config.model
+    return checkpoints.load(
+        wanted.path,
+        wanted.dtype,
+        library=wanted.library,
+        bits=wanted.bits,
+        quantization=wanted.quantization,
+        for_parts=for_parts,
+        device=model_device(config),
+    )
 
 
 def attention_parts(
@@ -76,6 +106,27 @@ def build_attention(
     return backend
 
 
+def build_kernel(
+    config: Config, pool: MemoryPool, shape: ModelShape, given: type[LocalBackend] | None = None
+) -> Kernel:
+    """What a pool answers others with: where the host reads no blocks, what its step uses."""
+    if pool.region is not None:
+        kernel: Kernel = KERNELS.load(config.pool.kernel)()
+        return kernel
+    from engine.attention.backend_kernel import BackendKernel
+
+    _, _, cls, options = attention_parts(config, given)
+
+    def make(heads: int, layout: BlockLayout) -> LocalBackend:
+        part = replace(shape, num_heads=heads, num_kv_heads=layout.kv_heads)
+        made: LocalBackend = construct(
+            cls, options, shape=part, layout=layout, pool=pool, num_threads=config.threads
+        )
+        return made
+
+    return BackendKernel(make, shape.num_heads, pool.layout)
+
+
 def build_runner(
     config: Config,
     *,
@@ -104,4 +155,4 @@ def build_runner(
     )
     if collective is not None:  # what is told is of all ranks: each asks for its heads
         backend.travels = Travels(checkpoint.config.shape, pool.layout)
-    return ModelRunner(model, backend, collective), backend
+    return ModelRunner(model, backend, collective, device=checkpoint.device), backend

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from engine.devices import fault_of
 from engine.memory.room import size_fault
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def check(config: Config) -> list[str]:
                     f"model.quantization={config.model.quantization} is for "
                     f"model.{name}={needed} only"
                 )
+    problems += _check_device(config)
     if config.pool.block_tokens > 256:
         problems.append(f"pool.block_tokens is {config.pool.block_tokens}; at most 256 is possible")
     if config.generate.prompt and config.generate.prompt_file:
@@ -88,6 +90,24 @@ def _check_cluster(config: Config) -> list[str]:
 
 def _listens_on(config: Config) -> str:
     return str(config.transport.options.get("host", ""))
+
+
+def _check_device(config: Config) -> list[str]:
+    """What a model on a GPU cannot be together with; the GPU itself is looked for later."""
+    model = config.model
+    if fault := fault_of(model.device):
+        return [f"model.device={fault}"]
+    if model.device in ("auto", "cpu"):
+        return []
+    return [
+        f"{name}={value} runs on the CPU only, and model.device is {model.device}: {advice}"
+        for name, value, allowed, advice in (
+            ("model.library", model.library, "lendkv", "use model.library=lendkv"),
+            ("model.quantization", model.quantization, "none", "use model.quantization=none"),
+            ("tp", config.tp, 1, "its ranks add up over gloo; use tp=1"),
+        )
+        if value != allowed
+    ]
 
 
 def _check_ranks(config: Config) -> list[str]:

@@ -43,6 +43,8 @@ class ModelConfig:
     """schedule: a sequence's bits do not depend on batch, chunks or recompute; slower"""
     quantization: Literal["none", "int8"] = "none"
     """int8: matrices become 8-bit integers with a scale for each 64; faster, bfloat16 only"""
+    device: str = "auto"
+    """where it runs: auto (where the pool's blocks lie), cpu, cuda, or one GPU as cuda:1"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

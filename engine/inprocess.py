@@ -20,6 +20,7 @@ from engine.build import (
     build_transport,
     layout_of,
 )
+from engine.build_attention import load_model
 from engine.callbacks import Callback
 from engine.comm.loopback import LoopbackNetwork
 from engine.config import Component, Config
@@ -28,7 +29,7 @@ from engine.errors import ConfigError, LendKVError
 from engine.loop import Loop
 from engine.memory.base import MemoryPool
 from engine.memory.rmanager import RManager
-from engine.model import checkpoint as checkpoints
+from engine.model.checkpoint import Checkpoint
 from engine.model.transformers_checkpoint import TransformersCheckpoint
 from engine.protocol import BorrowOffer, Failed, Freeze, Message, Progress, Report, Tokens
 from engine.scheduler.base import Placement
@@ -68,7 +69,7 @@ class Engine:
         attention: str | type[LocalBackend] | None = None,
         pool: str | type[MemoryPool] | None = None,
         placement: str | type[Placement] | Placement | None = None,
-        checkpoint: checkpoints.Checkpoint | TransformersCheckpoint | None = None,
+        checkpoint: Checkpoint | TransformersCheckpoint | None = None,
         callbacks: Sequence[Callback] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -84,14 +85,7 @@ class Engine:
             config = replace(config, pool=replace(config.pool, name=pool, options={}))
         if isinstance(placement, str):
             config = replace(config, placement=Component(name=placement))
-        wanted = config.model
-        self.checkpoint = checkpoint or checkpoints.load(
-            wanted.path,
-            wanted.dtype,
-            library=wanted.library,
-            bits=wanted.bits,
-            quantization=wanted.quantization,
-        )
+        self.checkpoint = checkpoint or load_model(config)
         self._clock = clock
         self._planner = build_gmanager(config)
         self._next_plan = 0.0
@@ -119,6 +113,7 @@ class Engine:
                 shape=shape,
                 pool=memory,
                 transport=transport,
+                attention=None if isinstance(attention, str) else attention,
                 clock=clock,
             )
             self.network.services.append(server.serve_once)

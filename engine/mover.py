@@ -55,12 +55,13 @@ class Mover:
             # One part may wait here; queries that come behind it must not wait for more.
             while queue and self._lenders.unsent_bytes(instance) < part_bytes:
                 move, offset, end = queue.popleft()
-                block = self._pool.block(move.block)
                 write = Write(move.to.loan, move.to.slot, offset, end == size)
                 if write.last:
-                    checksum = zlib.crc32(block) + 1 if self._checksums else 0
+                    read = self._pool.read
+                    checksum = zlib.crc32(read(move.block)) + 1 if self._checksums else 0
                     write = structs.replace(write, content=move.content, checksum=checksum)
-                if not self._lenders.send(instance, write, block[offset:end]):
+                part = self._pool.read(move.block, offset, end)
+                if not self._lenders.send(instance, write, part):
                     break
 
     def on_ack(self, instance: int, ack: Ack) -> Move | None:

@@ -143,7 +143,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool, team: Team = ALONE)
     """Serves requests until a Goodbye, as rank 0 of its team; returns its exit status."""
     import torch
 
-    from engine.model import checkpoint as checkpoints
+    from engine.build_attention import load_model
 
     config = place.config
     torch.set_num_threads(config.threads)
@@ -176,14 +176,6 @@ def step(pipe: Connection, place: Place, memory: MemoryPool, team: Team = ALONE)
         if isinstance(message, Report | Failed | HandedOver):
             del owners[request_id]
 
-    checkpoint = checkpoints.load(
-        config.model.path,
-        config.model.dtype,
-        library=config.model.library,
-        bits=config.model.bits,
-        quantization=config.model.quantization,
-        for_parts=config.tp > 1,
-    )
     loop = build_loop(
         config,
         instance=place.instance,
@@ -191,7 +183,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool, team: Team = ALONE)
         step_epoch=epoch,
         cluster=place.cluster,
         host=place.host,
-        checkpoint=checkpoint,
+        checkpoint=load_model(config, for_parts=config.tp > 1),
         pool=memory,
         pool_address=pipe.recv()["pool"],
         transport=build_transport(config, memory, key=key),

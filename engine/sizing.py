@@ -95,20 +95,13 @@ def advice(config: Config, shape: ModelShape) -> str:
 
 
 def _load(pipe: Connection, config: Config) -> None:
-    from engine.model import checkpoint as checkpoints
+    from engine.build_attention import load_model
 
     bare = _private_bytes()
     if config.cluster.donor:  # it runs nothing
         pipe.send({"weights": 0, "runtime": bare})
         return
-    checkpoint = checkpoints.load(
-        config.model.path,
-        config.model.dtype,
-        library=config.model.library,
-        bits=config.model.bits,
-        quantization=config.model.quantization,
-        for_parts=config.tp > 1,
-    )
+    checkpoint = load_model(config, for_parts=config.tp > 1)
     ready = checkpoint.model if config.tp == 1 else _largest_part(checkpoint, config.tp)
     assert ready is not None
     weights = getattr(checkpoint, "weights", {}).values()  # others are the process's own

@@ -165,7 +165,7 @@ class PoolServer:
         outputs = self._rmanager.handle(number, write, now, len(body))
         for copy in [out for out in outputs if isinstance(out, CopyIn)]:
             self._perform([copy], body)
-            found = zlib.crc32(self._pool.block(copy.block)) + 1
+            found = zlib.crc32(self._pool.read(copy.block)) + 1
             if found != write.checksum:
                 raise PeerLost(f"slot {write.slot} of loan {write.loan}: its checksum is {found}")
         self._perform([out for out in outputs if not isinstance(out, CopyIn)])
@@ -262,15 +262,13 @@ class PoolServer:
                 case Reply():
                     self._send(output.peer, output.message)
                 case CopyIn():
-                    block = self._pool.block(output.block)
-                    block[output.offset : output.offset + len(body)] = body
+                    self._pool.write(output.block, output.offset, body)
                 case CopyOut():
-                    block = self._pool.block(output.block)
-                    data = bytes(block[output.offset : output.offset + output.num_bytes])
+                    end = output.offset + output.num_bytes
+                    data = bytes(self._pool.read(output.block, output.offset, end))
                     self._send(output.peer, output.message, data)
                 case Zero():
-                    block = self._pool.block(output.block)
-                    block[:] = bytes(len(block))
+                    self._pool.write(output.block, 0, bytes(self._pool.layout.block_bytes))
                 case LosePeer():
                     log.warning("peer %d is cut off: %s", output.peer, output.reason)
                     self._lose(output.peer)

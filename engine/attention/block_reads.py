@@ -56,7 +56,7 @@ class BlockReads:
         if reading is None or block not in reading.blocks:
             return
         if len(reading.blocks) > 1 and reading.blocks[0] == block:
-            self._pool.block(reading.blocks[1])[:] = self._pool.block(block)
+            self._pool.write(reading.blocks[1], 0, self._pool.read(block))
         reading.blocks.remove(block)
         if not reading.blocks:
             del self._readings[_key(ref)]
@@ -70,13 +70,13 @@ class BlockReads:
         if len(body) != num_bytes:
             self._lenders.drop(instance, f"block data of {len(body)} bytes, not {num_bytes}")
             return
-        first = self._pool.block(reading.blocks[0])
-        first[message.offset : message.offset + num_bytes] = body
+        self._pool.write(reading.blocks[0], message.offset, body)
         del reading.missing[message.offset]
         if not reading.missing:
             del self._readings[key]
-            for block in reading.blocks[1:]:
-                self._pool.block(block)[:] = first
+            first, *others = reading.blocks
+            for block in others:
+                self._pool.write(block, 0, self._pool.read(first))
 
 
 def _key(ref: BlockRef) -> Key:

@@ -123,10 +123,11 @@ class DistAttention(AttentionBackend):
 
     def start(self, q_THD: Tensor, layer: int) -> tuple[Tensor, int]:
         self._asked_at = time.perf_counter()
+        asked_THD = q_THD.cpu() if self._steps else q_THD  # once for all holders
         for instance, step in self._steps.items():
             for number in range(len(step.slices)):
                 if instance not in self._failed:
-                    self._ask(instance, number, q_THD, layer)
+                    self._ask(instance, number, asked_THD, layer)
         return q_THD, layer
 
     def finish(self, pending: tuple[Tensor, int]) -> Partial:
@@ -215,15 +216,13 @@ class DistAttention(AttentionBackend):
 
     def _read(self, plan: Plan, way: str, key: Any = None) -> Reading:
         self._mapped.begin()
-        own, block_bytes = self.local.pool.block_address(0), self.local.layout.block_bytes
+        own = self.local.pool.block_address
         lent = [ref for span in plan.spans for ref in span.table if ref.loan]
         copies = self.staging.fetch(lent, self._config.wait_s) if way == "copy" and lent else {}
 
         def where(span: Span, ref: BlockRef) -> int:
-            if not ref.loan:
-                return own + ref.block * block_bytes
-            if ref in copies:
-                return own + copies[ref] * block_bytes
+            if not ref.loan or ref in copies:
+                return own(copies.get(ref, ref.block))
             return self._mapped.address(span.sequence, ref) if way == "mapped" else 0
 
         most = self._lenders.max_body_bytes if lent else 1 << 20

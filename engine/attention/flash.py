@@ -17,8 +17,8 @@ from engine.attention.flash_parts import Packed, parts_of
 from engine.attention.local import LocalBackend, NodeRows
 from engine.attention.merge import run_program
 from engine.attention.tree import MergeProgram, Piece
-from engine.core import Plan
 from engine.errors import ConfigError
+from engine.memory.base import MemoryPool
 
 MAX_DIM = 256
 
@@ -96,7 +96,7 @@ def by_pytorch(
 
 
 class FlashBackend(LocalBackend):
-    """Keys go to the GPU for each layer: the pool is host memory.
+    """Over a pool on the GPU; of one in host memory the keys go there for each layer.
 
     Exact but not placement-invariant: it sums over a node at once. Partials come rounded to the
     model's dtype.
@@ -111,23 +111,25 @@ class FlashBackend(LocalBackend):
     def __init__(self, config: Config, **runtime: Any) -> None:
         if reason := why_not():
             raise ConfigError(reason)
+        self.library = pick()
         super().__init__(**runtime)
         if self.layout.dtype == "float32" or self.layout.head_dim > MAX_DIM:
             raise ConfigError(
                 f"the backend flash takes bfloat16 and float16 and heads of at most {MAX_DIM}, not "
                 f"{self.layout.dtype} of {self.layout.head_dim}: use another backend"
             )
-        self.library = pick()
-        self._device = self.library.device
         self._packed: tuple[Piece, list[tuple[bool, Packed]]] | None = None
 
-    def place_writes(self, plan: Plan) -> None:
-        super().place_writes(plan)
+    def device_over(self, pool: MemoryPool) -> str:
+        return str(self.library.device) if pool.device == "cpu" else pool.device
+
+    def place(self, block_T: Tensor, slot_T: Tensor) -> None:
+        super().place(block_T, slot_T)
         self._packed = None  # a piece that comes again has other positions
 
     def attend(self, piece: Piece, q_THD: Tensor, layer: int, rows: NodeRows) -> None:
         rows.slice(0, piece.num_node_rows).clear()
-        q_THD = q_THD.to(self._device)
+        q_THD = q_THD.to(self.device)
         k_SKD, v_SKD = self._keys_and_values(piece, layer)
         for causal, packed in self._calls(piece):
             keys = self._there(packed.keys)
@@ -142,7 +144,7 @@ class FlashBackend(LocalBackend):
                 causal,
                 self.scale,
             )
-            to = torch.from_numpy(packed.node_rows)
+            to = self._there(packed.node_rows)
             rows.out_RHD[to] = out_THD.to(rows.out_RHD)
             rows.lse_RH[to] = lse_HT.T.to(rows.lse_RH)
 
@@ -154,8 +156,9 @@ class FlashBackend(LocalBackend):
         blocks = (piece.address - np.uint64(self.pool.block_address(0))) // np.uint64(
             self.layout.block_bytes
         )
-        leaves_NK2CD = self._cache_PLK2CD[torch.from_numpy(blocks.astype(np.int64)), layer]
-        k_NCKD, v_NCKD = leaves_NK2CD.to(self._device).permute(2, 0, 3, 1, 4)
+        cache = self.cache_PLK2CD
+        leaves_NK2CD = cache[torch.from_numpy(blocks.astype(np.int64)).to(cache.device), layer]
+        k_NCKD, v_NCKD = leaves_NK2CD.to(self.device).permute(2, 0, 3, 1, 4)
         return k_NCKD.flatten(0, 1), v_NCKD.flatten(0, 1)
 
     def _calls(self, piece: Piece) -> list[tuple[bool, Packed]]:
@@ -168,4 +171,4 @@ class FlashBackend(LocalBackend):
         return self._packed[1]
 
     def _there(self, table: np.ndarray[Any, Any]) -> Tensor:
-        return torch.from_numpy(table).to(self._device)
+        return torch.from_numpy(table).to(self.device)

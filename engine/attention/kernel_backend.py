@@ -14,13 +14,13 @@ from engine.attention.kernel_numpy import NumpyKernel
 from engine.attention.local import DTYPES, LocalBackend, NodeRows
 from engine.attention.native_calls import NativeStep, StoreCall
 from engine.attention.tree import MergeProgram, Piece
-from engine.core import ITEM_BYTES, Plan
+from engine.core import ITEM_BYTES
 from engine.native.library import load
 
 
 def as_numpy(x: Tensor) -> NDArray[Any]:
     """The tensor's memory as a kernel takes it: bfloat16 as uint16."""
-    x = x.contiguous()
+    x = x.cpu().contiguous()
     return x.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
 
 
@@ -89,8 +89,8 @@ class NativeBackend(KernelBackend):
         self._store = StoreCall()
         self._made: _Made | None = None
 
-    def place_writes(self, plan: Plan) -> None:
-        super().place_writes(plan)
+    def place(self, block_T: Tensor, slot_T: Tensor) -> None:
+        super().place(block_T, slot_T)
         addresses = [self.pool.block_address(block) for block in self._block_T.tolist()]
         self._key_at_T = torch.tensor(addresses, dtype=torch.int64)
         self._key_at_T += self.layout.offset_bytes + self._slot_T * self._row_bytes
@@ -107,6 +107,7 @@ class NativeBackend(KernelBackend):
     def write(self, k_TKD: Tensor, v_TKD: Tensor, layer: int) -> None:
         shape = (len(self._key_at_T), self.layout.kv_heads, self.layout.head_dim)
         assert k_TKD.shape == v_TKD.shape == shape
+        k_TKD, v_TKD = k_TKD.cpu(), v_TKD.cpu()
         assert k_TKD.is_contiguous()
         assert v_TKD.is_contiguous()
         self._lk_store(

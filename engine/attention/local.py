@@ -6,6 +6,7 @@ import ctypes
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from engine.attention.base import AttentionBackend, Partial
 from engine.attention.native_calls import NativeStep
 from engine.attention.tree import MergeProgram, Node, Piece, Segment
 from engine.core import BlockLayout, ModelShape, Plan
+from engine.errors import ConfigError
 from engine.memory.base import MemoryPool, header_bytes
 
 SEGMENT_ROWS = 32
@@ -56,10 +58,10 @@ class NodeRows:
     lse_RH: Tensor
 
     @staticmethod
-    def empty(num_rows: int, shape: ModelShape) -> NodeRows:
+    def empty(num_rows: int, shape: ModelShape, device: str = "cpu") -> NodeRows:
         return NodeRows(
-            torch.empty(num_rows, shape.num_heads, shape.head_dim),
-            torch.empty(num_rows, shape.num_heads),
+            torch.empty(num_rows, shape.num_heads, shape.head_dim, device=device),
+            torch.empty(num_rows, shape.num_heads, device=device),
         )
 
     @property
@@ -71,15 +73,14 @@ class NodeRows:
         if len(body) != self.num_bytes:
             return False
         got, num_out = np.frombuffer(body, np.float32), self.out_RHD.numel()
+        if self.out_RHD.device.type != "cpu":
+            there = torch.tensor(got).to(self.out_RHD.device)
+            self.out_RHD.view(-1).copy_(there[:num_out])
+            self.lse_RH.view(-1).copy_(there[num_out:])
+            return True
         self.out_RHD.numpy().reshape(-1)[:] = got[:num_out]
         self.lse_RH.numpy().reshape(-1)[:] = got[num_out:]
         return True
-
-    def take(self, out_RHD: Tensor, lse_RH: Tensor) -> None:
-        """Copy what was computed elsewhere; nothing to do where it was computed here."""
-        if out_RHD.data_ptr() != self.out_RHD.data_ptr():
-            self.out_RHD.copy_(out_RHD)
-            self.lse_RH.copy_(lse_RH)
 
     def clear(self) -> None:
         """No key was seen."""
@@ -118,13 +119,33 @@ class LocalBackend(AttentionBackend):
         self.pool = pool
         self.scale = shape.head_dim**-0.5
         self.num_threads = num_threads
-        blocks = torch.frombuffer(pool.region, dtype=torch.uint8)[header_bytes(pool.num_blocks) :]
-        whole_PLK2CD = blocks.view(DTYPES[layout.dtype]).view(pool.num_blocks, *pool.layout.shape)
-        self._cache_PLK2CD = whole_PLK2CD[:, :, layout.first_kv_head :][:, :, : layout.kv_heads]
+        self.device = self.device_over(pool)
+        """where it computes, and where node rows and finished rows are"""
         self._block_T = self._slot_T = torch.empty(0, dtype=torch.int64)
         self._piece: Piece | None = None
         self._program: MergeProgram | None = None
-        self._rows = NodeRows.empty(0, shape)
+        self._rows = NodeRows.empty(0, shape, self.device)
+
+    def device_over(self, pool: MemoryPool) -> str:
+        """Where it computes over this pool; raises ConfigError where it cannot read it."""
+        if pool.device != "cpu":
+            raise ConfigError(
+                f"{type(self).__name__} computes on the CPU, and the pool lies on {pool.device}: "
+                "use attention.options.local=triton or flash, or pool.name=paged"
+            )
+        return "cpu"
+
+    @cached_property
+    def cache_PLK2CD(self) -> Tensor:
+        """The own pool's keys and values, those of the layout's heads, where they lie."""
+        pool, layout = self.pool, self.layout
+        blocks = pool.bytes_PB
+        if blocks is None:
+            region = pool.region
+            assert region is not None, "a pool has bytes_PB or a region"
+            blocks = torch.frombuffer(region, dtype=torch.uint8)[header_bytes(pool.num_blocks) :]
+        whole_PLK2CD = blocks.view(DTYPES[layout.dtype]).view(pool.num_blocks, *pool.layout.shape)
+        return whole_PLK2CD[:, :, layout.first_kv_head :][:, :, : layout.kv_heads]
 
     @abstractmethod
     def attend(self, piece: Piece, q_THD: Tensor, layer: int, rows: NodeRows) -> None:
@@ -154,8 +175,11 @@ class LocalBackend(AttentionBackend):
                 assert ref.loan == 0, "new keys go to the owner's own blocks"
                 blocks.append(ref.block)
                 slots.append(position % tokens)
-        self._block_T = torch.tensor(blocks, dtype=torch.int64)
-        self._slot_T = torch.tensor(slots, dtype=torch.int64)
+        self.place(torch.tensor(blocks, dtype=torch.int64), torch.tensor(slots, dtype=torch.int64))
+
+    def place(self, block_T: Tensor, slot_T: Tensor) -> None:
+        """``place_writes`` for these blocks of the own pool, on the CPU."""
+        self._block_T, self._slot_T = block_T, slot_T
 
     def piece(self, cuts: Sequence[Cut], chosen: Sequence[dict[int, int]]) -> Piece:
         """The piece over ``chosen[s]`` (leaf -> address) of span ``s``."""
@@ -201,11 +225,12 @@ class LocalBackend(AttentionBackend):
         self._program = MergeProgram.of(
             [(c.row_start, c.num_rows) for c in cuts], rows_of_nodes(self._piece, 0)
         )
-        self._rows = NodeRows.empty(self._piece.num_node_rows, self.shape)
+        self._rows = NodeRows.empty(self._piece.num_node_rows, self.shape, self.device)
 
     def write(self, k_TKD: Tensor, v_TKD: Tensor, layer: int) -> None:
-        self._cache_PLK2CD[self._block_T, layer, :, 0, self._slot_T] = k_TKD
-        self._cache_PLK2CD[self._block_T, layer, :, 1, self._slot_T] = v_TKD
+        cache, block_T, slot_T = self.cache_PLK2CD, self._block_T, self._slot_T
+        cache[block_T, layer, :, 0, slot_T] = k_TKD.to(cache.device)
+        cache[block_T, layer, :, 1, slot_T] = v_TKD.to(cache.device)
 
     def start(self, q_THD: Tensor, layer: int) -> tuple[Tensor, int]:
         return q_THD, layer

@@ -61,7 +61,7 @@ class Reading:
         held: list[dict[Node, int]] = rows_of_nodes(piece, 0)
         for step in steps.values():
             base = step.lay(base, held)
-        rows = NodeRows.empty(base, local.shape)
+        rows = NodeRows.empty(base, local.shape, local.device)
         program = MergeProgram.of([(c.row_start, c.num_rows) for c in cuts], held)
         return Reading(key, remote, ways, steps, piece, rows, program)
 

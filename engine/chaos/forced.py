@@ -10,12 +10,11 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 
 from engine.build import build_pool, layout_of
-from engine.build_attention import attention_parts
+from engine.build_attention import attention_parts, load_model
 from engine.chaos.clients import Answer
 from engine.chaos.oracle import Context, pieces_of
 from engine.config import Config
 from engine.core import BlockRef, Plan, Span
-from engine.model import checkpoint as checkpoints
 from engine.model.tokenizer import Tokenizer
 from engine.registry import construct
 
@@ -81,15 +80,8 @@ class Teacher:
 
     def __init__(self, config: Config, longest: int) -> None:
         """``longest``: tokens of the longest context with its answer."""
-        wanted = config.model
-        checkpoint = checkpoints.load(
-            wanted.path,
-            wanted.dtype,
-            library=wanted.library,
-            bits=wanted.bits,
-            quantization=wanted.quantization,
-        )
-        self._tolerance = TOLERANCE[wanted.dtype]
+        checkpoint = load_model(config)
+        self._tolerance = TOLERANCE[config.model.dtype]
         shape = checkpoint.config.shape
         self._model = checkpoint.model
         self._layout = layout_of(config, shape)

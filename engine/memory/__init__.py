@@ -7,5 +7,6 @@ POOLS = Registry(
     {
         "reference": "engine.memory.reference:ReferencePool",
         "paged": "engine.memory.paged:PagedPool",
+        "device": "engine.memory.device:DevicePool",
     },
 )

@@ -1,13 +1,21 @@
 """MemoryPool: the bytes of an instance's rBlocks. Who owns which block is the RManager's business.
 
-A pool is one region: a header with a 64-bit generation for each block, padded to a page, then the
-blocks, each ``layout.block_bytes`` long. A generation grows before the first byte of a block that
-is given to somebody else changes, so that a reader on the same host can tell.
+In host memory a pool is one region: a header with a 64-bit generation for each block, padded to a
+page, then the blocks, each ``layout.block_bytes`` long. A generation grows before the first byte of
+a block that is given to somebody else changes, so that a reader on the same host can tell. On a
+device (``memory/device.py``) the blocks are a tensor, and the host sees copies of them.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from engine.core import BlockLayout
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PAGE_BYTES = 4096
 
@@ -22,15 +30,19 @@ def region_bytes(layout: BlockLayout, num_blocks: int) -> int:
 
 
 class MemoryPool(ABC):
-    """Storage of ``num_blocks`` rBlocks of one layout."""
+    """Storage of ``num_blocks`` rBlocks of one layout, by default in a region of host memory."""
 
     layout: BlockLayout
     num_blocks: int
+    device: str = "cpu"
+    """where the blocks lie, as PyTorch names it"""
+    bytes_PB: Tensor | None = None
+    """the blocks on ``device``, uint8; None where they lie in ``region``"""
 
     @property
     @abstractmethod
-    def region(self) -> memoryview:
-        """All bytes of the pool, header first; writable."""
+    def region(self) -> memoryview | None:
+        """All bytes of the pool, header first; writable. None where there is no such region."""
 
     @property
     @abstractmethod
@@ -57,12 +69,35 @@ class MemoryPool(ABC):
     def close(self) -> None:
         """Unmap. Safe to call twice."""
 
+    @cached_property
+    def _first_and_bytes(self) -> tuple[int, int]:
+        return self.address + header_bytes(self.num_blocks), self.layout.block_bytes
+
     def block_address(self, block: int) -> int:
-        return self.address + header_bytes(self.num_blocks) + block * self.layout.block_bytes
+        """Of its first byte: in this process's memory, or on ``device``."""
+        first, block_bytes = self._first_and_bytes
+        return first + block * block_bytes
+
+    def read(self, block: int, start: int = 0, stop: int | None = None) -> memoryview:
+        """The block's bytes ``[start, stop)``, read only; perhaps a view of what may still change.
+
+        Raises IndexError outside the pool, as ``write`` does.
+        """
+        return self.block(block)[start:stop].toreadonly()
+
+    def write(self, block: int, start: int, body: bytes | memoryview) -> None:
+        """Put the bytes at ``start`` of the block; done when this returns."""
+        self.block(block)[start : start + len(body)] = body
 
     def block(self, block: int) -> memoryview:
-        """The writable bytes of one block. Raises IndexError outside the pool."""
+        """The writable bytes of one block of the region."""
+        self.require(block)
+        region = self.region
+        assert region is not None, "its blocks lie elsewhere: read and write them"
+        start = header_bytes(self.num_blocks) + block * self.layout.block_bytes
+        return region[start : start + self.layout.block_bytes]
+
+    def require(self, block: int) -> None:
+        """Raises IndexError for a block outside the pool."""
         if not 0 <= block < self.num_blocks:
             raise IndexError(f"block {block} of a pool of {self.num_blocks}")
-        start = header_bytes(self.num_blocks) + block * self.layout.block_bytes
-        return self.region[start : start + self.layout.block_bytes]

@@ -41,6 +41,8 @@ class Checkpoint:
     """mapped from a file that all processes share; read only"""
     eos_ids: tuple[int, ...]
     steady: bool = False
+    device: str = "cpu"
+    """where the model runs; elsewhere it has copies of the weights"""
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
@@ -62,7 +64,10 @@ class Checkpoint:
 
         if "head" in self.weights and self.weights["head"].ndim > 2:  # packed for it
             return NativeLlama(self.config, self.weights)  # its rows are steady anyhow
-        return Llama(self.config, self.weights, steady=self.steady)
+        weights = self.weights
+        if self.device != "cpu":
+            weights = {name: weight.to(self.device) for name, weight in weights.items()}
+        return Llama(self.config, weights, steady=self.steady)
 
     def part(self, collective: Collective) -> Model:
         """One tp rank's part of the model; its weights must be in plain rows."""
@@ -80,13 +85,14 @@ def load(
     bits: str = "any",
     quantization: str = "none",
     for_parts: bool = False,
+    device: str = "cpu",
 ) -> Checkpoint | TransformersCheckpoint:
     """Load a Hugging Face folder, a .gguf file or ``smollm2`` in float32, bfloat16 or float16.
 
     The first load on a machine converts and calls ``on_progress(done_bytes, total_bytes)``.
     ``library="transformers"`` has that library load and run a folder instead.
     ``quantization="int8"`` makes 8-bit integers of the matrices, for the C++ decoder only.
-    ``for_parts``: weights in plain rows, which tp ranks have parts of.
+    ``for_parts``: weights in plain rows, which tp ranks have parts of. ``device``: where to run it.
     Raises CheckpointError when files are missing, damaged or of an unsupported model, or when
     there can be no C++ decoder.
     """
@@ -96,7 +102,7 @@ def load(
 
     if dtype not in ITEM_BYTES:
         raise CheckpointError(f"dtype {dtype!r} is not one of {', '.join(ITEM_BYTES)}")
-    form = "rows" if for_parts else _form(dtype, quantization)
+    form = "rows" if for_parts or device != "cpu" else _form(dtype, quantization)
     source = _source(path_or_name)
     config = source.config
     return Checkpoint(
@@ -105,6 +111,7 @@ def load(
         weights=cache.fused(source, config, dtype, on_progress, form),
         eos_ids=source.eos_ids,
         steady=bits == "schedule",
+        device=device,
     )
 
 

@@ -51,7 +51,8 @@ class Llama:
         logit_rows: Tensor,
         backend: AttentionBackend,
     ) -> Tensor:
-        """Float32 logits ``[N, V]`` of the rows ``logit_rows``; all three are int64 vectors.
+        """Float32 logits ``[N, V]`` of the rows ``logit_rows``; all three are int64 vectors on the
+        weights' device.
 
         The backend gets contiguous q, k, v in the model's dtype, rotated, and applies the scale
         ``1 / sqrt(D)``; the step was begun by the caller, who also ends it.
@@ -83,7 +84,7 @@ class Llama:
         backend.write(qk[:, heads:].contiguous(), v_TKD.contiguous(), index)
         pending = backend.start(qk[:, :heads].contiguous(), index)
         out_THD = backend.finish(pending).out_THD
-        return self._product(out_THD.reshape(rows, -1).to(dtype), layer.out)
+        return self._product(out_THD.reshape(rows, -1).to(hidden_TE), layer.out)
 
     def _embed(self, token_ids_T: Tensor) -> Tensor:
         return F.embedding(token_ids_T, self.embed)

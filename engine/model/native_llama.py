@@ -121,7 +121,7 @@ class NativeLlama(Llama):
             forward(address)
         while call.layer < call.num_layers:
             backend.write(k_TKD, v_TKD, call.layer)
-            attended_THD = backend.finish(backend.start(q_THD, call.layer)).out_THD
+            attended_THD = backend.finish(backend.start(q_THD, call.layer)).out_THD.cpu()
             call.attended = attended_THD.data_ptr()
             # New memory: a transport may still be sending the last layer's.
             q_THD, k_TKD, v_TKD = self._new_qkv(call)

@@ -1,6 +1,6 @@
 """ModelRunner: runs one plan through the model. Knows nothing of sampling or scheduling."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import torch
@@ -39,20 +39,27 @@ class ModelRunner:
     """
 
     def __init__(
-        self, model: Model, backend: AttentionBackend, collective: Collective | None = None
+        self,
+        model: Model,
+        backend: AttentionBackend,
+        collective: Collective | None = None,
+        *,
+        device: str = "cpu",
     ) -> None:
+        """``device``: where the model's weights lie."""
         self._model = model
         self._backend = backend
         self._collective = collective
+        self._device = device
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> tuple[Tensor, frozenset[int]]:
         """Logits of the sampled spans' last rows, then of scored ones; the poisoned sequences.
 
         Raises WontFit for a sequence whose partials are more than a message may hold, and
-        PeerLost where another rank is gone. Logits are rank 0's.
+        PeerLost where another rank is gone. Logits are rank 0's, on the host.
         """
-        token_ids_T = torch.tensor(plan.token_ids, dtype=torch.int64)
+        token_ids_T = self._tensor(plan.token_ids)
         positions = [
             position
             for span in plan.spans
@@ -64,11 +71,18 @@ class ModelRunner:
         self._begin(plan)
         logits_NV = self._model.forward(
             token_ids_T,
-            torch.tensor(positions),
-            torch.tensor(wanted, dtype=torch.int64),
+            self._tensor(positions),
+            self._tensor(wanted),
             self._backend,
         )
+        if self._device != "cpu":
+            # All of the step is done when this is: then its blocks may be others'.
+            logits_NV = logits_NV.cpu()
+            torch.cuda.current_stream(self._device).synchronize()
         return logits_NV, self._of_all_ranks(plan, self._backend.end())
+
+    def _tensor(self, numbers: Sequence[int]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.int64, device=self._device)
 
     def _begin(self, plan: Plan) -> None:
         own = None

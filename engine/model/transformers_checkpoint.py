@@ -39,6 +39,7 @@ class TransformersCheckpoint:
     tokenizer: Tokenizer | None
     """None when the folder has no tokenizer.json"""
     eos_ids: tuple[int, ...]
+    device: str = "cpu"
 
     @property
     def identity(self) -> str:

@@ -206,7 +206,7 @@ class _BackendAttention:
         index: Any = layer.layer_idx
         self._backend.write(k_TKD.contiguous(), v_TKD.contiguous(), index)
         pending = self._backend.start(q_THD.contiguous(), index)
-        return self._backend.finish(pending).out_THD.to(query.dtype)[None]
+        return self._backend.finish(pending).out_THD.to(query)[None]
 
 
 class _Probe:

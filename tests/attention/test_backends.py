@@ -7,7 +7,7 @@ the rows are cut into chunks and whatever else is in the plan.
 
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import oracle
 import pytest
@@ -21,8 +21,7 @@ from torch import Tensor
 from engine.attention import BACKENDS
 from engine.attention.local import LocalBackend
 from engine.core import BlockLayout, BlockRef, ModelShape, Plan, Span
-from engine.memory.base import header_bytes
-from engine.memory.reference import ReferencePool
+from engine.memory import POOLS
 
 REGISTERED = [name for name in BACKENDS.names() if issubclass(BACKENDS.load(name), LocalBackend)]
 LOCAL = [name for name in REGISTERED if name != "flash"]
@@ -48,6 +47,7 @@ class Work:
     """sequence -> rows of its chunks"""
     seed: int
     size: float = 1.0
+    pool: str = "reference"
     shape: ModelShape = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,11 +74,10 @@ class Work:
     def backend(self, name: str) -> LocalBackend:
         """Over a pool in which every number is NaN."""
         num_blocks = sum(self.layout.blocks_for(sum(chunks)) for chunks in self.chunks.values())
-        pool = ReferencePool(
-            ReferencePool.Config(), layout=self.layout, num_blocks=max(1, num_blocks)
-        )
-        blocks = pool.region[header_bytes(pool.num_blocks) :]
-        blocks[:] = b"\xff" * len(blocks)
+        kind = POOLS.load(self.pool)
+        pool = kind(kind.Config(), layout=self.layout, num_blocks=max(1, num_blocks))
+        for block in range(pool.num_blocks):
+            pool.write(block, 0, b"\xff" * self.layout.block_bytes)
         cls = BACKENDS.load(name)
         backend = cls(cls.Config(), shape=self.shape, layout=self.layout, pool=pool)
         assert isinstance(backend, LocalBackend)
@@ -177,6 +176,14 @@ def test_each_row_is_attention_over_its_own_earlier_keys(name: str, work: Work) 
 @given(work=works())
 def test_each_row_of_triton_is_attention_over_its_own_earlier_keys(work: Work) -> None:
     check_rows("triton", work)
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_over_a_pool_on_a_device_the_bits_are_the_same(name: str) -> None:
+    layout = BlockLayout(layers=2, kv_heads=2, head_dim=8, tokens=4, dtype="bfloat16")
+    work = Work(layout, 2, {0: [5, 1, 1], 1: [3, 4]}, seed=7)
+    there = replace(work, pool="device").run(name)
+    assert all(same_bits(work.run(name), there, sequence) for sequence in work.chunks)
 
 
 def check_rows(name: str, work: Work) -> None:

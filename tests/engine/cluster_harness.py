@@ -15,6 +15,7 @@ from engine.config import load
 from engine.core import Plan, SamplingParams
 from engine.llm import LLM
 from engine.loop import Loop
+from engine.memory.base import MemoryPool
 from engine.memory.books import BlockState
 from engine.model import checkpoint as checkpoints
 from engine.model.checkpoint import Checkpoint
@@ -51,6 +52,7 @@ def cluster(
     kernel: str = "native",
     clock: TickingClock | None = None,
     callbacks: Sequence[Callback] = (),
+    pool: type[MemoryPool] | None = None,
 ) -> LLM:
     config = load(
         None,
@@ -66,7 +68,13 @@ def cluster(
             *overrides,
         ],
     )
-    return LLM(config, checkpoint=checkpoint, clock=clock or TickingClock(), callbacks=callbacks)
+    return LLM(
+        config,
+        checkpoint=checkpoint,
+        clock=clock or TickingClock(),
+        callbacks=callbacks,
+        pool=pool,
+    )
 
 
 def greedy(max_tokens: int) -> SamplingParams:

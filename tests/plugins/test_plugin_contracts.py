@@ -54,6 +54,11 @@ def pool():
     made.close()
 
 
+@pytest.fixture
+def region_pool(pool):
+    return pool
+
+
 def contract(module: Any, fixture: str) -> dict[str, Any]:
     """A module's tests of a fixture, to be collected here and given this module's fixture."""
     tests = {name: value for name, value in vars(module).items() if name.startswith("test_")}
@@ -66,6 +71,7 @@ def contract(module: Any, fixture: str) -> dict[str, Any]:
 
 globals().update(contract(transports, "net"))
 globals().update(contract(pools, "pool"))
+globals().update(contract(pools, "region_pool"))
 
 
 def test_what_is_written_to_the_own_pool_is_seen_through_its_descriptor(pool):

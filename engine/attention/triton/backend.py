@@ -19,9 +19,9 @@ from torch import Tensor
 from engine.attention.base import Partial
 from engine.attention.local import DTYPES, LocalBackend, NodeRows
 from engine.attention.tree import MergeProgram, Piece
-from engine.core import ITEM_BYTES, Plan
+from engine.core import ITEM_BYTES
 from engine.errors import ConfigError
-from engine.memory.base import header_bytes
+from engine.memory.base import MemoryPool, header_bytes
 from engine.native.library import processor_flags
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def why_not() -> str:
 
 
 class TritonBackend(LocalBackend):
-    """Keys and values stay in the pool's host memory, which a GPU reads and writes in place."""
+    """Over a pool in the GPU's memory, or in host memory, which a GPU reads and writes in place."""
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
@@ -64,58 +64,70 @@ class TritonBackend(LocalBackend):
             known = ", ".join(map(str, TILE_ROWS))
             raise ConfigError(f"tile_rows is {config.tile_rows}; it must be one of {known}")
         super().__init__(**runtime)
-        self._device = torch.device("cpu" if is_interpreted() else "cuda")
-        if self._device.type == "cuda":
-            self._show_pool_to_gpu()
+        if self.device != "cpu":
             self.reads_mapped = False
+            if self.pool.device == "cpu":
+                self._show_pool_to_gpu()
         # Imported here: whoever does not use it pays for no triton, and needs none.
         launch = import_module("engine.attention.triton.launch")
-        first, dtype = header_bytes(self.pool.num_blocks), DTYPES[self.layout.dtype]
-        anchor = torch.frombuffer(self.pool.region, dtype=dtype, count=1, offset=first)
+        anchor = self._first_item()
         tiles = launch.Tiles.suited(rows=config.tile_rows)
         self._launch: Launch = launch.Launch(
-            self.layout, self.shape.num_heads, anchor, self._device, tiles
+            self.layout, self.shape.num_heads, anchor, torch.device(self.device), tiles
         )
         self._slot_at_T = torch.empty(0, dtype=torch.int64)
         self.fingerprint = f"triton/{version('triton')}/{_where()}/rows {config.tile_rows}"
 
-    def place_writes(self, plan: Plan) -> None:
-        super().place_writes(plan)
+    def device_over(self, pool: MemoryPool) -> str:
+        if is_interpreted():
+            return super().device_over(pool)
+        return "cuda" if pool.device == "cpu" else pool.device
+
+    def place(self, block_T: Tensor, slot_T: Tensor) -> None:
+        super().place(block_T, slot_T)
         layout = self.layout
         item = ITEM_BYTES[layout.dtype]
-        block_T = self._block_T * (layout.block_bytes // item) + layout.offset_bytes // item
-        slot_at_T = block_T + self._slot_T * layout.head_dim
-        self._slot_at_T = slot_at_T.to(self._device)
+        first_T = block_T * (layout.block_bytes // item) + layout.offset_bytes // item
+        self._slot_at_T = (first_T + slot_T * layout.head_dim).to(self.device)
         self._launch.moved_on()
 
     def write(self, k_TKD: Tensor, v_TKD: Tensor, layer: int) -> None:
-        self._launch.write(k_TKD.to(self._device), v_TKD.to(self._device), self._slot_at_T, layer)
+        self._launch.write(k_TKD.to(self.device), v_TKD.to(self.device), self._slot_at_T, layer)
 
     def attend(self, piece: Piece, q_THD: Tensor, layer: int, rows: NodeRows) -> None:
         own = rows.slice(0, piece.num_node_rows)
-        out_RHD, lse_RH = own.out_RHD.to(self._device), own.lse_RH.to(self._device)
-        self._launch.attend(piece, q_THD.to(self._device), layer, self.scale, out_RHD, lse_RH)
-        own.take(out_RHD, lse_RH)
+        q_THD = q_THD.to(self.device)
+        self._launch.attend(piece, q_THD, layer, self.scale, own.out_RHD, own.lse_RH)
 
     def merge(self, program: MergeProgram, rows: NodeRows, num_queries: int) -> Partial:
-        out_RHD, lse_RH = rows.out_RHD.to(self._device), rows.lse_RH.to(self._device)
+        out_RHD, lse_RH = rows.out_RHD, rows.lse_RH
         out_THD = out_RHD.new_empty(num_queries, *out_RHD.shape[1:])
         lse_TH = lse_RH.new_empty(num_queries, lse_RH.shape[1])
         self._launch.merge(program, out_RHD, lse_RH, out_THD, lse_TH)
-        return Partial(out_THD.to(rows.out_RHD.device), lse_TH.to(rows.lse_RH.device))
+        return Partial(out_THD, lse_TH)
+
+    def _first_item(self) -> Tensor:
+        """Where addresses count from."""
+        pool, dtype = self.pool, DTYPES[self.layout.dtype]
+        if pool.bytes_PB is not None:
+            return pool.bytes_PB.view(dtype).view(-1)[:1]
+        region, first = pool.region, header_bytes(pool.num_blocks)
+        assert region is not None, "a pool has bytes_PB or a region"
+        return torch.frombuffer(region, dtype=dtype, count=1, offset=first)
 
     def _show_pool_to_gpu(self) -> None:
         """Pin the pool's memory and map it for the GPU; its addresses are the same there."""
-        region = self.pool.region
+        first = self.pool.block_address(0)
+        num_bytes = self.pool.num_blocks * self.layout.block_bytes
         cudart: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         portable_and_mapped = 3
-        error = int(cudart.cudaHostRegister(self.pool.address, len(region), portable_and_mapped))
+        error = int(cudart.cudaHostRegister(first, num_bytes, portable_and_mapped))
         if error:
             raise ConfigError(
-                f"CUDA cannot map the pool's {len(region)} bytes for the GPU (error {error}): "
+                f"CUDA cannot map the pool's {num_bytes} bytes for the GPU (error {error}): "
                 "lower pool.num_blocks, or use the backend native"
             )
-        weakref.finalize(self, cudart.cudaHostUnregister, self.pool.address)
+        weakref.finalize(self, cudart.cudaHostUnregister, first)
 
 
 def _where() -> str:

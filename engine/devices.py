@@ -1,0 +1,43 @@
+"""Devices: which of PyTorch's a recipe means. Imports torch only when asked.
+
+Must not be asked in a supervisor: a process that has looked for GPUs cannot fork others that use
+them.
+"""
+
+import re
+
+from engine.errors import ConfigError
+
+KNOWN = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
+
+
+def fault_of(name: str) -> str:
+    """Why it is no device's name, or nothing; asks for none."""
+    if KNOWN.fullmatch(name):
+        return ""
+    return f"{name!r} is no device: give auto, cpu, cuda, or one GPU as cuda:1"
+
+
+def pick(name: str) -> str:
+    """``auto`` is a CUDA GPU where there is one, else the CPU; raises ConfigError in a sentence."""
+    if fault := fault_of(name):
+        raise ConfigError(fault)
+    if name == "cpu":
+        return name
+    import torch
+
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return "cuda" if there else "cpu"
+    if not there:
+        raise ConfigError(
+            f"the device {name} is wanted, and PyTorch {torch.__version__} finds no CUDA GPU: use "
+            "cpu, or a machine with a GPU and a build of PyTorch for CUDA"
+        )
+    number = int(name.partition(":")[2] or 0)
+    if number >= there:
+        raise ConfigError(
+            f"the device {name} is wanted, and there are {there} GPUs: use cuda:0 to "
+            f"cuda:{there - 1}"
+        )
+    return name
