@@ -4,22 +4,34 @@ The real GManager and placements hear a made-up cluster's real messages: 10 to 1
 100 running requests on average, up to 1,000,000 (bench/reporting.py). Nothing is modelled but what
 the messages say.
 
-Printed for each size and placement: a round of planning (median), hearing one instance's reports
-for a second (decoded and handled, its timed steps learned), bytes of these reports, bytes of the
-whole ones that a new planner asks for, and the memory that the planner takes for an instance. The
-last line says how much faster than the cluster the round grew.
+Printed for each size and placement: a round of planning (median), an answer to one that asks who
+could lend, hearing one instance's reports for a second (decoded and handled, its timed steps
+learned), bytes of these reports, bytes of the whole ones that a new planner asks for, and the
+memory that the planner takes for an instance. Times are the processor's, so others on the machine
+count for little. The last line says how rounds and answers grow, as exponents of the cluster's size
+from each size to the next: 1 is in step with it.
 """
 
 import argparse
 import gc
 import json
+import math
 import random
 import statistics
 import sys
 import time
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
-from bench.reporting import BEATS_PER_S, BLOCK_TOKENS, LOADS_PER_S, REQUESTS, ReportingInstance
+from bench.reporting import (
+    BEATS_PER_S,
+    BLOCK_TOKENS,
+    HOSTED,
+    LOADS_PER_S,
+    REQUESTS,
+    ReportingInstance,
+)
 from engine import protocol as p
 from engine.scheduler import PLACEMENTS
 from engine.scheduler.gmanager import GManager
@@ -27,6 +39,8 @@ from engine.scheduler.performance import Performance
 
 SIZES = (10, 100, 1000, 10000)
 ROUNDS = 7
+QUERIES = 50
+"""of as many instances, spread over the cluster"""
 
 
 def measure(name: str, num_instances: int) -> dict[str, Any]:
@@ -53,26 +67,41 @@ def measure(name: str, num_instances: int) -> dict[str, Any]:
     gc.freeze()  # what was made for the benchmark is no garbage of the planner's
     before = _resident_bytes()
     _hear(planner, whole, 0.0)
-    began = time.perf_counter()
+    began = time.process_time()
     _hear(planner, second, 0.5)
-    heard_s = time.perf_counter() - began
+    heard_s = time.process_time() - began
     memory = _resident_bytes() - before
     rounds, num_advice = [], 0
     for number in range(ROUNDS):
-        began = time.perf_counter()
+        began = time.process_time()
         num_advice += len(planner.tick(0.5 + 0.5 * number))
-        rounds.append(time.perf_counter() - began)
+        rounds.append(time.process_time() - began)
+    began = time.process_time()
+    for query in range(QUERIES):
+        asks = query * num_instances // QUERIES
+        planner.handle(p.BorrowQuery(query, asks, f"host{asks // HOSTED}", 8), 3.5)
+    answered_s = (time.process_time() - began) / QUERIES
     return {
         "placement": name,
         "instances": num_instances,
         "requests": REQUESTS * num_instances,
         "round_ms": round(1e3 * statistics.median(rounds), 2),
         "advice": num_advice,
+        "answer_ms": round(1e3 * answered_s, 3),
         "hearing_ms": round(1e3 * heard_s / num_instances, 3),
         "bytes_per_s": round(sum(map(len, second)) / num_instances),
         "whole_bytes": round(sum(map(len, whole)) / num_instances),
         "memory_kb": round(memory / 1e3 / num_instances, 1),
     }
+
+
+def exponents(found: Sequence[dict[str, Any]], what: str) -> list[float]:
+    """Of the number of instances, from each size to the next."""
+    return [
+        math.log(max(later[what], 1e-3) / max(earlier[what], 1e-3))
+        / math.log(later["instances"] / earlier["instances"])
+        for earlier, later in pairwise(found)
+    ]
 
 
 def _hear(planner: GManager, said: list[bytes], now: float) -> None:
@@ -95,21 +124,25 @@ def main() -> int:
     sizes = [int(size) for size in args.instances.split(",")]
     found = []
     print(
-        "placement  instances   requests     round     hearing 1 s      bytes/s    whole    memory"
+        "placement  instances   requests     round     answer       hearing 1 s      bytes/s"
+        "    whole    memory"
     )
     for name in args.placements.split(","):
         of = [measure(name, size) for size in sizes]
         for one in of:
             print(
                 f"{name:9}{one['instances']:11,}{one['requests']:11,}{one['round_ms']:8.1f} ms"
-                f"{one['hearing_ms']:10.2f} ms/instance{one['bytes_per_s']:9,}"
-                f"{one['whole_bytes']:9,}{one['memory_kb']:8.1f} KB/instance",
+                f"{one['answer_ms']:8.3f} ms{one['hearing_ms']:10.2f} ms/instance"
+                f"{one['bytes_per_s']:9,}{one['whole_bytes']:9,}"
+                f"{one['memory_kb']:8.1f} KB/instance",
                 flush=True,
             )
         if len(of) > 1:
-            grew = of[-1]["round_ms"] / max(of[-2]["round_ms"], 1e-3)
-            by = of[-1]["instances"] / of[-2]["instances"]
-            print(f"{name:9} the last {by:g} x in size took {grew:.1f} x as long")
+            rounds, answers = (
+                " ".join(f"{grew:.2f}" for grew in exponents(of, what))
+                for what in ("round_ms", "answer_ms")
+            )
+            print(f"{name:9} exponents of growth: rounds {rounds}, answers {answers}", flush=True)
         found += of
     if args.json:
         print(json.dumps(found))

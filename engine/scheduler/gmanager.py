@@ -28,6 +28,7 @@ from engine.protocol import (
 )
 from engine.scheduler.base import Advice, ClusterView, InstanceView, Placement, StepCost
 from engine.scheduler.directory import Directory
+from engine.scheduler.lenders import Lenders
 from engine.scheduler.reports import follow, is_old
 from engine.scheduler.shortages import Shortages
 
@@ -87,6 +88,9 @@ class GManager:
         self._next_resend = float("-inf")
         self._pools: dict[int, _Seen] = {}
         self._steps: dict[int, Register] = {}
+        self._lenders = Lenders(config.stale_s)
+        self._leaving: set[int] = set()
+        """whose step says that it leaves"""
         self._shortages = Shortages()
         self._directory = Directory()
 
@@ -156,6 +160,7 @@ class GManager:
         if beat is None:
             return self._ask_whole(now)
         self._pools[said.instance] = _Seen(beat, now)
+        self._lenders.heard(beat, now)
         return None
 
     def _on_load(self, said: Load, now: float) -> Resend | None:
@@ -167,6 +172,10 @@ class GManager:
         if load is None:
             return self._ask_whole(now)
         self._loads[said.instance] = _Told(load, now)
+        if load.num_draining:
+            self._leaving.add(said.instance)
+        else:
+            self._leaving.discard(said.instance)
         if self._cost is not None and self._num_learned < MAX_LEARNED:
             self._num_learned += len(load.samples)
             self._cost.learn(load.samples)
@@ -181,8 +190,7 @@ class GManager:
         return Resend()
 
     def _is_draining(self, beat: Heartbeat) -> bool:
-        told = self._loads.get(beat.instance)
-        if told is not None and told.load.num_draining:
+        if beat.instance in self._leaving:
             return True
         return self._draining.get(beat.instance, -1) >= beat.epoch
 
@@ -215,21 +223,20 @@ class GManager:
         return sorted(seen, key=lambda beat: beat.instance)
 
     def _offer(self, query: BorrowQuery, now: float) -> BorrowOffer:
-        others = [
-            beat
-            for beat in self._alive(now)
-            if beat.instance != query.instance and not self._is_draining(beat)
-        ]
-        best = sorted(
-            others,
-            key=lambda beat: (beat.host != query.host, -beat.num_lendable, beat.instance),
-        )
-        best = best[: self._config.max_offers]
+        lenders = self._lenders
+        lenders.until(now)
+
+        def may_lend(beat: Heartbeat) -> bool:
+            return beat.instance != query.instance and not self._is_draining(beat)
+
+        best = lenders.best(query.host, self._config.max_offers, may_lend)
+        excepted = {query.instance, *self._leaving, *self._draining}
+        beats = [beat for beat in map(lenders.get, excepted) if beat is not None]
         left = self._shortages.left_for(query, best, now)
         return BorrowOffer(
             query.query,
             [_creditor(beat, left.get(beat.instance, 0)) for beat in best],
-            sum(beat.num_lend_cap for beat in others),
+            lenders.num_lend_cap - sum(b.num_lend_cap for b in beats if not may_lend(b)),
         )
 
     def _members(self, now: float) -> list[Member]:
