@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, NamedTuple
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=1 << 24)]
@@ -189,8 +189,7 @@ class BlockRef(NamedTuple):
     """the holder's generation of the block when it was granted; for mapped reads"""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(Struct, frozen=True, gc=False):
     """Consecutive query tokens of one sequence in a step.
 
     Rows ``[row_start, row_start + num_rows)`` of the packed step are positions

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
+from msgspec import structs
 from torch import Tensor
 
 from engine.core import BlockRef, Plan
@@ -64,7 +65,7 @@ def shortened(plan: Plan, known: dict[int, tuple[BlockRef, ...]]) -> Plan:
     return replace(
         plan,
         spans=tuple(
-            replace(span, table=()) if known.get(span.sequence) == span.table else span
+            structs.replace(span, table=()) if known.get(span.sequence) == span.table else span
             for span in plan.spans
         ),
     )
@@ -75,7 +76,8 @@ def completed(plan: Plan, known: dict[int, tuple[BlockRef, ...]]) -> Plan:
     return replace(
         plan,
         spans=tuple(
-            span if span.table else replace(span, table=known[span.sequence]) for span in plan.spans
+            span if span.table else structs.replace(span, table=known[span.sequence])
+            for span in plan.spans
         ),
     )
 

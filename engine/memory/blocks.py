@@ -61,6 +61,8 @@ class BlockStore:
         self.contents = contents or Contents()
         self._free: list[int] = []
         self._references: dict[int, int] = {}
+        self.num_shared = 0
+        """used blocks that have several users"""
         self._hashes: dict[int, bytes] = {}
         self._sealed: dict[bytes, int] = {}
         """hash -> one of the blocks with it"""
@@ -110,6 +112,7 @@ class BlockStore:
         shared = list(blocks)
         self._require_used(shared)
         for block in shared:
+            self.num_shared += self._references[block] == 1
             self._references[block] += 1
 
     def recover(self, blocks: Mapping[int, bytes]) -> None:
@@ -142,8 +145,10 @@ class BlockStore:
         if any(count > self._references[block] for block, count in released.items()):
             raise ValueError("a block is released more often than it is held")
         for block, count in released.items():
-            self._references[block] -= count
-            if self._references[block]:
+            before, left_over = self._references[block], self._references[block] - count
+            self.num_shared -= before > 1 >= left_over
+            self._references[block] = left_over
+            if left_over:
                 continue
             del self._references[block]
             content = self._hashes.pop(block, None)
@@ -189,6 +194,7 @@ class BlockStore:
         assert len(free) == len(self._free), "a block is free twice"
         assert not free & self._references.keys(), "a block is free and used"
         assert all(count > 0 for count in self._references.values())
+        assert self.num_shared == sum(count > 1 for count in self._references.values())
         assert self._hashes.keys() <= self._references.keys(), "a free block has a hash"
         assert self._cached <= self._hashes.keys(), "a cached block is not sealed"
         assert self._sealed.keys() <= {*self._hashes.values()}, "a hash outlives its blocks"

@@ -188,15 +188,15 @@ class Admission:
     def num_missing_blocks(self) -> int:
         """Blocks that all waiting sequences want."""
         tokens = self._layout.tokens
-        return sum(len(sequence.to_place(tokens)) for sequence in self.waiting)
+        return sum(sequence.num_to_place(tokens) for sequence in self.waiting)
 
     def _next(self) -> Sequence:
-        keys = [(not one.is_wounded, one.request.priority, not one.table) for one in self.waiting]
-        least = min(keys)
-        alike = [one for one, key in zip(self.waiting, keys, strict=True) if key == least]
-        first = min(alike, key=lambda one: one.seniority)
-        # what it holds is of no use to anybody before it goes on
-        return first if first.table else self.turns.choose(alike)
+        def rank(one: Sequence) -> tuple[bool, int, bool, tuple[int, tuple[int, float, int]]]:
+            # what it holds is of no use to anybody before it goes on: then it needs no turn
+            turn = (0, one.seniority) if one.table else self.turns.of(one)
+            return not one.holes, one.request.priority, not one.table, turn
+
+        return min(self.waiting, key=rank)
 
     def _look_up(self, sequence: Sequence, now: float) -> None:
         """Find its keys where others have left them, before it is given memory to compute them."""
@@ -230,7 +230,7 @@ class Admission:
     def num_missing(self, sequence: Sequence) -> int:
         """Own blocks that would spare it any borrowing."""
         there = len(sequence.spare) + self._holdings.store.num_free
-        return len(sequence.to_place(self._layout.tokens)) - there
+        return sequence.num_to_place(self._layout.tokens) - there
 
     def _draw(
         self, sequence: Sequence, now: float, wanted: Mapping[int, bytes] | None = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
+from operator import attrgetter
 
 from engine.core import BlockLayout, Plan, Scored, Span
 from engine.scheduler.holdings import Holdings
@@ -50,7 +51,7 @@ class Batch:
                 left -= len(token_ids)
             if first + num_rows == len(sequence.token_ids):
                 sampled.append(len(spans))
-            table = tuple(sequence.table[: self._layout.blocks_for(first + num_rows)])
+            table = sequence.leaves(self._layout.blocks_for(first + num_rows))
             spans.append(
                 Span(sequence.number, len(tokens), num_rows, first, table, sequence.table_version)
             )
@@ -66,6 +67,8 @@ class Batch:
     ) -> int:
         """Blocks for the rows' keys; how many rows from ``first`` on have them."""
         tokens = self._layout.tokens
+        if num_rows == 1 and sequence.has(first // tokens):  # most decodes
+            return 1
         leaves = range(first // tokens, self._layout.blocks_for(first + num_rows))
         # A hole that has grown at its front has blocks behind those that it lacks.
         unopened = [leaf for leaf in leaves if _is_nowhere(sequence, leaf)]
@@ -83,13 +86,15 @@ class Batch:
 
 def _in_order(ready: Many[Sequence], budget: int) -> Iterator[tuple[Sequence, int]]:
     """Sequences in the order in which they take rows, and how many each leaves to those behind."""
-    decodes = [one for one in ready if not one.is_prefill]
-    yield from ((one, 0) for one in sorted(decodes, key=lambda one: one.seniority))
-    prefills = [one for one in ready if one.is_prefill]
+    decodes: list[Sequence] = []
+    prefills: list[Sequence] = []
+    for one in ready:
+        (prefills if one.is_prefill else decodes).append(one)
+    yield from ((one, 0) for one in sorted(decodes, key=_seniority))
     if not prefills:
         return
     left = max(0, budget - len(decodes))
-    head = min(prefills, key=lambda one: one.seniority)
+    head = min(prefills, key=_seniority)
     priority = head.request.priority
     kept = min(head.num_left, left - left // 2)
     others = [one for one in prefills if one is not head]
@@ -98,6 +103,9 @@ def _in_order(ready: Many[Sequence], budget: int) -> Iterator[tuple[Sequence, in
     yield from ((one, kept) for one in shorter)
     yield head, 0
     yield from ((one, 0) for one in others if one not in shorter)
+
+
+_seniority = attrgetter("seniority")
 
 
 def _first_unscored(sequence: Sequence) -> int:

@@ -108,7 +108,9 @@ class Census:
         self._tenants: dict[str, Tally] = {}
 
     def of(self, tenant: str) -> Tally:
-        return self._tenants.setdefault(tenant, Tally())
+        if tenant not in self._tenants:
+            self._tenants[tenant] = Tally()
+        return self._tenants[tenant]
 
     def added(self, entry: Entry) -> None:
         for tally in self._both(entry):
@@ -119,8 +121,8 @@ class Census:
             tally.began(entry)
 
     def took(self, entry: Entry, number: int) -> None:
-        for tally in self._both(entry):
-            tally.took(number)
+        self.all.took(number)
+        self.of(entry.request.tenant).took(number)
 
     def ended(self, entry: Entry, now: float) -> None:
         for tally in self._both(entry):

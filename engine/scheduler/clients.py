@@ -47,19 +47,20 @@ class Clients:
 
     def publish(self, sequence: Sequence, score: Score | None, is_complete: bool) -> bool:
         """Send the newest token; True when it was the last one, as it is in a complete answer."""
-        name, sampling = sequence.request.request_id, sequence.request.sampling
-        last, num_output = sequence.token_ids[-1], sequence.num_output
+        request, token_ids = sequence.request, sequence.token_ids
+        sampling = request.sampling
+        last, num_output = token_ids[-1], len(token_ids) - sequence.num_prompt
         reason = ""
         is_end = last in self._eos_ids and not sampling.ignore_eos
         is_end |= last in sampling.stop_token_ids
         if is_complete or (num_output > sampling.min_tokens and is_end):
             reason = "stop"
-        elif num_output >= sampling.max_tokens or len(sequence.token_ids) >= self._max_positions:
+        elif num_output >= sampling.max_tokens or len(token_ids) >= self._max_positions:
             reason = "length"
         scores = [] if score is None else [score]
         reused = 0 if num_output > 1 else min(sequence.num_reused, sequence.num_prompt)
-        told = Tokens(name, num_output - 1, [last], reason, scores, reused)
-        self._tell(sequence.request, told)
+        told = Tokens(request.request_id, num_output - 1, [last], reason, scores, reused)
+        self._tell(request, told)
         return bool(reason)
 
     def publish_scores(self, sequence: Sequence, scores: Several[Score]) -> None:

@@ -29,6 +29,8 @@ class Debts:
     def __init__(self, drift_margin: float = 0.05) -> None:
         self._drift_margin = drift_margin
         self._debts: dict[tuple[int, int], _Debt] = {}
+        self._next: float | None = None
+        """``next_renewal``, unless what it was found by has changed"""
         self._renewing: dict[int, tuple[float, frozenset[int]]] = {}
         """instance -> when the unanswered Renew was sent, and the loans it named"""
 
@@ -47,9 +49,11 @@ class Debts:
     ) -> None:
         lease_s *= 1 - self._drift_margin
         self._debts[instance, loan] = _Debt(lease_s, asked_at + lease_s, is_pin)
+        self._next = None
 
     def remove(self, instance: int, loan: int) -> None:
-        self._debts.pop((instance, loan), None)
+        if self._debts.pop((instance, loan), None):
+            self._next = None
 
     def forget(self, instance: int) -> set[tuple[int, int]]:
         """The channel is gone, and answers with it; returns the loans that are lost."""
@@ -62,10 +66,14 @@ class Debts:
     @property
     def next_renewal(self) -> float:
         """When the first of the leases is due to be renewed: after a third of it."""
-        return min((debt.renewal for debt in self._debts.values()), default=math.inf)
+        if self._next is None:
+            self._next = min((debt.renewal for debt in self._debts.values()), default=math.inf)
+        return self._next
 
     def tick(self, now: float) -> list[ToPool]:
         """Renewals that are due."""
+        if now < self.next_renewal:
+            return []
         due = {instance for (instance, _), debt in self._debts.items() if now >= debt.renewal}
         return [renewal for instance in sorted(due) for renewal in self.renew(instance, now)]
 
@@ -86,6 +94,7 @@ class Debts:
         for loan in named.intersection(self.of(instance)):
             debt = self._debts[instance, loan]
             if loan in standing:
+                self._next = None
                 debt.ends = max(debt.ends, sent + debt.lease_s)
             else:
                 gone.add((instance, loan))
@@ -93,4 +102,6 @@ class Debts:
 
     def expired(self, now: float) -> set[tuple[int, int]]:
         """Loans that must not be used any more."""
+        if now < self.next_renewal:  # long before any of them ends
+            return set()
         return {key for key, debt in self._debts.items() if now >= debt.ends}

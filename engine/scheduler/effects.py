@@ -1,42 +1,37 @@
 """What the I/O-free machines want done; the loop does it and reports back."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from engine.core import BlockRef
 from engine.protocol import Life, Message
 
 
-@dataclass(frozen=True, slots=True)
-class ToPool:
+class ToPool(Struct, frozen=True, gc=False):
     """Send to an instance's pool."""
 
     instance: int
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class ToPlanner:
+class ToPlanner(Struct, frozen=True, gc=False):
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class ToClient:
+class ToClient(Struct, frozen=True, gc=False):
     """Send to whoever submitted the request."""
 
     request_id: str
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class Connect:
+class Connect(Struct, frozen=True, gc=False):
     """Open a channel to an instance's pool, unless there is one."""
 
     instance: int
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(Struct, frozen=True, gc=False):
     """Copy a sealed own block to a lent slot; reported back when the holder has committed it."""
 
     sequence: int
@@ -47,16 +42,14 @@ class Move:
     """the block's chain hash"""
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(Struct, frozen=True, gc=False):
     """The leaf stays where it is: stop its Move or Fetch. Comes before its slot is released."""
 
     sequence: int
     leaf: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fetch:
+class Fetch(Struct, frozen=True, gc=False):
     """Copy a lent block into an own one; reported back when it is whole."""
 
     sequence: int
@@ -65,8 +58,7 @@ class Fetch:
     block: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(Struct, frozen=True, gc=False):
     """The sequence ends, or starts over: drop its tables at the holders, stop its moves."""
 
     sequence: int

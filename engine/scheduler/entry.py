@@ -41,6 +41,8 @@ class Entry:
     error_code: str = ""
     report: Report | None = None
     attempt: int = 0
+    attempt_id: str = field(init=False)
+    """what its instance calls it"""
     attempts: list[Attempt] = field(default_factory=list)
     why: str = FIRST
     """of the next attempt"""
@@ -54,6 +56,9 @@ class Entry:
     last_token_at: float | None = None
     ended_at: float | None = None
 
+    def __post_init__(self) -> None:
+        self.attempt_id = self._attempt_id()
+
     @property
     def done(self) -> bool:
         return bool(self.finish_reason or self.error)
@@ -62,6 +67,13 @@ class Entry:
     def num_tokens(self) -> int:
         return len(self.request.prompt_ids) + self.request.sampling.max_tokens
 
-    @property
-    def attempt_id(self) -> str:
+    def begin(self, instance: int, address: str, now: float) -> None:
+        """The next attempt, at this instance."""
+        self.instance, self.address = instance, address
+        self.attempt += 1
+        self.attempt_id = self._attempt_id()
+        began_s, num_tokens = now - self.arrived, len(self.token_ids)
+        self.attempts.append(Attempt(self.attempt, instance, began_s, self.why, num_tokens))
+
+    def _attempt_id(self) -> str:
         return f"{self.request.request_id}#{self.life}.{self.attempt}"

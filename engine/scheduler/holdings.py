@@ -4,6 +4,7 @@ A leaf is always written to an own block first. When it is sealed and has a targ
 and the own block is free for the next leaf.
 """
 
+from bisect import insort
 from collections.abc import Iterable, Mapping
 
 from engine.core import BlockLayout, BlockRef
@@ -130,6 +131,7 @@ class Holdings:
             ]
         for leaf, instance in leaves.items():
             sequence.targets[leaf] = free[instance].pop(0)
+        sequence.home = [leaf for leaf in sequence.home if leaf not in leaves]
         for instance, refs in free.items():
             if refs:
                 loan, slots = refs[0].loan, [ref.slot for ref in refs]
@@ -149,11 +151,12 @@ class Holdings:
         """Positions [first, end) are computed: hash the leaves that are full now, start moves."""
         tokens = self._layout.tokens
         for leaf in range(first // tokens, end // tokens):
-            parent = sequence.hashes[leaf - 1] if leaf else sequence.root
-            chunk = sequence.token_ids[leaf * tokens : (leaf + 1) * tokens]
+            parent, chunk = sequence.content(leaf, tokens)
             content = self.store.seal(sequence.table[leaf].block, parent, chunk)
             if leaf == len(sequence.hashes):
                 sequence.hashes.append(content)
+            if leaf not in sequence.targets:
+                insort(sequence.home, leaf)
         self.move_sealed(sequence)
 
     def move_sealed(self, sequence: Sequence) -> None:
@@ -167,13 +170,10 @@ class Holdings:
 
     def own_sealed(self, sequence: Sequence) -> list[int]:
         """Leaves at home whose lending frees a block, the oldest first."""
-        return [
-            leaf
-            for leaf in range(len(sequence.hashes))
-            if self._is_sealed(sequence, leaf)
-            and leaf not in sequence.targets
-            and not self.store.is_shared(sequence.table[leaf].block)
-        ]
+        if not self.store.num_shared:
+            return sequence.home
+        table, is_shared = sequence.table, self.store.is_shared
+        return [leaf for leaf in sequence.home if not is_shared(table[leaf].block)]
 
     def moved(self, sequence: Sequence, leaf: int) -> None:
         """The holder has committed the block: use it there, and reuse the own one."""
@@ -189,17 +189,18 @@ class Holdings:
 
     def fetched(self, sequence: Sequence, leaf: int, block: int) -> None:
         """A lent leaf is home again: use it here, give its slot back."""
-        tokens = self._layout.tokens
-        parent = sequence.hashes[leaf - 1] if leaf else sequence.root
-        self.store.seal(block, parent, sequence.token_ids[leaf * tokens : (leaf + 1) * tokens])
+        self.store.seal(block, *sequence.content(leaf, self._layout.tokens))
         lent, sequence.table[leaf] = sequence.table[leaf], BlockRef(self._instance, block)
         sequence.table_version += 1
+        insort(sequence.home, leaf)
         self.chronicle.note(sequence, "returned", lent.instance, 1)
         self.release_slot(sequence, lent)
 
     def untarget(self, sequence: Sequence, leaf: int, *, release: bool) -> None:
         """The leaf stays at home; ``release``: its slot still stands, and goes back."""
         ref = sequence.targets.pop(leaf)
+        if self._is_sealed(sequence, leaf):
+            insort(sequence.home, leaf)
         if leaf in sequence.moving:
             sequence.moving.discard(leaf)
             self.effects.append(Cancel(sequence.number, leaf))
@@ -247,6 +248,8 @@ class Holdings:
         self.free([sequence.table.pop().block])
         sequence.table_version += 1
         del sequence.hashes[leaf:]
+        if sequence.home[-1:] == [leaf]:
+            sequence.home.pop()
         lost = max(0, sequence.num_computed - leaf * self._layout.tokens)
         sequence.num_computed -= lost
         return lost
@@ -266,6 +269,12 @@ class Holdings:
     def _reuse(self, sequence: Sequence, found: Mapping[int, int]) -> None:
         refs = {leaf: BlockRef(self._instance, block) for leaf, block in found.items()}
         sequence.reuse(refs, self._layout.tokens)
+        sequence.home = self.home_of(sequence)
+
+    def home_of(self, sequence: Sequence) -> list[int]:
+        """What ``Sequence.home`` must be, looked up leaf by leaf."""
+        num_sealed, targets = len(sequence.hashes), sequence.targets
+        return [n for n in range(num_sealed) if n not in targets and self._is_sealed(sequence, n)]
 
     def _is_sealed(self, sequence: Sequence, leaf: int) -> bool:
         """The leaf is full and lies in an own block."""
@@ -275,10 +284,8 @@ class Holdings:
 
     def _note_moved(self, sequence: Sequence, leaf: int, to: BlockRef) -> None:
         self.chronicle.note(sequence, "moved", to.instance, 1)
-        tokens, at = self._layout.tokens, (to.instance, to.loan, to.slot)
-        parent = sequence.hashes[leaf - 1] if leaf else sequence.root
-        chunk = sequence.token_ids[leaf * tokens : (leaf + 1) * tokens]
-        self.store.contents.moved(at, sequence.hashes[leaf], parent, chunk)
+        at, of = (to.instance, to.loan, to.slot), sequence.content(leaf, self._layout.tokens)
+        self.store.contents.moved(at, sequence.hashes[leaf], *of)
 
     def _is_own(self, ref: BlockRef) -> bool:
         return ref.instance == self._instance and not ref.loan

@@ -25,6 +25,10 @@ class Loads:
         self._samples: deque[StepSample] = deque(maxlen=MAX_SAMPLES)
         self._lent: dict[int, tuple[int, int]] = {}
         """sequence -> the version of its table, and how many of its leaves are lent"""
+        self._held: dict[int, tuple[tuple[int, int], list[Share]]] = {}
+        """sequence -> the version of its table and its length, and who holds how much of it"""
+        self._origins: dict[int, Origin] = {}
+        """of sequences that were there at the last report"""
         self.step_s = 0.0
         """seconds of a decode step, smoothed"""
         self._step_tokens = Distribution(STEP_TOKENS)
@@ -61,9 +65,9 @@ class Loads:
     def timed(self, plan: Plan, seconds: float, tokens: int) -> None:
         """A step took so long; ``tokens`` to a block. Only decode steps are samples."""
         self._step_s.add(seconds)
-        if any(span.num_rows > 1 for span in plan.spans):
+        if plan.num_rows > len(plan.spans):
             return
-        remote = tokens * sum(self._num_lent(span) for span in plan.spans)
+        remote = tokens * sum(map(self._num_lent, plan.spans))
         keys = sum(span.first_position + 1 for span in plan.spans)
         self._samples.append(StepSample(plan.num_rows, max(0, keys - remote), remote, seconds))
         self.step_s += (seconds - self.step_s) * (SMOOTHING if self.step_s else 1.0)
@@ -80,6 +84,8 @@ class Loads:
         self._began = now if self._began is None else self._began
         samples, self._samples = list(self._samples), deque(maxlen=MAX_SAMPLES)
         self._lent.clear()
+        self._held = {one.number: self._shares(one) for one in all_sequences}
+        self._origins = {one.number: self._origin(one, now) for one in all_sequences}
         requests = {one.number: self._request(one, holdings) for one in all_sequences}
         running = [one.number for one in all_sequences if one.state is State.RUNNING]
         local = {number: requests[number].num_local + 1 for number in running}
@@ -98,7 +104,7 @@ class Loads:
             dict(self.reuse),
             dict(counts),
             {"step_tokens": told(self._step_tokens), "step_s": told(self._step_s)},
-            {one.number: self._origin(one, now) for one in all_sequences},
+            self._origins,
             sum(local.values()),
             sum(max(0, requests[number].num_blocks - own) for number, own in local.items()),
             self._num_steps,
@@ -106,6 +112,9 @@ class Loads:
         )
 
     def _origin(self, sequence: Sequence, now: float) -> Origin:
+        known = self._origins.get(sequence.number)
+        if known is not None:
+            return known
         arrived = now if sequence.arrived is None else sequence.arrived
         name, since = sequence.request.request_id, arrived - (self._began or 0.0)
         return Origin(name, sequence.num_prompt, since)
@@ -113,7 +122,7 @@ class Loads:
     def _request(self, sequence: Sequence, holdings: Holdings) -> RequestLoad:
         state, since, num_local = "waiting", 0, 0
         if sequence.state is State.RUNNING:
-            state, num_local = "prefill", _num_own_sealed(sequence, holdings)
+            state, num_local = "prefill", len(holdings.own_sealed(sequence))
             if not sequence.is_prefill:
                 state, since = "decode", self._num_steps
         holes = sum(end - first for first, end in sequence.holes)
@@ -123,8 +132,19 @@ class Loads:
             sequence.num_computed - holes - since,
             len(sequence.table),
             num_local,
-            _held(sequence),
+            self._held[sequence.number][1],
         )
+
+    def _shares(self, sequence: Sequence) -> tuple[tuple[int, int], list[Share]]:
+        """Its blocks, by instance; counted again only when one has come or moved."""
+        table, at = sequence.table, (sequence.table_version, len(sequence.table))
+        known = self._held.get(sequence.number)
+        if known is not None and known[0] == at:
+            return known
+        if table and not (sequence.loans or sequence.holes):  # all of them are at home
+            return at, [Share(table[0].instance, len(table))]
+        blocks = Counter(sequence.holders())
+        return at, [Share(instance, blocks[instance]) for instance in sorted(blocks)]
 
     def _num_lent(self, span: Span) -> int:
         """Leaves of its table that others hold; counted again only when one has moved."""
@@ -148,22 +168,3 @@ def _borrowed(sequences: Many[Sequence], debts: Debts) -> dict[int, int]:
             if (instance, loan) in debts and not debts.is_pin((instance, loan)):
                 owed[instance] += num_slots
     return dict(owed)
-
-
-def _num_own_sealed(sequence: Sequence, holdings: Holdings) -> int:
-    """How many leaves ``Holdings.own_sealed`` names."""
-    if sequence.loans or sequence.holes:
-        return len(holdings.own_sealed(sequence))
-    own = sequence.table[: len(sequence.hashes)]  # all that is sealed lies at home
-    return sum(not holdings.store.is_shared(ref.block) for ref in own)
-
-
-def _held(sequence: Sequence) -> list[Share]:
-    """Its blocks, by instance."""
-    if sequence.table and not (sequence.loans or sequence.holes):  # all of them are at home
-        return [Share(sequence.table[0].instance, len(sequence.table))]
-    return _shares(Counter(sequence.holders()))
-
-
-def _shares(blocks: Counter[int]) -> list[Share]:
-    return [Share(instance, number) for instance, number in sorted(blocks.items()) if number]

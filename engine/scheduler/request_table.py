@@ -24,7 +24,7 @@ from engine.protocol import (
 )
 from engine.scheduler.affinity import Affinity
 from engine.scheduler.census import Census
-from engine.scheduler.entry import HANDED_OVER, LOST, Attempt, Entry
+from engine.scheduler.entry import HANDED_OVER, LOST, Entry
 from engine.scheduler.kept import Kept
 from engine.scheduler.pace import Pace
 from engine.scheduler.router import SentLoads, route
@@ -150,18 +150,17 @@ class RequestTable:
         entry = self.entries.get(attempt_id.rpartition("#")[0])
         if entry is None or attempt_id != entry.attempt_id:
             return
-        is_at_work = isinstance(message, Progress | Tokens) and not entry.done
-        if is_at_work and entry.started_at is None:
+        if entry.started_at is None and isinstance(message, Progress | Tokens) and not entry.done:
             entry.started_at = now
             self.census.began(entry)
         match message:
+            case Tokens() if not entry.done:
+                self._take(entry, message, now)
             case Report():
                 entry.report, entry.attempts[-1].life = message, message.life
                 self.reported.append(entry)
             case Explained() if entry.report is None:
                 entry.attempts[-1].life = message.life
-            case Tokens() if not entry.done:
-                self._take(entry, message, now)
             case PromptScores() if message.index <= len(entry.prompt_scores):
                 known = len(entry.prompt_scores) - message.index
                 entry.prompt_scores += message.scores[known:]
@@ -200,10 +199,11 @@ class RequestTable:
             entry.num_reused = message.num_reused
         entry.token_ids += message.token_ids
         entry.scores += message.scores
-        self.census.took(entry, len(message.token_ids))
+        num_tokens = len(message.token_ids)
+        self.census.took(entry, num_tokens)
         entry.first_token_at = entry.first_token_at or now
         self.changed.add(entry.request.request_id)
-        self._note_pace(entry, len(message.token_ids), now)
+        self._note_pace(entry, num_tokens, now)
         if message.finish_reason:
             self._end(entry, now, reason=message.finish_reason)
 
@@ -239,10 +239,8 @@ class RequestTable:
             return
         self.loads.begin(entry.request.request_id, instance, entry.num_tokens)
         self._affinity.note(prompt_ids, salt, instance)
-        entry.address = next(m.step_address for m in self._members if m.instance == instance)
-        entry.attempt += 1
-        began_s, num_tokens = now - entry.arrived, len(entry.token_ids)
-        entry.attempts.append(Attempt(entry.attempt, instance, began_s, entry.why, num_tokens))
+        address = next(m.step_address for m in self._members if m.instance == instance)
+        entry.begin(instance, address, now)
         self._effects.append(ToStep(entry.address, submit_of(entry, now, stays=self._stays)))
 
 

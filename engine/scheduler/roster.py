@@ -14,7 +14,7 @@ from engine.scheduler.holdings import Holdings
 from engine.scheduler.negotiator import Negotiator
 from engine.scheduler.pins import Pins
 from engine.scheduler.returns import Returns
-from engine.scheduler.sequence import NOWHERE, Sequence
+from engine.scheduler.sequence import NOWHERE, Sequence, State
 
 
 class Roster:
@@ -46,13 +46,15 @@ class Roster:
 
     def holding(self) -> list[Sequence]:
         """Those that run or could go on where they are, if only there was memory for more."""
-        return [one for one in self.all() if one in self.running or (one.table and not one.holes)]
+        return [
+            one for one in self.all() if one.state is State.RUNNING or (one.table and not one.holes)
+        ]
 
     def note_arrivals(self, now: float) -> None:
         """Those that came since the last time: a request that is sent again is as old as it was."""
         for sequence in self.all():
             if sequence.arrived is None:
-                sequence.arrived = now - sequence.request.age_s
+                sequence.came(now - sequence.request.age_s)
                 num_before = max(0, len(self._admission.waiting) - 1)
                 self._holdings.chronicle.note(sequence, "queued", amount=num_before)
 
@@ -156,6 +158,9 @@ class Roster:
         """Each own block in use is one sequence's, for one purpose."""
         used = Counter(self._returns.blocks())
         for sequence in self.all():
+            assert sequence.home == self._holdings.home_of(sequence), "not what is at home"
+            num_missing = sequence.num_to_place(self._layout.tokens)
+            assert num_missing == len(sequence.to_place(self._layout.tokens)), "not what is missing"
             used.update(sequence.spare)
             used.update(ref.block for ref in sequence.table if ref is not NOWHERE and not ref.loan)
         self._holdings.store.check(used)

@@ -104,6 +104,7 @@ class Scheduler(Desk):
         self.chronicle.now = now
         self.loads.ran(plan.num_rows)
         by_number = {sequence.number: sequence for sequence in self.running}
+        tokens = self._layout.tokens
         for index, span in enumerate(plan.spans):
             sequence = by_number.get(span.sequence)
             if sequence is None or span.sequence in poisoned:
@@ -111,7 +112,8 @@ class Scheduler(Desk):
             was_prefill, was_hole = sequence.is_prefill, bool(sequence.holes)
             sequence.advance(span.num_rows)
             end = span.first_position + span.num_rows
-            self.holdings.seal(sequence, span.first_position, end)
+            if end // tokens > span.first_position // tokens:
+                self.holdings.seal(sequence, span.first_position, end)
             if was_hole:
                 sequence.recomputed_tokens += span.num_rows
                 self.chronicle.note(sequence, "recomputed", amount=span.num_rows)

@@ -46,6 +46,8 @@ class Sequence:
     """leaves on their way to their target"""
     hashes: list[bytes] = field(default_factory=list)
     """chain hash of each sealed leaf"""
+    home: list[int] = field(default_factory=list)
+    """sealed leaves in own blocks that have no target, ascending"""
     loans: dict[tuple[int, int], int] = field(default_factory=dict)
     """(instance, loan) -> slots of it that are not given back"""
     holes: list[tuple[int, int]] = field(default_factory=list)
@@ -76,12 +78,21 @@ class Sequence:
     num_reused: int = 0
     """tokens whose keys were found when it began to run"""
     timeline: Timeline = field(default_factory=Timeline)
+    num_prompt: int = field(init=False)
+    seniority: tuple[int, float, int] = field(init=False)
+    """smaller for more urgent, then older requests: they come first, and give way last"""
+    _seen: tuple[int, tuple[BlockRef, ...]] = (-1, ())
+    """a version of the table, and the part of it that was looked at last"""
 
-    @property
-    def seniority(self) -> tuple[int, float, int]:
-        """Smaller for more urgent, then older requests: they come first, and give way last."""
-        arrived = float("inf") if self.arrived is None else self.arrived
-        return (self.request.priority, arrived, self.number)
+    def __post_init__(self) -> None:
+        self.num_prompt = len(self.request.prompt_ids)
+        self.came(self.arrived)
+
+    def came(self, at: float | None) -> None:
+        """None: nobody has looked when."""
+        self.arrived = at
+        arrived = float("inf") if at is None else at
+        self.seniority = (self.request.priority, arrived, self.number)
 
     @property
     def root(self) -> bytes:
@@ -89,16 +100,12 @@ class Sequence:
         return root_of(self.request.cache_salt)
 
     @property
-    def num_prompt(self) -> int:
-        return len(self.request.prompt_ids)
-
-    @property
     def num_output(self) -> int:
         return len(self.token_ids) - self.num_prompt
 
     @property
     def is_prefill(self) -> bool:
-        return bool(self.holes) or len(self.token_ids) - self.num_computed > 1
+        return len(self.token_ids) - self.num_computed > 1 or bool(self.holes)
 
     @property
     def is_wounded(self) -> bool:
@@ -124,6 +131,22 @@ class Sequence:
         first, end = self.holes.pop(0)
         if first + num_rows < end:
             self.holes.insert(0, (first + num_rows, end))
+
+    def leaves(self, num_leaves: int) -> tuple[BlockRef, ...]:
+        """Where the first so many lie, which must all be somewhere.
+
+        The same tuple as long as none of them moves: tables of long sequences have thousands.
+        """
+        version, known = self._seen
+        if version != self.table_version or len(known) != num_leaves:
+            known = tuple(self.table[:num_leaves])
+            self._seen = (self.table_version, known)
+        return known
+
+    def content(self, leaf: int, tokens: int) -> tuple[bytes, list[int]]:
+        """What a full leaf is named by: the hash of the one before, and its own tokens."""
+        parent = self.hashes[leaf - 1] if leaf else self.root
+        return parent, self.token_ids[leaf * tokens : (leaf + 1) * tokens]
 
     def has(self, leaf: int) -> bool:
         """Whether the leaf has a block."""
@@ -151,6 +174,7 @@ class Sequence:
         self.targets.clear()
         self.moving.clear()
         self.hashes.clear()
+        self.home.clear()
         self.holes.clear()
         self.returning.clear()
         self.num_computed = 0
@@ -161,6 +185,7 @@ class Sequence:
         """These leaves' keys are nowhere; ``tokens`` to a leaf."""
         for leaf in leaves:
             self.table[leaf] = NOWHERE
+        self.table_version += bool(leaves)
         lost = [(leaf * tokens, (leaf + 1) * tokens) for leaf in leaves]
         merged: list[tuple[int, int]] = []
         for first, end in sorted([*self.holes, *lost]):
@@ -175,6 +200,12 @@ class Sequence:
         missing = [leaf for leaf, ref in enumerate(self.table) if ref is NOWHERE]
         behind = range(len(self.table), -(-(len(self.token_ids) + 1) // tokens))
         return [leaf for leaf in (*missing, *behind) if leaf not in self.targets]
+
+    def num_to_place(self, tokens: int) -> int:
+        """How many these are."""
+        if self.holes or self.targets:
+            return len(self.to_place(tokens))
+        return max(0, -(-(len(self.token_ids) + 1) // tokens) - len(self.table))
 
     def holders(self) -> tuple[int, ...]:
         """The instance that holds each leaf that is anywhere."""

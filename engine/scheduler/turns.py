@@ -7,13 +7,12 @@ more than the other by more than the largest requests of both.
 """
 
 from collections import Counter
-from collections.abc import Sequence as Many
 
 from engine.scheduler.sequence import Sequence
 
 
 class Turns:
-    """``began_to_wait``, ``choose``, ``admitted``, ``answered``."""
+    """``began_to_wait``, ``of``, ``admitted``, ``answered``."""
 
     def __init__(self) -> None:
         self._served: Counter[str] = Counter()
@@ -24,9 +23,9 @@ class Turns:
         """It has a request in the queue, and had none there."""
         self._served[tenant] = max(self._served[tenant], self._level)
 
-    def choose(self, waiting: Many[Sequence]) -> Sequence:
-        """The next of these, which must be some; of one tenant's, the oldest."""
-        return min(waiting, key=lambda one: (self._served[one.request.tenant], one.seniority))
+    def of(self, waiting: Sequence) -> tuple[int, tuple[int, float, int]]:
+        """The least has the next turn; of one tenant's, the oldest."""
+        return self._served[waiting.request.tenant], waiting.seniority
 
     def admitted(self, sequence: Sequence) -> None:
         """Its memory was found; one that starts over has been counted."""

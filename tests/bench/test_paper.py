@@ -3,11 +3,13 @@
 import csv
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
 
-from bench.paper import claims, contexts, document, operators, setup, traces, tuning
+from bench.paper import __main__ as command
+from bench.paper import claims, contexts, document, operators, runs, setup, traces, tuning
 from bench.paper.results import FILE, Results
 from engine.sim.serving.cluster import Cluster
 from engine.sim.serving.systems import configured, system_of
@@ -218,3 +220,24 @@ def test_the_page_is_what_the_results_say():
         assert len(traces.ratios(values, "decode", "greedy", against)) == 27
     for verdict in claims.verdicts(values):
         assert all(verdict.reasons), verdict.claim.what
+
+
+def test_a_quick_run_comes_to_its_end_and_writes_nothing(monkeypatch, capsys):
+    asked = []
+
+    def run(config, name, requests):
+        asked.append((name, len(requests)))
+        spreads = {key: {"p50": 1.0, "p99": 2.0} for key in ("ttft_s", "tpot_s")}
+        return (
+            dict.fromkeys(runs.KEPT, 1.0) | spreads | {"lent_over_time": [[0, 3, 4]], "blocks": 6}
+        )
+
+    monkeypatch.setattr(runs, "run", run)
+    monkeypatch.setattr(document, "write", None)
+    monkeypatch.setattr(sys, "argv", ["bench.paper", "--quick"])
+    assert command.main() == 0
+    said = capsys.readouterr()
+    assert "## Published and here" in said.out
+    assert {name for name, _ in asked} == {*traces.SYSTEMS, "balanced"}
+    told = {line.split("/")[0] for line in said.err.splitlines()}
+    assert told == command.EXPERIMENTS.keys()

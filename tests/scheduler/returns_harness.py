@@ -70,6 +70,7 @@ class Home:
             else:
                 one.table.append(self._slot(one, instance))
         one.targets = {leaf: self._slot(one, instance) for leaf, instance in dict(targets).items()}
+        one.home = self.holdings.home_of(one)
         self.holdings.move_sealed(one)
         self.sequences.append(one)
         self.perform()
@@ -156,6 +157,7 @@ class Home:
         """Each own block has one user; each slot of a loan one leaf, or it was given back."""
         used = Counter(self.returns.blocks())
         for one in self.sequences:
+            assert one.home == self.holdings.home_of(one)
             used.update(ref.block for ref in one.table if ref is not NOWHERE and not ref.loan)
             refs = [*(ref for ref in one.table if ref.loan), *one.targets.values()]
             assert Counter((ref.instance, ref.loan) for ref in refs) == Counter(one.loans)

@@ -27,7 +27,7 @@ def check_plan(instance, plan):
         assert plan.token_ids[span.row_start : row] == tuple(
             sequence.token_ids[span.first_position : end]
         )
-        assert len(span.table) == LAYOUT.blocks_for(end)
+        assert span.table == tuple(sequence.table[: LAYOUT.blocks_for(end)])
         assert (index in plan.sampled) == (end == len(sequence.token_ids))
         prefills.append(sequence.is_prefill)
         for ref in span.table[span.first_position // TOKENS :]:

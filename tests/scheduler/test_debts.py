@@ -1,8 +1,11 @@
 """Protects promise 5 on the debtor's side: leases are durations, counted from when it asked."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from engine.protocol import Renew, Renewed
 from engine.scheduler.debts import Debts
@@ -119,3 +122,49 @@ def test_no_lease_is_believed_longer_than_the_creditor_grants_it(steps):
         for at in (now, stands_until, stands_until + 1):
             if not debts.expired(at):
                 assert at < stands_until
+
+
+INSTANCES, LOANS = st.integers(1, 3), st.integers(1, 4)
+
+
+class Accounts(RuleBasedStateMachine):
+    """What is remembered of all debts is what looking at each would give, whatever befalls them."""
+
+    def __init__(self):
+        super().__init__()
+        self.debts, self.now = Debts(), 100.0
+
+    @rule(instance=INSTANCES, loan=LOANS, lease_s=st.floats(1, 60), since=st.floats(0, 5))
+    def add(self, instance, loan, lease_s, since):
+        self.debts.add(instance, loan, lease_s=lease_s, asked_at=self.now - since)
+
+    @rule(instance=INSTANCES, loan=LOANS)
+    def remove(self, instance, loan):
+        self.debts.remove(instance, loan)
+
+    @rule(instance=INSTANCES, standing=st.sets(LOANS))
+    def renewed(self, instance, standing):
+        for key in self.debts.on_renewed(instance, Renewed(sorted(standing))):
+            self.debts.remove(*key)
+
+    @rule(instance=INSTANCES)
+    def lose(self, instance):
+        for key in self.debts.forget(instance):
+            self.debts.remove(*key)
+
+    @rule(seconds=st.floats(0, 30))
+    def tick(self, seconds):
+        self.now += seconds
+        due = {key[0] for key, one in self.debts._debts.items() if one.renewal <= self.now}
+        due -= self.debts._renewing.keys()
+        assert [said.instance for said in self.debts.tick(self.now)] == sorted(due)
+
+    @invariant()
+    def nothing_is_overlooked(self):
+        renewals = [one.renewal for one in self.debts._debts.values()]
+        assert self.debts.next_renewal == min(renewals, default=math.inf)
+        ended = {key for key, one in self.debts._debts.items() if one.ends <= self.now}
+        assert self.debts.expired(self.now) == ended
+
+
+TestAccounts = Accounts.TestCase

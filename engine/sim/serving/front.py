@@ -37,7 +37,7 @@ class Front:
         self._members: list[p.Member] = []
         self._tables: dict[int | None, RequestTable] = {None: self._table()}
         """the gateway's, and that of each instance which is asked by itself"""
-        self._asked: dict[str, RequestTable] = {}
+        self._asked: dict[str, tuple[RequestTable, Entry]] = {}
         self.planner = Planner(
             config.planner,
             placement=placement,
@@ -87,8 +87,8 @@ class Front:
         if to not in self._tables:
             self._tables[to] = self._table(stays=True)
             self._tables[to].on_members(self._known_to(to), self._clock.now)
-        self._asked[request.request_id] = self._tables[to]
-        self._tables[to].add(request, self._clock.now)
+        entry = self._tables[to].add(request, self._clock.now)
+        self._asked[request.request_id] = self._tables[to], entry
         self._push()
 
     def _table(self, *, stays: bool = False) -> RequestTable:
@@ -103,15 +103,15 @@ class Front:
         """A step speaks to a client."""
         if isinstance(message, p.Progress):
             return
-        name = str(getattr(message, "request_id", "")).rpartition("#")[0]
-        table = self._asked.get(name)
-        if table is None:  # it is over, and its report comes
+        name = getattr(message, "request_id", "").rpartition("#")[0]
+        if name not in self._asked:  # it is over, and its report comes
             return
+        table, entry = self._asked[name]
         table.on_message(message, self._clock.now)
         if isinstance(message, p.HandedOver):
             self._push()
-        if table.entries[name].done:  # keep what is measured, and let the table forget it
-            self.ended.append(table.entries[name])
+        if entry.done:  # keep what is measured, and let the table forget it
+            self.ended.append(entry)
             del self._asked[name]
             table.changed.clear()
             table.forget(self._clock.now)
