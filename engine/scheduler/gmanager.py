@@ -28,7 +28,7 @@ from engine.protocol import (
 )
 from engine.scheduler.base import Advice, ClusterView, InstanceView, Placement, StepCost
 from engine.scheduler.directory import Directory
-from engine.scheduler.lenders import Lenders
+from engine.scheduler.ranking import Ranking
 from engine.scheduler.reports import follow, is_old
 from engine.scheduler.shortages import Shortages
 
@@ -88,7 +88,7 @@ class GManager:
         self._next_resend = float("-inf")
         self._pools: dict[int, _Seen] = {}
         self._steps: dict[int, Register] = {}
-        self._lenders = Lenders(config.stale_s)
+        self._ranking = Ranking(config.stale_s)
         self._leaving: set[int] = set()
         """whose step says that it leaves"""
         self._shortages = Shortages()
@@ -160,7 +160,7 @@ class GManager:
         if beat is None:
             return self._ask_whole(now)
         self._pools[said.instance] = _Seen(beat, now)
-        self._lenders.heard(beat, now)
+        self._ranking.heard(beat, now)
         return None
 
     def _on_load(self, said: Load, now: float) -> Resend | None:
@@ -223,20 +223,20 @@ class GManager:
         return sorted(seen, key=lambda beat: beat.instance)
 
     def _offer(self, query: BorrowQuery, now: float) -> BorrowOffer:
-        lenders = self._lenders
-        lenders.until(now)
+        ranking = self._ranking
+        ranking.until(now)
 
         def may_lend(beat: Heartbeat) -> bool:
             return beat.instance != query.instance and not self._is_draining(beat)
 
-        best = lenders.best(query.host, self._config.max_offers, may_lend)
+        best = ranking.best(query.host, self._config.max_offers, may_lend)
         excepted = {query.instance, *self._leaving, *self._draining}
-        beats = [beat for beat in map(lenders.get, excepted) if beat is not None]
+        beats = [beat for beat in map(ranking.get, excepted) if beat is not None]
         left = self._shortages.left_for(query, best, now)
         return BorrowOffer(
             query.query,
             [_creditor(beat, left.get(beat.instance, 0)) for beat in best],
-            lenders.num_lend_cap - sum(b.num_lend_cap for b in beats if not may_lend(b)),
+            ranking.num_lend_cap - sum(b.num_lend_cap for b in beats if not may_lend(b)),
         )
 
     def _members(self, now: float) -> list[Member]:

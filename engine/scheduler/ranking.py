@@ -1,4 +1,4 @@
-"""Lenders: the pools that are there, the roomiest first, everywhere and on each host. No I/O.
+"""Ranking: the pools that are there, the roomiest first, everywhere and on each host. No I/O.
 
 They are kept in order as they speak, so an answer to who asks costs the same in any cluster.
 """
@@ -12,7 +12,7 @@ Rank = tuple[int, int]
 """less its lendable blocks, and its number: smaller for roomier ones"""
 
 
-class Lenders:
+class Ranking:
     """``heard`` what each says, in order of time; ``until`` now, before anything is asked."""
 
     def __init__(self, stale_s: float) -> None:
