@@ -2,9 +2,14 @@
 
 An append-only file of msgpack records. A torn last record, from a process that died while writing,
 is dropped. The reader's first act is to write the records that still matter to a new file.
+
+Where nothing can be written, as on a full disk, requests go on and the journal is written anew when
+that can be: until then nothing is added, since what comes behind a torn record cannot be read.
 """
 
+import logging
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -79,11 +84,15 @@ class Ended(Struct, tag=True, frozen=True, array_like=True):
     error_code: str = ""
 
 
+log = logging.getLogger(__name__)
+
 Record = Accepted | Taken | Scored | Ended
 
 LENGTH_BYTES = 4
 LONG_BYTES = 8 << 20
 """a journal grows to this, or to twice what was of use in it, before it is written anew"""
+RETRY_S = 5.0
+"""how often one that could not be written is tried again"""
 KEEP_ENDED = 256
 """complete answers that are kept for clients who have not heard their end"""
 
@@ -111,12 +120,17 @@ def left_of(entry: Entry, terms: Terms) -> Left:
 class Journal:
     """Appends records; ``open`` gives what an earlier gateway left."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_strict: bool = False) -> None:
+        """A strict one raises OSError where it cannot be written."""
         self._path = path
         self._encoder = msgspec.msgpack.Encoder()
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115
         self._num_bytes = 0
         self._limit = LONG_BYTES
+        self.fault = ""
+        """why nothing is written at present"""
+        self._retry_at = 0.0
+        self._is_strict = is_strict
 
     @staticmethod
     def open(path: Path) -> tuple["Journal", list[Left]]:
@@ -141,30 +155,52 @@ class Journal:
                     ended[record.request_id] = found.pop(record.request_id)._replace(end=record)
         all_left = [*list(ended.values())[-KEEP_ENDED:], *found.values()]
         journal = Journal(path)
-        journal.rewrite(all_left)
+        if fault := journal.rewrite(all_left):
+            journal._stop(fault)  # the old one's last record may be torn
         return journal, all_left
 
     @property
     def is_long(self) -> bool:
-        """Most of it is of no use any more: ``rewrite`` it."""
+        """Most of it is of no use any more, or lacks what could not be written: ``rewrite`` it."""
+        if self.fault:
+            return time.monotonic() >= self._retry_at
         return self._num_bytes > self._limit
 
-    def rewrite(self, all_left: Iterable[Left]) -> None:
-        """Begin anew with what is still of use. Who dies meanwhile leaves the old one whole."""
+    def rewrite(self, all_left: Iterable[Left]) -> str:
+        """Begin anew with what is still of use; why that cannot be, or nothing. Who dies meanwhile
+        leaves the old one whole."""
         partial = self._path.with_suffix(".new")
-        partial.unlink(missing_ok=True)
-        fresh = Journal(partial)
-        for left in all_left:
-            fresh.accepted(left.request, left.terms)
-            name = left.request.request_id
-            fresh.scored(name, 0, left.prompt_scores)
-            fresh.taken(name, 0, left.token_ids, scores=left.scores)
-            if left.end is not None:
-                fresh.ended(left.end)
-        os.replace(partial, self._path)
+        try:
+            partial.unlink(missing_ok=True)
+            fresh = self._written_to(partial, all_left)
+            os.replace(partial, self._path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            self._limit, self._retry_at = self._num_bytes + LONG_BYTES, time.monotonic() + RETRY_S
+            return error.strerror or str(error)
+        if self.fault:
+            log.warning("the journal %s is written again", self._path)
         self._file.close()
-        self._file, self._num_bytes = fresh._file, fresh._num_bytes
+        self._file, self._num_bytes, self.fault = fresh._file, fresh._num_bytes, ""
         self._limit = max(LONG_BYTES, 2 * self._num_bytes)
+        return ""
+
+    @staticmethod
+    def _written_to(path: Path, all_left: Iterable[Left]) -> "Journal":
+        """Raises OSError."""
+        fresh = Journal(path, is_strict=True)
+        try:
+            for left in all_left:
+                fresh.accepted(left.request, left.terms)
+                name = left.request.request_id
+                fresh.scored(name, 0, left.prompt_scores)
+                fresh.taken(name, 0, left.token_ids, scores=left.scores)
+                if left.end is not None:
+                    fresh.ended(left.end)
+        except OSError:
+            fresh.close()
+            raise
+        return fresh
 
     def accepted(self, request: Request, terms: Terms) -> None:
         self._append(Accepted(request, terms))
@@ -190,8 +226,29 @@ class Journal:
         self._file.close()
 
     def _append(self, record: Record) -> None:
+        if self.fault:
+            return
         data = self._encoder.encode(record)
-        self._num_bytes += self._file.write(len(data).to_bytes(LENGTH_BYTES, "little") + data)
+        data = len(data).to_bytes(LENGTH_BYTES, "little") + data
+        try:
+            num_written = self._file.write(data)
+            self._num_bytes += num_written
+            if num_written < len(data):
+                raise OSError("no room for a whole record")
+        except OSError as error:
+            if self._is_strict:
+                raise
+            self._stop(error.strerror or str(error))
+
+    def _stop(self, fault: str) -> None:
+        self.fault, self._retry_at = fault, time.monotonic() + RETRY_S
+        log.warning(
+            "the journal %s cannot be written (%s): requests go on, but a restarted gateway would "
+            "not know of them; it is tried again every %g s",
+            self._path,
+            fault,
+            RETRY_S,
+        )
 
 
 def _read(path: Path) -> Iterable[Record]:
