@@ -47,8 +47,18 @@ def test_memory_that_grows_is_told():
     growth = int(50_000 * 0.05) + SLACK_KB + 500
     problems = said(findings(growth_kb=2 * growth))
     assert len(problems) == len(NAMES)
-    short = said(findings(*[LEFT] * (2 * growth // KEPT_KB), seconds=90.0, growth_kb=2 * growth))
-    assert [problem.partition(":")[0] for problem in short] == ["lendkv-step 1"]
+
+
+def test_a_gateway_may_grow_by_the_answers_that_it_keeps():
+    growth = int(50_000 * 0.05) + SLACK_KB + 500
+    found = findings(growth_kb=2 * growth)
+    for number in range(2 * growth // KEPT_KB):
+        found.outcomes.append(Outcome(1, times=[1.0], ended=1000 + number / 100))
+    assert found.kept() == [1, 0]
+    assert len(said(found)) == len(NAMES), "they have been forgotten"
+    for outcome in found.outcomes:
+        outcome.ended += 400
+    assert [problem.partition(":")[0] for problem in said(found)] == ["lendkv-step 1"]
 
 
 def test_a_process_more_or_less_is_told():
