@@ -128,6 +128,9 @@ def test_on_a_full_disk_requests_go_on_and_it_is_written_when_there_is_room(
             assert not journal.is_long, "it is not tried all the time"
             assert bool(journal.rewrite(left)) == bool(journal.fault)
     if journal.fault:
+        size = path.stat().st_size
+        journal.taken("a", num_tokens, [7])
+        assert path.stat().st_size == size, "what comes behind a torn record cannot be read"
         assert journal.rewrite(left) == ""
     assert journal.fault == ""
     assert found_in(path) == known
