@@ -151,6 +151,7 @@ class Instance:
 
     def _end(self, plan: Plan, work: Work, seconds: float) -> None:
         self._step = None
+        self._strain.rest()
         next_ids = dict.fromkeys(plan.sampled, TOKEN)
         self.scheduler.commit(plan, next_ids, NO_SCORES, NOBODY, NOBODY, self._clock.now)
         self._count(plan, seconds)
@@ -206,7 +207,7 @@ class Instance:
         for seconds in lasted[:num_steps]:
             self._count(plan, seconds)
             self._strain.charged(work)
-        self._strain.stepped_since(self._clock.now - lasted[num_steps - 1])
+        self._strain.rest()
         self._wait_until = self._clock.now + min(ANSWER_SHARE * lasted[0], ANSWER_S)
         self._turn_at(self._clock.now)
 

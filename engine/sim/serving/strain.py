@@ -31,23 +31,27 @@ class Strain:
             if self._measured and other != number and host(other) == host(number)
         ]
         self._owed_s = 0.0
-        """what its device did for others and its own steps have not felt"""
+        """what its device was asked to do for others and its own steps have not felt"""
         self._began = 0.0
+        """its last step that felt it"""
+        self._ended = 0.0
+        """its last step"""
 
     def owe(self, seconds: float) -> None:
         """The device computed partials for others."""
         self._owed_s += seconds
 
     def felt(self) -> float:
-        """What was done for others since the last step began; an idle device did it unnoticed."""
+        """What others have asked for since it last felt that, unless it was done between steps."""
         now = self._cluster.clock.now
-        felt_s, self._owed_s = min(self._owed_s, now - self._began), 0.0
+        left_s = max(0.0, self._owed_s - (now - self._ended))
+        felt_s, self._owed_s = min(left_s, now - self._began), 0.0
         self._began = now
         return felt_s
 
-    def stepped_since(self, began: float) -> None:
-        """The last of a stride's steps began then."""
-        self._began = max(self._began, began)
+    def rest(self) -> None:
+        """A step has ended: until the next one the device is free to do what it owes."""
+        self._ended = self._cluster.clock.now
 
     def charged(self, work: Work) -> float:
         """Seconds of such a step; its holders owe what it takes of their time."""
