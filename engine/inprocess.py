@@ -222,6 +222,8 @@ class Engine:
             if isinstance(advice.message, Freeze):
                 frozen = advice.message
                 self.rmanagers[advice.instance].freeze(frozen.num_blocks, frozen.for_s, now)
+            elif isinstance(advice.message, BorrowOffer):
+                self._offers.append((advice.instance, advice.message))
             else:
                 self.loops[advice.instance].scheduler.on_advice(advice.message, now)
 

@@ -75,6 +75,8 @@ class BorrowQuery(Message, frozen=True):
     """Who could lend this many blocks? Answer: BorrowOffer.
 
     ``age_s`` and ``priority``: of the request that wants them; earlier ones come first.
+    ``num_own``: blocks of its own pool that the step has for it beside these. ``part``: it runs,
+    and takes what there is.
     """
 
     query: Count
@@ -83,13 +85,20 @@ class BorrowQuery(Message, frozen=True):
     num_blocks: Count
     age_s: Seconds = 0.0
     priority: int = 0
+    num_own: Count = 0
+    part: bool = False
 
 
 class BorrowOffer(Message, frozen=True):
+    """What may be borrowed now."""
+
     query: Count
+    """0: nobody's. As much as this step was short of may be there now: who waits asks again"""
     creditors: Annotated[list[Creditor], Meta(max_length=64)]
     num_lend_cap: Count
     """blocks all pools but the asker's own would ever lend: a need beyond it can never be met"""
+    is_held: bool = False
+    """memory is held for this request: later ones are offered what it leaves"""
 
 
 class Register(Message, frozen=True):

@@ -1,9 +1,8 @@
 """Admission: the queue, and how a sequence gets memory before it runs. No I/O.
 
-One sequence is placed at a time: those that lost blocks first, then by priority those that hold
-some already, then one of each tenant in turn, the oldest first. Draw what the own pool has, call
-back what it lent, let the placement decide, borrow the rest all or nothing. Who finds nothing gives
-back what it was just given and pauses, longer each time.
+One sequence is placed at a time, in the order of ``order``. Draw what the own pool has, call back
+what it lent, let the placement decide, borrow the rest all or nothing. Who finds nothing gives back
+what it was just given and pauses, longer each time, or until the planner says that there is enough.
 """
 
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from engine.scheduler.growth import REDRAW_S, Growth
 from engine.scheduler.holdings import Holdings
 from engine.scheduler.loads import Loads
 from engine.scheduler.negotiator import Negotiator, NotPlaced, Placed
+from engine.scheduler.order import next_of
 from engine.scheduler.pins import Pins
 from engine.scheduler.sequence import Sequence, State
 from engine.scheduler.turns import Turns
@@ -75,8 +75,8 @@ class Admission:
             return
         if not self.waiting or self._holdings.drawing or self._growth.borrowing:
             return  # running ones come first
-        sequence = self._next()
-        if sequence.not_before > now:
+        sequence = next_of(self.waiting, self.turns, now)
+        if sequence is None:
             return
         self.waiting.remove(sequence)
         self.placing, sequence.state = sequence, State.PLACING
@@ -150,6 +150,8 @@ class Admission:
         pause = min(self._retry_s * 2 ** min(sequence.num_tries, 10), 5.0)
         # Instances that refuse each other must not try again in step.
         pause *= 1 + self._need.owner % 7 / 10
+        fits_home = self._growth.fits_home(sequence)
+        sequence.may_be_passed = not (fits_home or failed.is_held or sequence.table)
         sequence.not_before = 0.0 if self._has_freed else now + pause
         sequence.on_host = True
         self.queue_again(sequence)
@@ -189,14 +191,6 @@ class Admission:
         """Blocks that all waiting sequences want."""
         tokens = self._layout.tokens
         return sum(sequence.num_to_place(tokens) for sequence in self.waiting)
-
-    def _next(self) -> Sequence:
-        def rank(one: Sequence) -> tuple[bool, int, bool, tuple[int, tuple[int, float, int]]]:
-            # what it holds is of no use to anybody before it goes on: then it needs no turn
-            turn = (0, one.seniority) if one.table else self.turns.of(one)
-            return not one.holes, one.request.priority, not one.table, turn
-
-        return min(self.waiting, key=rank)
 
     def _look_up(self, sequence: Sequence, now: float) -> None:
         """Find its keys where others have left them, before it is given memory to compute them."""

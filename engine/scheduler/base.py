@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.protocol import Creditor, Freeze, Load, Move, Settle, StepSample
+from engine.protocol import BorrowOffer, Creditor, Freeze, Load, Move, Settle, StepSample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +84,7 @@ class Advice:
     """A message to an instance's step, or to its pool."""
 
     instance: int
-    message: Move | Settle | Freeze
+    message: Move | Settle | Freeze | BorrowOffer
 
 
 class StepCost(ABC):

@@ -25,6 +25,7 @@ class Deal:
     grants: dict[int, Granted] = field(default_factory=dict)
     asked_at: float = 0.0
     rounds: int = 0
+    is_held: bool = False
 
     @property
     def what_there_is(self) -> Need:

@@ -175,6 +175,8 @@ class Desk:
         self._settle(now)
 
     def on_offer(self, offer: p.BorrowOffer, now: float) -> None:
+        if not offer.query:
+            self.admission.wake()
         self.negotiator.on_offer(offer, now)
         self._settle(now)
 

@@ -125,7 +125,7 @@ class GManager:
         self._num_learned = 0
         self._round += 1
         advice = self._placement.advise(self._view(now), self._cost)
-        return [one for one in advice if self._passes(one)]
+        return [*self._relief(now), *(one for one in advice if self._passes(one))]
 
     @property
     def state(self) -> list[Any]:
@@ -138,7 +138,7 @@ class GManager:
 
     def _passes(self, advice: Advice) -> bool:
         """A step is advised once on each of its reports."""
-        if isinstance(advice.message, Freeze):
+        if isinstance(advice.message, Freeze | BorrowOffer):
             return True
         told = self._loads.get(advice.instance)
         if told is None or not told.is_fresh:
@@ -232,12 +232,27 @@ class GManager:
         best = ranking.best(query.host, self._config.max_offers, may_lend)
         excepted = {query.instance, *self._leaving, *self._draining}
         beats = [beat for beat in map(ranking.get, excepted) if beat is not None]
-        left = self._shortages.left_for(query, best, now)
+        left, is_held = self._shortages.left_for(query, best, now)
         return BorrowOffer(
             query.query,
             [_creditor(beat, left.get(beat.instance, 0)) for beat in best],
             ranking.num_lend_cap - sum(b.num_lend_cap for b in beats if not may_lend(b)),
+            is_held,
         )
+
+    def _relief(self, now: float) -> list[Advice]:
+        """To those who were short and might find enough now."""
+        if not self._shortages.has_any:
+            return []
+        beats = self._alive(now)
+        lendable = {
+            beat.instance: beat.num_lendable for beat in beats if not self._is_draining(beat)
+        }
+        free = {beat.instance: beat.num_free for beat in beats}
+        return [
+            Advice(instance, BorrowOffer(0, [], 0))
+            for instance in self._shortages.relieved(lendable, free, now)
+        ]
 
     def _members(self, now: float) -> list[Member]:
         members = []

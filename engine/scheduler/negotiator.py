@@ -42,6 +42,8 @@ class NotPlaced:
     sequence: int
     reason: str
     hopeless: bool
+    is_held: bool = False
+    """the planner holds memory for it"""
 
 
 Outcome = Placed | NotPlaced
@@ -133,6 +135,7 @@ class Negotiator:
                     for one in offer.creditors
                 ]
                 deal.num_lend_cap = offer.num_lend_cap
+                deal.is_held = offer.is_held
                 self._reserve(deal, now)
 
     def on_granted(self, instance: int, message: Granted) -> None:
@@ -194,7 +197,16 @@ class Negotiator:
     def _query(self, deal: Deal, now: float) -> None:
         need, age_s = deal.need, max(0.0, now - deal.arrived)
         wanted = max(need.num_blocks - max(need.num_local - need.working_blocks, 0), 1)
-        query = BorrowQuery(deal.query, need.owner, need.host, wanted, age_s, deal.priority)
+        query = BorrowQuery(
+            deal.query,
+            need.owner,
+            need.host,
+            wanted,
+            age_s,
+            deal.priority,
+            need.num_local,
+            deal.part,
+        )
         self._effects.append(ToPlanner(query))
 
     def _reserve(self, deal: Deal, now: float) -> None:
@@ -238,7 +250,7 @@ class Negotiator:
     def _fail(self, deal: Deal, reason: str, hopeless: bool) -> None:
         self._undo(deal)
         self._deals.pop(deal.sequence, None)
-        self.outcomes.append(NotPlaced(deal.sequence, reason, hopeless))
+        self.outcomes.append(NotPlaced(deal.sequence, reason, hopeless, deal.is_held))
 
     def _undo(self, deal: Deal) -> None:
         self._give_back(deal.grants)

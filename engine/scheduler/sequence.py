@@ -64,6 +64,8 @@ class Sequence:
     """all pools together have been too small for it since then"""
     not_before: float = 0.0
     """do not try to place it again before this time"""
+    may_be_passed: bool = False
+    """it waits for memory of others that is not held for it: those behind it need not wait too"""
     recomputed_tokens: int = 0
     counted: bool = False
     """its tenant has had this turn"""

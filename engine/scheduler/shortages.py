@@ -1,12 +1,15 @@
 """Shortages: whose requests found too little to borrow, and what is held for the earliest. No I/O.
 
 Who wants much, all of it or nothing, waits until so much is free at once. Those who came later and
-want little would take it piece by piece, for ever: so while an earlier request is short, later ones
-are offered only what it leaves. What runs is not disturbed. Not even the whole of what others lend
-may do, because their own requests come first; so memory is held for a while, then for as long not.
+want little would take it piece by piece, for ever: so while the earliest request of all is short,
+later ones are offered only what it leaves. What runs is not disturbed. Not even the whole of what
+others lend may do, because their own requests come first; so memory is held for a while, then for
+as long not.
+
+Who is short pauses between two tries, longer each time; so it is told when there is enough.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.protocol import BorrowQuery, Heartbeat
@@ -27,16 +30,15 @@ SAME_S = 1.0
 class _Short:
     rank: Rank
     num_blocks: int
+    num_own: int
     since: float
     asked_at: float
+    is_told: bool = False
+    """there was enough since it asked, and it knows"""
 
     def is_held_for(self, now: float) -> bool:
         waited = now - self.since
-        return (
-            now - self.asked_at < FORGET_S
-            and waited >= PATIENCE_S
-            and int((waited - PATIENCE_S) // HOLD_S) % 2 == 0
-        )
+        return waited >= PATIENCE_S and int((waited - PATIENCE_S) // HOLD_S) % 2 == 0
 
 
 class Shortages:
@@ -50,30 +52,56 @@ class Shortages:
         """To be compared with another's."""
         return [(i, one.rank, one.num_blocks, one.since) for i, one in self._short.items()]
 
+    @property
+    def has_any(self) -> bool:
+        """Somebody was short lately, or before."""
+        return bool(self._short)
+
     def left_for(
         self, query: BorrowQuery, creditors: Sequence[Heartbeat], now: float
-    ) -> dict[int, int]:
-        """Instance -> blocks of what it lends that are offered to this query.
+    ) -> tuple[dict[int, int], bool]:
+        """Instance -> blocks of what it lends that are offered to this query; and whether memory
+        is held for this request. Who takes what there is is never short.
 
         ``creditors``: the best first. What is held is held at the last ones, and all of the
-        memory of an instance whose own earlier request is short.
+        memory of the instance whose request it is held for.
         """
         rank = (query.priority, now - query.age_s)
-        earlier = {
-            instance: one
-            for instance, one in self._short.items()
-            if one.rank < (rank[0], rank[1] - SAME_S) and one.is_held_for(now)
-        }
-        lendable = {
-            one.instance: one.num_lendable for one in creditors if one.instance not in earlier
-        }
-        held = sum(one.num_blocks for one in earlier.values())
-        for instance in reversed(lendable):
-            kept = min(held, lendable[instance])
-            lendable[instance] -= kept
-            held -= kept
-        self._note(query, rank, sum(lendable.values()), now)
-        return lendable
+        lendable, is_held = {one.instance: one.num_lendable for one in creditors}, False
+        first = self._first(now)
+        if first is not None and self._short[first].is_held_for(now):
+            short = self._short[first]
+            is_held = first == query.instance and _is_same(short.rank, rank)
+            if short.rank < (rank[0], rank[1] - SAME_S):
+                _hold(lendable, first, short.num_blocks)
+        if not query.part:
+            self._note(query, rank, sum(lendable.values()), now)
+        return lendable, is_held
+
+    def relieved(
+        self, lendable: Mapping[int, int], free: Mapping[int, int], now: float
+    ) -> list[int]:
+        """Instances whose request might find enough now, each told once, the earliest first.
+
+        ``lendable``, ``free``: by instance. What the earlier of them want is not there twice.
+        """
+        found, taken, total = [], 0, sum(lendable.values())
+        for instance, one in sorted(self._short.items(), key=lambda item: (item[1].rank, item[0])):
+            if now - one.asked_at >= FORGET_S:
+                continue
+            there = total - lendable.get(instance, 0) + free.get(instance, 0) - taken
+            if there < one.num_blocks + one.num_own:
+                continue
+            taken += one.num_blocks + one.num_own
+            if not one.is_told:
+                one.is_told = True
+                found.append(instance)
+        return found
+
+    def _first(self, now: float) -> int | None:
+        """The instance of the earliest of those who are short."""
+        alive = [i for i, one in self._short.items() if now - one.asked_at < FORGET_S]
+        return min(alive, key=lambda i: (self._short[i].rank, i), default=None)
 
     def _note(self, query: BorrowQuery, rank: Rank, num_offered: int, now: float) -> None:
         known = self._short.get(query.instance)
@@ -83,10 +111,19 @@ class Shortages:
         if query.num_blocks <= num_offered:
             if is_same:
                 del self._short[query.instance]
-        elif known is not None and is_same:
-            known.num_blocks, known.asked_at = query.num_blocks, now
-        elif known is None or rank < known.rank:
-            self._short[query.instance] = _Short(rank, query.num_blocks, now, now)
+        elif known is None or is_same or rank < known.rank:
+            since = known.since if known is not None and is_same else now
+            rank = known.rank if known is not None and is_same else rank
+            self._short[query.instance] = _Short(rank, query.num_blocks, query.num_own, since, now)
+
+
+def _hold(lendable: dict[int, int], home: int, num_blocks: int) -> None:
+    """Take what is held for a request of ``home`` off what is offered."""
+    lendable.pop(home, None)
+    for instance in reversed(lendable):
+        kept = min(num_blocks, lendable[instance])
+        lendable[instance] -= kept
+        num_blocks -= kept
 
 
 def _is_same(one: Rank, other: Rank) -> bool:

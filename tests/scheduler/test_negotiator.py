@@ -18,7 +18,7 @@ def talk():
 def test_it_asks_the_planner_then_reserves_where_the_placement_chose(talk):
     talk.negotiator.borrow(5, need(6), talk.now)
     [query] = talk.effects
-    assert query == ToPlanner(p.BorrowQuery(query.message.query, HOME, "a", 4))
+    assert query == ToPlanner(p.BorrowQuery(query.message.query, HOME, "a", 4, num_own=4))
     talk.offer(creditor(1, 3), creditor(2, 9))
     assert talk.effects[1:] == [
         Connect(2, "at-2"),

@@ -1,4 +1,4 @@
-"""What an instance does for others makes its own steps longer, unless its device was free for it."""
+"""What a device does for others makes its own steps longer, unless it was free to do it."""
 
 from dataclasses import replace
 
