@@ -80,12 +80,11 @@ def build_pool(
 ) -> MemoryPool:
     """The pool that the recipe names, or one of the ``given`` class."""
     cls, options = (given, own_config(given)) if given else options_of(POOLS, "pool", config.pool)
-    pool: MemoryPool = construct(
-        cls,
-        options,
-        layout=layout,
-        num_blocks=config.pool.num_blocks + config.pool.lending.host_blocks,
-    )
+    host_blocks = config.pool.lending.host_blocks
+    runtime = {"layout": layout, "num_blocks": config.pool.num_blocks + host_blocks}
+    if cls.takes_host_blocks:
+        runtime["host_blocks"] = host_blocks
+    pool: MemoryPool = construct(cls, options, **runtime)
     return pool
 
 

@@ -5,6 +5,8 @@ them.
 """
 
 import re
+import weakref
+from typing import Any
 
 from engine.errors import ConfigError
 
@@ -41,3 +43,19 @@ def pick(name: str) -> str:
             f"cuda:{there - 1}"
         )
     return name
+
+
+def show(owner: object, first: int, num_bytes: int) -> None:
+    """Pin host memory and map it for GPUs, which see it at the same addresses, while there is an
+    ``owner``. Raises ConfigError."""
+    import torch
+
+    cudart: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    portable_and_mapped = 3
+    error = int(cudart.cudaHostRegister(first, num_bytes, portable_and_mapped))
+    if error:
+        raise ConfigError(
+            f"CUDA cannot map {num_bytes:,} bytes of host memory for the GPU (error {error}): "
+            "lower pool.num_blocks or pool.lending.host_blocks, or use the backend native"
+        )
+    weakref.finalize(owner, cudart.cudaHostUnregister, first)

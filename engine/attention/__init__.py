@@ -11,6 +11,7 @@ BACKENDS = Registry(
         "native": "engine.attention.kernel_backend:NativeBackend",
         "triton": "engine.attention.triton.backend:TritonBackend",
         "flash": "engine.attention.flash:FlashBackend",
+        "tiered": "engine.attention.tiered:TieredBackend",
         "dist": "engine.attention.dist:DistAttention",
     },
 )

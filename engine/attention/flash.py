@@ -121,6 +121,8 @@ class FlashBackend(LocalBackend):
         self._packed: tuple[Piece, list[tuple[bool, Packed]]] | None = None
 
     def device_over(self, pool: MemoryPool) -> str:
+        if pool.tiers is not None:
+            return super().device_over(pool)
         return str(self.library.device) if pool.device == "cpu" else pool.device
 
     def place(self, block_T: Tensor, slot_T: Tensor) -> None:

@@ -128,6 +128,11 @@ class LocalBackend(AttentionBackend):
 
     def device_over(self, pool: MemoryPool) -> str:
         """Where it computes over this pool; raises ConfigError where it cannot read it."""
+        if pool.tiers is not None:
+            raise ConfigError(
+                f"{type(self).__name__} reads one memory, and the pool lies on {pool.device} and "
+                "in host memory: use attention.options.local=tiered, or pool.name=device"
+            )
         if pool.device != "cpu":
             raise ConfigError(
                 f"{type(self).__name__} computes on the CPU, and the pool lies on {pool.device}: "
@@ -136,15 +141,22 @@ class LocalBackend(AttentionBackend):
         return "cpu"
 
     @cached_property
+    def bytes_PB(self) -> Tensor:
+        """The own pool's blocks, uint8, where they lie."""
+        pool = self.pool
+        if pool.bytes_PB is not None:
+            return pool.bytes_PB
+        region = pool.region
+        assert region is not None, "a pool has bytes_PB or a region"
+        blocks = torch.frombuffer(region, dtype=torch.uint8)[header_bytes(pool.num_blocks) :]
+        return blocks.view(pool.num_blocks, -1)
+
+    @cached_property
     def cache_PLK2CD(self) -> Tensor:
-        """The own pool's keys and values, those of the layout's heads, where they lie."""
+        """Their keys and values, of the layout's heads."""
         pool, layout = self.pool, self.layout
-        blocks = pool.bytes_PB
-        if blocks is None:
-            region = pool.region
-            assert region is not None, "a pool has bytes_PB or a region"
-            blocks = torch.frombuffer(region, dtype=torch.uint8)[header_bytes(pool.num_blocks) :]
-        whole_PLK2CD = blocks.view(DTYPES[layout.dtype]).view(pool.num_blocks, *pool.layout.shape)
+        items = self.bytes_PB.view(DTYPES[layout.dtype])
+        whole_PLK2CD = items.view(pool.num_blocks, *pool.layout.shape)
         return whole_PLK2CD[:, :, layout.first_kv_head :][:, :, : layout.kv_heads]
 
     @abstractmethod

@@ -8,5 +8,6 @@ POOLS = Registry(
         "reference": "engine.memory.reference:ReferencePool",
         "paged": "engine.memory.paged:PagedPool",
         "device": "engine.memory.device:DevicePool",
+        "tiered": "engine.memory.tiered:TieredPool",
     },
 )

@@ -38,6 +38,11 @@ class MemoryPool(ABC):
     """where the blocks lie, as PyTorch names it"""
     bytes_PB: Tensor | None = None
     """the blocks on ``device``, uint8; None where they lie in ``region``"""
+    tiers: tuple[MemoryPool, MemoryPool] | None = None
+    """the device's memory and host memory, where blocks lie in both: those of the second come
+    last, and the first may have more than are counted, for copies"""
+    takes_host_blocks: bool = False
+    """whether it is told which of its blocks are ``pool.lending.host_blocks``"""
 
     @property
     @abstractmethod

@@ -25,11 +25,14 @@ HELD = (BlockState.USED, BlockState.LENT, BlockState.STAGING)
 class Books:
     """States of ``num_blocks`` blocks. Every method changes all it names, or raises and nothing."""
 
-    def __init__(self, num_blocks: int) -> None:
+    def __init__(self, num_blocks: int, *, num_last: int = 0) -> None:
+        """The last ``num_last`` blocks are taken only when no other is free."""
         self.num_blocks = num_blocks
+        self._first_last = num_blocks - num_last
         self._states = [BlockState.FREE] * num_blocks
         self._counts = Counter({BlockState.FREE: num_blocks})
-        self._free = list(reversed(range(num_blocks)))
+        self._free = deque(reversed(range(num_blocks)))
+        """taken from the right"""
         self._idle: dict[int, None] = {}
         """cached and unpinned, the longest idle first"""
         self._pins: dict[int, int] = {}
@@ -68,8 +71,7 @@ class Books:
             )
         for block in list(islice(self._idle, max(0, num_blocks - len(self._free)))):
             self._forget(block)
-            self._move(block, BlockState.FREE)
-            self._free.append(block)
+            self._let_go(block)
         taken = [self._free.pop() for _ in range(num_blocks)]
         for block in taken:
             self._move(block, state)
@@ -83,8 +85,7 @@ class Books:
             if self.state(block) not in (allowed or HELD):
                 raise ValueError(f"block {block} is {self.state(block).name}")
         for block in blocks:
-            self._move(block, BlockState.FREE)
-            self._free.append(block)
+            self._let_go(block)
 
     def cache(self, block: int, content: bytes) -> bool:
         """Keep a used or lent block for its content hash; False when it became free.
@@ -156,6 +157,13 @@ class Books:
         self._counts[self._states[block]] -= 1
         self._counts[state] += 1
         self._states[block] = state
+
+    def _let_go(self, block: int) -> None:
+        self._move(block, BlockState.FREE)
+        if block < self._first_last:
+            self._free.append(block)
+        else:
+            self._free.appendleft(block)
 
     def _forget(self, block: int) -> None:
         del self._idle[block]

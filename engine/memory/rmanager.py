@@ -40,7 +40,7 @@ class RManager:
         kernel_fingerprint: str,
         pool: Memory,
     ) -> None:
-        self.books = Books(pool.num_blocks)
+        self.books = Books(pool.num_blocks, num_last=config.host_blocks)
         self._lending = Lending(config, pool=pool, books=self.books)
         self._tables = Tables(self._lending.loans)
         self._sketcher = Sketcher(self.books)

@@ -24,8 +24,8 @@ from engine.core import BlockLayout, BlockRef, ModelShape, Plan, Span
 from engine.memory import POOLS
 
 REGISTERED = [name for name in BACKENDS.names() if issubclass(BACKENDS.load(name), LocalBackend)]
-LOCAL = [name for name in REGISTERED if name != "flash"]
-"""flash needs a CUDA GPU: see test_flash.py"""
+LOCAL = [name for name in REGISTERED if name not in ("flash", "tiered")]
+"""flash needs a CUDA GPU, and tiered two memories: see test_flash.py, test_tiers.py"""
 SAME_BITS = [name for name in LOCAL if name != "sdpa"]
 QUICK = [name for name in LOCAL if name != "triton"]
 FEW = settings(
@@ -160,7 +160,7 @@ def same_bits(a: Rows, b: Rows, sequence: int) -> bool:
 
 
 def test_every_local_backend_is_listed() -> None:
-    assert REGISTERED == ["flash", "native", "numpy", "reference", "sdpa", "triton"]
+    assert REGISTERED == ["flash", "native", "numpy", "reference", "sdpa", "tiered", "triton"]
     # Who claims equal bits does so by a fingerprint.
     work = Work(BlockLayout(layers=1, kv_heads=1, head_dim=8, tokens=4, dtype="float32"), 1, {}, 0)
     assert [name for name in LOCAL if work.backend(name).fingerprint] == SAME_BITS

@@ -13,9 +13,10 @@ FREE, CACHED, LENT = BlockState.FREE, BlockState.CACHED, BlockState.LENT
 class BooksMachine(RuleBasedStateMachine):
     """The model: a dict of states, and a dict of pins."""
 
-    @initialize(num_blocks=st.integers(0, 6))
-    def start(self, num_blocks):
-        self.books = Books(num_blocks)
+    @initialize(num_blocks=st.integers(0, 6), num_last=st.integers(0, 3))
+    def start(self, num_blocks, num_last):
+        self.first_last = max(0, num_blocks - num_last)
+        self.books = Books(num_blocks, num_last=num_blocks - self.first_last)
         self.states = dict.fromkeys(range(num_blocks), FREE)
         self.content = {}
         self.pins = {}
@@ -36,6 +37,9 @@ class BooksMachine(RuleBasedStateMachine):
             return
         taken = self.books.take(num_blocks, state)
         assert len(set(taken)) == num_blocks
+        left = free - set(taken)
+        if any(b < self.first_last for b in left):  # the last ones only when no other is free
+            assert all(b < self.first_last for b in taken)
         reclaimed = set(taken) - free
         assert reclaimed <= set(self.idle)
         assert len(reclaimed) == max(0, num_blocks - len(free))

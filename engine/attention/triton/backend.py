@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import weakref
 import zlib
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine import devices
 from engine.attention.base import Partial
 from engine.attention.local import DTYPES, LocalBackend, NodeRows
 from engine.attention.tree import MergeProgram, Piece
 from engine.core import ITEM_BYTES
 from engine.errors import ConfigError
-from engine.memory.base import MemoryPool, header_bytes
+from engine.memory.base import MemoryPool
 from engine.native.library import processor_flags
 
 if TYPE_CHECKING:
@@ -67,10 +67,12 @@ class TritonBackend(LocalBackend):
         if self.device != "cpu":
             self.reads_mapped = False
             if self.pool.device == "cpu":
-                self._show_pool_to_gpu()
+                num_bytes = self.pool.num_blocks * self.layout.block_bytes
+                devices.show(self, self.pool.block_address(0), num_bytes)
         # Imported here: whoever does not use it pays for no triton, and needs none.
         launch = import_module("engine.attention.triton.launch")
-        anchor = self._first_item()
+        # Where addresses count from.
+        anchor = self.bytes_PB.view(DTYPES[self.layout.dtype]).view(-1)[:1]
         tiles = launch.Tiles.suited(rows=config.tile_rows)
         self._launch: Launch = launch.Launch(
             self.layout, self.shape.num_heads, anchor, torch.device(self.device), tiles
@@ -79,7 +81,7 @@ class TritonBackend(LocalBackend):
         self.fingerprint = f"triton/{version('triton')}/{_where()}/rows {config.tile_rows}"
 
     def device_over(self, pool: MemoryPool) -> str:
-        if is_interpreted():
+        if is_interpreted() or pool.tiers is not None:
             return super().device_over(pool)
         return "cuda" if pool.device == "cpu" else pool.device
 
@@ -105,29 +107,6 @@ class TritonBackend(LocalBackend):
         lse_TH = lse_RH.new_empty(num_queries, lse_RH.shape[1])
         self._launch.merge(program, out_RHD, lse_RH, out_THD, lse_TH)
         return Partial(out_THD, lse_TH)
-
-    def _first_item(self) -> Tensor:
-        """Where addresses count from."""
-        pool, dtype = self.pool, DTYPES[self.layout.dtype]
-        if pool.bytes_PB is not None:
-            return pool.bytes_PB.view(dtype).view(-1)[:1]
-        region, first = pool.region, header_bytes(pool.num_blocks)
-        assert region is not None, "a pool has bytes_PB or a region"
-        return torch.frombuffer(region, dtype=dtype, count=1, offset=first)
-
-    def _show_pool_to_gpu(self) -> None:
-        """Pin the pool's memory and map it for the GPU; its addresses are the same there."""
-        first = self.pool.block_address(0)
-        num_bytes = self.pool.num_blocks * self.layout.block_bytes
-        cudart: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-        portable_and_mapped = 3
-        error = int(cudart.cudaHostRegister(first, num_bytes, portable_and_mapped))
-        if error:
-            raise ConfigError(
-                f"CUDA cannot map the pool's {num_bytes} bytes for the GPU (error {error}): "
-                "lower pool.num_blocks, or use the backend native"
-            )
-        weakref.finalize(self, cudart.cudaHostUnregister, first)
 
 
 def _where() -> str:
