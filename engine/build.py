@@ -88,6 +88,17 @@ def build_pool(
     return pool
 
 
+def build_shared_pool(config: Config, layout: BlockLayout) -> MemoryPool:
+    """The recipe's pool, for processes that are forked from this one."""
+    memory = build_pool(config, layout)
+    if memory.fd is None:
+        raise ConfigError(
+            f"pool.name={config.pool.name}: its memory belongs to one process, and an instance has "
+            "two that share it; use pool.name=paged"
+        )
+    return memory
+
+
 def build_placement(config: Config, given: type[Placement] | Placement | None = None) -> Placement:
     """The placement that the recipe names, or the ``given`` one."""
     if isinstance(given, Placement):

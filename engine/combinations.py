@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from engine.devices import fault_of
+from engine.memory import OF_THE_STEP
 from engine.memory.room import size_fault
 
 if TYPE_CHECKING:
@@ -93,13 +94,23 @@ def _listens_on(config: Config) -> str:
 
 
 def _check_device(config: Config) -> list[str]:
-    """What a model on a GPU cannot be together with; the GPU itself is looked for later."""
-    model = config.model
+    """What a GPU cannot be together with; the GPU itself is looked for later."""
+    model, problems = config.model, []
+    if config.pool.name in OF_THE_STEP:
+        problems = [
+            f"pool.name={config.pool.name} is memory of the step's process, and {reason}"
+            for wrong, reason in (
+                (config.tp > 1, f"tp={config.tp} ranks share one pool: use pool.name=paged"),
+                (config.cluster.donor, "a donor runs no step: use pool.name=paged"),
+                (config.pool.memory, "pool.memory counts the host's: set pool.num_blocks"),
+            )
+            if wrong
+        ]
     if fault := fault_of(model.device):
-        return [f"model.device={fault}"]
+        return [*problems, f"model.device={fault}"]
     if model.device in ("auto", "cpu"):
-        return []
-    return [
+        return problems
+    return problems + [
         f"{name}={value} runs on the CPU only, and model.device is {model.device}: {advice}"
         for name, value, allowed, advice in (
             ("model.library", model.library, "lendkv", "use model.library=lendkv"),

@@ -1,18 +1,28 @@
 """The roles as processes: what each forked child of a supervisor runs. Only step imports torch."""
 
+import dataclasses
 import logging
 import time
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 
 from msgspec.structs import replace
 
-from engine.build import build_loop, build_planner, build_pool_server, build_transport, layout_of
+from engine.build import (
+    build_loop,
+    build_planner,
+    build_pool,
+    build_pool_server,
+    build_transport,
+    layout_of,
+)
 from engine.children import LOST_ANOTHER
 from engine.comm.control import ControlClient, ControlServer
 from engine.comm.kv_publisher import KvPublisher
 from engine.comm.sockets import advertised
 from engine.errors import PeerLost
+from engine.hosted_pool import HostedPool
 from engine.meeting import GONE, Place, PlannerLife, meet
 from engine.memory.base import MemoryPool
 from engine.protocol import (
@@ -139,8 +149,11 @@ def pool(pipe: Connection, place: Place, memory: MemoryPool) -> int:
                 return 0
 
 
-def step(pipe: Connection, place: Place, memory: MemoryPool, team: Team = ALONE) -> int:
-    """Serves requests until a Goodbye, as rank 0 of its team; returns its exit status."""
+def step(pipe: Connection, place: Place, memory: MemoryPool | None, team: Team = ALONE) -> int:
+    """Serves requests until a Goodbye, as rank 0 of its team; returns its exit status.
+
+    Without ``memory`` it makes the pool's, and has the pool's role on a thread.
+    """
     import torch
 
     from engine.build_attention import load_model
@@ -158,6 +171,11 @@ def step(pipe: Connection, place: Place, memory: MemoryPool, team: Team = ALONE)
     clients = ControlServer(TO_STEP, key)
     address = advertised(clients.bind(config.cluster.host, 0), config.cluster.advertise)
     members, owners = MemberList(), dict[str, bytes]()
+    hosted = None
+    if memory is None:
+        memory = build_pool(config, layout_of(config, place.shape))
+        there = dataclasses.replace(place, planner=planner_address, key=key)
+        hosted = HostedPool(partial(pool, place=there, memory=memory), memory.device)
 
     def to_planner(message: Message) -> None:
         with suppress(PeerLost):  # its queue is full: it is away, and will be asked again
@@ -185,7 +203,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool, team: Team = ALONE)
         host=place.host,
         checkpoint=load_model(config, for_parts=config.tp > 1),
         pool=memory,
-        pool_address=pipe.recv()["pool"],
+        pool_address=hosted.address if hosted else pipe.recv()["pool"],
         transport=build_transport(config, memory, key=key),
         to_planner=to_planner,
         to_client=to_client,
@@ -245,6 +263,8 @@ def step(pipe: Connection, place: Place, memory: MemoryPool, team: Team = ALONE)
             next_register = now + 1.0
             to_planner(Register(place.instance, place.epoch, address))
             to_planner(members.query())
+            if hosted:
+                hosted.pass_on(pipe)
             while pipe.poll():
                 asked_to_leave |= pipe.recv() == {"leave": True}
             if asked_to_leave and not told_to_leave:  # the planner is to know it first
@@ -256,6 +276,8 @@ def step(pipe: Connection, place: Place, memory: MemoryPool, team: Team = ALONE)
             for ours in (clients, planner_client):
                 ours.close()  # waits a moment for the last words
             loop.close()
+            if hosted:
+                hosted.leave()
             pipe.send({"left": True})
             return 0
         try:

@@ -16,13 +16,14 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from engine import meeting, roles
-from engine.build import build_pool, layout_of
+from engine.build import build_shared_pool, layout_of
 from engine.children import Child, die_with_parent, fork, stop
 from engine.closing import Closing
 from engine.comm.auth import KEY_VARIABLE, random_key, read_key
 from engine.config import Config, of_rank
 from engine.core import ModelShape
 from engine.errors import ConfigError, LendKVError
+from engine.memory import OF_THE_STEP
 from engine.memory.base import MemoryPool
 from engine.model.checkpoint import describe
 from engine.sizing import advice, sized
@@ -150,12 +151,10 @@ class Supervisor:
         self._epoch = max(self._epoch + 1, time.time_ns() // 1_000_000)
         if self._pool_memory is not None:
             self._pool_memory.close()
-        memory = build_pool(self._config, layout_of(self._config, self._shape))
-        if memory.fd is None:
-            raise ConfigError(
-                f"pool.name={self._config.pool.name}: its memory belongs to one process, and an "
-                "instance has two that share it; use pool.name=paged"
-            )
+        if self._config.pool.name in OF_THE_STEP:
+            self._steps = Steps.start(self._place(), None)
+            return
+        memory = build_shared_pool(self._config, layout_of(self._config, self._shape))
         self._pool_memory = memory
         self._pool_address = ""
         if self._planner_address:  # else the step finds it, and the key
@@ -230,8 +229,9 @@ class Supervisor:
                     raise LendKVError(said["error"])
                 if "planner" in said and not self._planner_address:
                     self._planner_address, self._key = said["planner"], said["key"]
-                    self._start_pool()
-                    child.say(pool=self._pool_address)
+                    if self._pool_memory is not None:
+                        self._start_pool()
+                        child.say(pool=self._pool_address)
                     self._start_frontends()
                 self._left |= "left" in said
                 self._lends = said.get("lends", self._lends)
@@ -251,6 +251,8 @@ class Supervisor:
             self._steps = None
             if self._pool is not None:
                 self._pool.say(leave=True)
+            elif not self._leads:  # the step's process had the pool
+                return 0
         if self._pool is not None and self._pool.status == 0:  # it was told to leave
             if not self._leads:
                 return 0
@@ -267,7 +269,7 @@ class Supervisor:
         elif self._steps is not None and (failed := self._steps.failed):
             self._note(failed)
             self._steps.stop()
-            self._start_step()
+            self._start_step() if self._pool_memory else self._start_instance()
         return None
 
     def _note(self, child: Child) -> None:

@@ -2,6 +2,9 @@
 
 from engine.registry import Registry
 
+OF_THE_STEP = frozenset({"device", "tiered"})
+"""pools whose memory is the step process's own: it serves them as well"""
+
 POOLS = Registry(
     "memory pool",
     {
