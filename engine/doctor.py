@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from engine import sizing
+from engine import devices, sizing
 from engine.build import build_transport, check_parts, layout_of
 from engine.comm.auth import KEY_VARIABLE, read_key
 from engine.config import Config
@@ -47,6 +47,7 @@ def examine(config: Config) -> Iterator[Finding]:
         _compiler,
         _packages,
         _gpu,
+        _device,
         _model,
         _memory,
         _parts,
@@ -139,6 +140,29 @@ def _gpu(config: Config) -> Iterator[Finding]:
         yield Finding("backend flash", "note", f"cannot run here; kernels: {kernels}", reason)
     else:
         yield Finding("backend flash", "fine", f"kernels: {kernels}")
+
+
+def _device(config: Config) -> Iterator[Finding]:
+    """Where keys and weights would lie."""
+    with contextlib.suppress(ImportError):  # told among the packages
+        from engine.build_attention import model_device
+        from engine.memory import OF_THE_STEP
+
+        on_device = config.pool.name in OF_THE_STEP
+        try:
+            where = model_device(config)
+            device = devices.pick(str(config.pool.options.get("device", "auto")))
+        except ConfigError as error:
+            yield Finding("device", "wrong", "not as they must be", str(error))
+            return
+        found = f"the model runs on {where}, keys lie on {device if on_device else 'the host'}"
+        if on_device and config.pool.name == "tiered":
+            found += f" and {config.pool.lending.host_blocks} blocks of each instance on the host"
+        if where == "cpu" and not on_device:
+            yield Finding("device", "fine", found)
+        else:
+            advice = "pools on devices are tested on the CPU; nobody has run them on a GPU yet"
+            yield Finding("device", "note", found, advice)
 
 
 def _model(config: Config) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from test_tokens_equal import LAYOUTS, complete, options_of_way, ways_taken
 from engine.attention.triton.backend import why_not
 from engine.core import Request
 from engine.memory.base import MemoryPool
+from engine.memory.books import BlockState
 from engine.memory.device import DevicePool
 from engine.memory.reference import ReferencePool
 from engine.model.checkpoint import Checkpoint
@@ -59,6 +60,36 @@ def test_tokens_are_right_where_owner_and_holder_compute_in_triton(
     run_all(llm)
     assert completion.token_ids == tiny_models.reference_tokens(tiny_path, ids, 3)
     assert ways_taken([completion]) == {"query"}
+    llm.close()
+
+
+ON_TIERS = ["pool.name=tiered", "pool.options.device=cpu", "attention.options.local=tiered"]
+
+
+@pytest.mark.parametrize("instances", [1, 3])
+def test_tokens_are_right_where_sequences_reach_into_host_memory(
+    tiny: Checkpoint, tiny_path: Path, instances: int
+) -> None:
+    """Three contexts of 22 to 17 blocks; the device has 24, or each of three has 12."""
+    llm = cluster(
+        tiny,
+        f"instances={instances}",
+        "placement.name=ledger",
+        *ON_TIERS,
+        f"pool.num_blocks={24 if instances == 1 else 12}",
+        "pool.lending.host_blocks=48",
+        "scheduler.max_step_tokens=12",
+    )
+    reached = set()
+
+    def look() -> None:
+        for number, rmanager in enumerate(llm.rmanagers):
+            device_blocks = llm.pools[number].num_blocks - 48
+            used = rmanager.books.blocks(BlockState.USED)
+            reached.update(number for block in used if block >= device_blocks)
+
+    complete(llm, tiny_path, each=look)
+    assert reached, "nobody took host memory"
     llm.close()
 
 

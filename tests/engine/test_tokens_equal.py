@@ -6,6 +6,7 @@ requests run at once, some at the same instance, and lend each other memory.
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models
@@ -40,7 +41,7 @@ def options_of_way(way: str) -> list[str]:
     ]
 
 
-def complete(llm: LLM, path: Path) -> list[Completion]:
+def complete(llm: LLM, path: Path, each: Any = None) -> list[Completion]:
     """All prompts at once, at the first, the middle and the last instance; all tokens right."""
     last = len(llm.loops) - 1
     completions = [
@@ -50,7 +51,7 @@ def complete(llm: LLM, path: Path) -> list[Completion]:
         )
         for number, (ids, instance) in enumerate(zip(PROMPTS, (0, last // 2, last), strict=True))
     ]
-    run_all(llm)
+    run_all(llm, each)
     for number, completion in enumerate(completions):
         assert not completion.error
         assert completion.token_ids == reference(path, number)
