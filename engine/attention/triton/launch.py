@@ -93,7 +93,8 @@ class Launch:
         self._anchor = anchor
         dim, tokens = layout.head_dim, layout.tokens
         self._tables: _Tables | None = None
-        self._program: tuple[MergeProgram, _Forest] | None = None
+        self._programs: list[tuple[MergeProgram, _Forest]] = []
+        """the latest two: a layer may merge a piece, then all pieces"""
         group = heads // layout.kv_heads
         block_m = max(LEAST_TILE, self.tiles.rows, triton.next_power_of_2(group))
         self._tile_tokens = block_m // group
@@ -173,10 +174,11 @@ class Launch:
         lse_TH: Tensor,
     ) -> None:
         """Run the program over node rows (which it overwrites) into finished rows."""
-        known = self._program
-        if known is None or known[0] is not program:
-            known = self._program = (program, self._forest(Tree.of(program)))
-        self._merge(known[1], out_RHD, lse_RH, out_THD, lse_TH)
+        known = next((forest for of, forest in self._programs if of is program), None)
+        if known is None:
+            known = self._forest(Tree.of(program))
+            self._programs = [*self._programs[-1:], (program, known)]
+        self._merge(known, out_RHD, lse_RH, out_THD, lse_TH)
 
     def write(self, k_TKD: Tensor, v_TKD: Tensor, slot_T: Tensor, layer: int) -> None:
         """``slot_T``: int64 items from the anchor to the key row of layer 0, head 0."""
