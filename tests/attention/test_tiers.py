@@ -115,18 +115,19 @@ def test_a_device_that_computes_otherwise_is_exact_too(monkeypatch: pytest.Monke
     """Triton on the device, native on the host: no bits are promised."""
     config = TieredBackend.Config(near="triton")
     monkeypatch.setattr(TieredBackend, "Config", lambda: config)
-    work = Work(LAYOUT, 2, {0: [9, 1, 1], 1: [3, 4]}, seed=7, pool="tiered")
+    layout = replace(LAYOUT, dtype="float32")
+    work = Work(layout, 2, {0: [9, 1, 1], 1: [3, 4]}, seed=7, pool="tiered")
     assert not work.backend("tiered").fingerprint
     check_rows("tiered", work)
 
 
-def test_only_a_step_copies() -> None:
+def test_only_a_step_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who answers others over the same pool has no room of its own for copies."""
     backend: Any = Work(LAYOUT, 2, {0: [40]}, seed=1, pool="tiered").backend("tiered")
     _, far = backend.pool.tiers
     address = far.block_address(1)
     piece = Piece.of([Segment(0, 1000, 0, (0,), (address,))])
-    backend.costs.prefers_copy = lambda *_: True
+    monkeypatch.setattr(HostCosts, "prefers_copy", lambda *_: True)
     assert backend._worth_copying(piece) == {}
     backend.place(torch.tensor([0]), torch.tensor([0]))
     assert set(backend._worth_copying(piece)) == {address}

@@ -20,7 +20,7 @@ def generate(recipe, *overrides, processes=2):
         "--json",
         "--prompt",
         PROMPT,
-        processes=processes,
+        processes=processes if processes > 1 else 0,
     ).finish()
 
 
@@ -37,7 +37,7 @@ def test_instances_on_devices_lend_each_other(recipe, pool, local):
     assert facts["token_ids"] == reference_tokens(recipe.parent / "model", prompt_ids(), 16)
     assert facts["equal_to_single"] is True
     assert all(facts["kv_blocks_by_instance"].values())
-    assert facts["ways"] == ["query"], "nobody can map a device's memory"
+    assert set(facts["ways"]) == {"query"}, "nobody can map a device's memory"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU")

@@ -123,9 +123,8 @@ def test_a_new_planner_gives_no_number_a_second_time(recipe):
         assert late.finish().status == 0
 
 
-@pytest.mark.parametrize("pool", ["paged", "device"])
-def test_a_donor_lends_and_leaves(recipe, pool):
-    with cluster(recipe, "pool.num_blocks=24", f"pool.name={pool}") as (server, http, where):
+def test_a_donor_lends_and_leaves(recipe):
+    with cluster(recipe, "pool.num_blocks=24") as (server, http, where):
         donor = joining(recipe, where, "cluster.donor=true", "pool.num_blocks=40")
         donor.wait_until(lambda: [card["blocks"] for card in cards(http)] == [24, 40])
         assert ready(http) == [0]
