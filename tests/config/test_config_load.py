@@ -92,7 +92,7 @@ def test_wrong_parts_are_told_together_with_the_known_ones():
         load(None, ["pool.name=a", "pool.kernel=b", "placement.options.c=1", "transport.name=x:y"])
     )
     assert len(problems) == 4, problems
-    assert "known: paged, reference" in problems[0]
+    assert "known: device, paged, reference, tiered" in problems[0]
     assert "min_swap_blocks" in "\n".join(problems)
 
 
