@@ -3,9 +3,10 @@
     python -m bench.gpu
 
 Decodes and prefills over batch, context, heads and dtype, blocks in random order, one layer: the
-attention kernel, the merge, the write, and PyTorch's flash attention over the same keys laid one
-behind the other. The bound of each is by the copy bandwidth and the rate of matrix products
-measured in the same run. Writes bench/results/<device>.json and prints the table last. Not yet run
+attention kernel, the merge, the write with rotation; PyTorch's flash attention and FlexAttention
+over the same keys laid one behind the other; 8-bit keys beside 16-bit ones. The bound of each is by
+the copy bandwidth and the rate of matrix products measured in the same run. Writes
+bench/results/<device>.json and prints the table last. Not yet run
 on a GPU: on a CPU, tests/bench runs all but the timing with events in Triton's interpreter.
 """
 
@@ -15,16 +16,19 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from bench.gpu_cases import Case, Row, cases, small_cases, table
 from engine.attention import flash
-from engine.attention.local import DTYPES, SEGMENT_ROWS, rows_of_nodes
+from engine.attention.local import SEGMENT_ROWS, rows_of_nodes
+from engine.attention.stored import DTYPES, blocks_of, narrow, widen
 from engine.attention.tree import MergeProgram, Piece, Segment
 from engine.attention.triton.backend import is_interpreted, why_not
-from engine.core import BlockLayout
+from engine.core import KV_BYTES, SCALE_BYTES
 
 ROUNDS, WARM_UP = 10, 3
 DECODE_TILE, PREFILL_TILE = 16, 64
@@ -40,18 +44,16 @@ class Scene:
         from engine.attention.triton.launch import Launch, Tiles
 
         self.case = case
-        dtype, dim = DTYPES[case.dtype], case.dim
-        layout = BlockLayout(
-            layers=1, kv_heads=case.kv_heads, head_dim=dim, tokens=case.tokens, dtype=case.dtype
-        )
+        dtype, dim, layout = DTYPES[case.dtype], case.dim, case.layout
         per_sequence = layout.blocks_for(case.keys)
         num_blocks = case.batch * per_sequence
         options = {"device": device, "dtype": dtype}
-        self.blocks_PLK2CD = torch.randn(num_blocks, *layout.shape, **options)
+        self.memory = torch.empty(num_blocks * layout.block_bytes, dtype=torch.uint8, device=device)
+        self._fill()
         self.order_BN = torch.randperm(num_blocks).view(case.batch, per_sequence)
         self.q_THD = torch.randn(case.batch * case.rows, case.heads, dim, **options)
         self.k_TKD, self.v_TKD = torch.randn(2, len(self.q_THD), case.kv_heads, dim, **options)
-        address = self.blocks_PLK2CD.data_ptr() + self.order_BN * layout.block_bytes
+        address = self.memory.data_ptr() + self.order_BN * layout.block_bytes
         cuts = [
             (
                 b * case.rows + row,
@@ -70,8 +72,7 @@ class Scene:
         self.piece = Piece.of(segments)
         self.program = MergeProgram.of([c[:2] for c in cuts], rows_of_nodes(self.piece, 0))
         tiles = Tiles.suited(DECODE_TILE if case.rows == 1 else PREFILL_TILE)
-        anchor = self.blocks_PLK2CD.view(-1)[:1]
-        self.launch = Launch(layout, case.heads, anchor, device, tiles)
+        self.launch = Launch(layout, case.heads, self.memory, device, tiles)
         shape, floats = (case.heads, dim), {"device": device, "dtype": torch.float32}
         self.node_rows = (
             torch.empty(self.piece.num_node_rows, *shape, **floats),
@@ -82,9 +83,15 @@ class Scene:
             torch.empty(self.q_THD.shape[:2], **floats),
         )
         positions = torch.arange(case.keys - case.rows, case.keys)
-        block_items = self.blocks_PLK2CD[0].numel()
-        slots = self.order_BN[:, positions // case.tokens] * block_items
-        self.slot_T = (slots + positions % case.tokens * dim).flatten().to(device)
+        block_BT = self.order_BN[:, positions // case.tokens] * layout.block_bytes
+        item_bytes, slot_T = KV_BYTES[layout.dtype], positions % case.tokens
+        items_BT = block_BT // item_bytes + slot_T * dim
+        scales_BT = (block_BT + layout.scales_offset) // SCALE_BYTES + slot_T
+        self.slots_2T = torch.stack([items_BT, scales_BT]).flatten(1).to(device)
+        angle_TD = torch.rand(len(self.q_THD), 1, dim // 2, **floats)
+        cos, sin = angle_TD.cos(), angle_TD.sin()
+        self.rotary = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+        self.qk_TJD = torch.cat((self.q_THD, self.k_TKD), 1)
 
     def attend(self) -> None:
         self.launch.attend(self.piece, self.q_THD, 0, self.case.dim**-0.5, *self.node_rows)
@@ -93,12 +100,28 @@ class Scene:
         self.launch.merge(self.program, *self.node_rows, *self.finished)
 
     def write(self) -> None:
-        self.launch.write(self.k_TKD, self.v_TKD, self.slot_T, 0)
+        self.launch.write(self.k_TKD, self.v_TKD, self.slots_2T, 0)
+
+    def write_rotated(self) -> Tensor:
+        return self.launch.write_rotated(self.qk_TJD, self.v_TKD, self.rotary, self.slots_2T, 0)
+
+    def _fill(self) -> None:
+        """Normal numbers, or 8-bit items with scales that make about such of them."""
+        items, scales = blocks_of(self.memory, self.case.layout)
+        if scales is None:
+            items.normal_()
+            return
+        for block in range(len(items)):  # one at a time: float32 of all would not fit
+            found = narrow(torch.randn(items.shape[1:], device=items.device), self.case.kv)
+            items[block], scales[block] = found
 
     def keys_and_values(self) -> tuple[Tensor, Tensor]:
-        """Of all sequences, one behind the other [B, S, K, D]."""
-        order = self.order_BN.to(self.blocks_PLK2CD.device)
-        k, v = self.blocks_PLK2CD[order, 0].permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
+        """Of all sequences, one behind the other [B, S, K, D]; those of 8 bits in float32."""
+        items, scales = blocks_of(self.memory, self.case.layout)
+        order = self.order_BN.to(items.device)
+        if scales is not None:
+            items = widen(items, scales)
+        k, v = items[order, 0].permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
         return k[:, : self.case.keys], v[:, : self.case.keys]
 
     def flash(self) -> Callable[[], object]:
@@ -109,6 +132,24 @@ class Scene:
         sizes = case.rows, case.keys, case.rows > 1, case.dim**-0.5
         return lambda: flash.by_pytorch(self.q_THD, k, v, *ends, *sizes)
 
+    def flex(self, compiled: bool = True) -> Callable[[], Tensor]:
+        """FlexAttention; gives [B, H, T, D]. Not compiled, it is slow and needs much memory."""
+        case, device = self.case, self.q_THD.device
+        k, v = (x.transpose(1, 2).contiguous() for x in self.keys_and_values())
+        q = self.q_THD.view(case.batch, case.rows, case.heads, case.dim).transpose(1, 2)
+        q, first = q.contiguous(), case.keys - case.rows
+        mask = None
+        if case.rows > 1:
+            mask = create_block_mask(
+                lambda b, h, t, s: s <= t + first, None, None, case.rows, case.keys, str(device)
+            )
+        attend: Any = flex_attention
+        if compiled:
+            torch.compiler.reset()  # a few shapes more, and it would not be compiled any more
+            attend = torch.compile(flex_attention, dynamic=False)
+        options = {"block_mask": mask, "scale": case.dim**-0.5, "enable_gqa": True}
+        return lambda: attend(q, k, v, **options)
+
     def error(self) -> float:
         """Of write, attend and merge against float64; relative."""
         self.write()
@@ -118,6 +159,8 @@ class Scene:
         k, v = (x.double() for x in self.keys_and_values())
         newest = slice(case.keys - case.rows, case.keys)
         written = self.k_TKD.view(case.batch, case.rows, *self.k_TKD.shape[1:])
+        if case.kv:
+            written = widen(*narrow(written, case.kv))
         assert torch.equal(k[:, newest], written.double()), "keys are not where they belong"
         q = self.q_THD.double().view(case.batch, case.rows, case.kv_heads, -1, case.dim)
         s = torch.einsum("btkgd,bskd->btkgs", q, k) * case.dim**-0.5
@@ -159,8 +202,10 @@ def check(device: torch.device, chosen: list[Case]) -> None:
 
 def measure(case: Case, device: torch.device, seconds: Timer, rates: tuple[float, float]) -> Row:
     scene = Scene(case, device)
-    times = [seconds(run) for run in (scene.attend, scene.merge, scene.write)]
-    return Row(case, case.bound_s(*rates), *times, seconds(scene.flash()))
+    times = [seconds(run) for run in (scene.attend, scene.merge, scene.write_rotated)]
+    flash_s = None if case.kv else seconds(scene.flash())
+    flex_s = seconds(scene.flex()) if case.asks_flex else None
+    return Row(case, case.bound_s(*rates), *times, flash_s, flex_s)
 
 
 def machine_rates(device: torch.device, seconds: Timer, size: int) -> tuple[float, float]:

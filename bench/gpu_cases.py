@@ -1,10 +1,12 @@
 """What bench.gpu runs, what bounds it and how it is told: no GPU, no torch."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
-ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+from engine.core import SCALED_BYTES, BlockLayout
+
+DTYPES = ("float32", "float16", "bfloat16")
 SHAPES = ((32, 8, 128), (9, 3, 64))
 """query heads, KV heads, head dimension: Llama 3 8B, SmolLM2 135M"""
 MOST_BYTES = 16 << 30
@@ -22,6 +24,8 @@ class Case:
     kv_heads: int
     dim: int
     dtype: str
+    kv: str = ""
+    """8-bit dtype of keys and values; empty: that of the queries"""
     tokens: int = 64
 
     @property
@@ -30,8 +34,25 @@ class Case:
         return f"{what}, {self.batch} x {self.keys}, {self.heads}/{self.kv_heads}x{self.dim}"
 
     @property
+    def asks_flex(self) -> bool:
+        """FlexAttention is compiled anew for each case, which takes seconds."""
+        return self.dtype == "bfloat16" and not self.kv and self.dim == SHAPES[0][2]
+
+    @property
+    def layout(self) -> BlockLayout:
+        return BlockLayout(
+            layers=1,
+            kv_heads=self.kv_heads,
+            head_dim=self.dim,
+            tokens=self.tokens,
+            dtype=self.kv or self.dtype,
+            queries=self.dtype,
+        )
+
+    @property
     def kv_bytes(self) -> int:
-        return 2 * self.batch * self.keys * self.kv_heads * self.dim * ITEM_BYTES[self.dtype]
+        """Of the keys and values that are read, with their scales."""
+        return self.batch * self.keys * self.layout.block_bytes // self.tokens
 
     @property
     def flops(self) -> int:
@@ -46,7 +67,8 @@ class Case:
 
 def cases() -> list[Case]:
     found = []
-    for dtype, (heads, kv_heads, dim) in product(("bfloat16", "float16"), SHAPES):
+    forms = (("bfloat16", ""), ("bfloat16", "fp8"), ("bfloat16", "int8"), ("float16", ""))
+    for (dtype, kv), (heads, kv_heads, dim) in product(forms, SHAPES):
         sizes = [
             *((batch, 1, keys) for batch, keys in product((1, 8, 64), (1024, 8192, 32768))),
             *((1, rows, keys) for rows, keys in product((512, 2048), (2048, 16384))),
@@ -60,6 +82,7 @@ def cases() -> list[Case]:
                 kv_heads=kv_heads,
                 dim=dim,
                 dtype=dtype,
+                kv=kv,
             )
             if case.kv_bytes <= MOST_BYTES:
                 found.append(case)
@@ -67,11 +90,13 @@ def cases() -> list[Case]:
 
 
 def small_cases() -> list[Case]:
-    """Compared with float64: every dtype, both shapes, ends within a block."""
+    """Compared with float64: every dtype of queries and keys, both shapes, ends within a block."""
     sizes = ((1, 1, 1), (3, 1, 700), (1, 70, 300), (2, 33, 33))
     return [
-        Case(batch=b, rows=r, keys=k, heads=h, kv_heads=kv, dim=d, dtype=dtype)
-        for dtype, (h, kv, d), (b, r, k) in product(ITEM_BYTES, SHAPES, sizes)
+        Case(batch=b, rows=r, keys=k, heads=h, kv_heads=kv, dim=d, dtype=dtype, kv=of_keys)
+        for dtype, of_keys, (h, kv, d), (b, r, k) in product(
+            DTYPES, ("", *SCALED_BYTES), SHAPES, sizes
+        )
     ]
 
 
@@ -84,18 +109,31 @@ class Row:
     attend_s: float
     merge_s: float
     write_s: float
-    flash_s: float
-    """PyTorch's flash attention over the same keys, contiguous"""
+    flash_s: float | None = None
+    """PyTorch's flash attention over the same keys, contiguous; none has 8-bit ones with scales"""
+    flex_s: float | None = None
+    """FlexAttention, compiled, over the same"""
+
+    @property
+    def own_s(self) -> float:
+        return self.attend_s + self.merge_s
 
 
 def table(rows: Iterable[Row]) -> str:
-    head = (
-        f"{'case':44} {'dtype':9} {'attend':>9} {'merge':>8} {'write':>8} {'flash':>9} {'bound':>9}"
-    )
-    lines = [head + "  microseconds; of the bound"]
+    """In microseconds; then shares of the bound and, with 8-bit keys, times as fast as 16-bit."""
+    head = ("attend", "merge", "write", "flash", "flex", "bound")
+    cells = " ".join(f"{name:>9}" for name in head)
+    lines = [
+        f"{'case':44} {'dtypes':13} {cells}  microseconds; of the bound; of 16-bit keys' speed"
+    ]
+    rows = list(rows)
+    plain = {row.case: row.own_s for row in rows}
     for row in rows:
-        micros = [row.attend_s, row.merge_s, row.write_s, row.flash_s, row.bound_s]
-        cells = [f"{1e6 * s:{width}.1f}" for s, width in zip(micros, (9, 8, 8, 9, 9), strict=True)]
-        share = row.bound_s / (row.attend_s + row.merge_s)
-        lines.append(f"{row.case.name:44} {row.case.dtype:9} {' '.join(cells)}  {share:.0%}")
+        times = (row.attend_s, row.merge_s, row.write_s, row.flash_s, row.flex_s, row.bound_s)
+        cells = " ".join(f"{'-' if s is None else f'{1e6 * s:.1f}':>9}" for s in times)
+        dtypes = "/".join(filter(None, (row.case.dtype, row.case.kv)))
+        wide_s = plain.get(replace(row.case, kv="")) if row.case.kv else None
+        times_as_fast = f"  {wide_s / row.own_s:.2f}" if wide_s else ""
+        share = row.bound_s / row.own_s
+        lines.append(f"{row.case.name:44} {dtypes:13} {cells}  {share:.0%}{times_as_fast}")
     return "\n".join(lines)

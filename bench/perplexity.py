@@ -1,10 +1,10 @@
-"""What quantized weights cost in accuracy: ``python -m bench.perplexity [--json] [key=value ...]``.
+"""What 8 bits cost in accuracy: ``python -m bench.perplexity [--json] [key=value ...]``.
 
 Perplexity of the embedded model on the beginnings of five books of the project's workload data
-(``../shared/data``), the same tokens in windows of ``--window`` for each quantization. Without one
-the model runs in bfloat16, and so do the shipped weights (Q4_1), whose values bfloat16 holds
-nearly exactly. Beside it: the mean divergence of the tokens' distributions from those without
-quantization, and how often the likeliest token is the same.
+(``../shared/data``), the same tokens in windows of ``--window`` with weights, or keys and values,
+of 8 bits. Without, the model runs in bfloat16, and so do the shipped weights (Q4_1), whose values
+bfloat16 holds nearly exactly. Beside it: the mean divergence of the tokens' distributions from
+those in bfloat16, and how often the likeliest token is the same.
 """
 
 import argparse
@@ -26,7 +26,12 @@ from engine.model import checkpoint as checkpoints
 from engine.registry import construct
 
 TEXTS = Path("../shared/data/prompts/long_texts.jsonl.gz")
-QUANTIZATIONS = ("none", "int8")
+FORMS = {
+    "none": (),
+    "int8": ("model.quantization=int8",),
+    "int8 keys": ("pool.dtype=int8",),
+    "fp8 keys": ("pool.dtype=fp8",),
+}
 CHARACTERS = 12
 """read of a book for each token wanted: more than enough"""
 
@@ -79,10 +84,7 @@ def main() -> int:
     books = texts()
     torch.set_num_threads(args.threads)
     settings = [f"threads={args.threads}", *overrides]
-    readers = [
-        Reader(load(None, [*settings, f"model.quantization={name}"]), args.window)
-        for name in QUANTIZATIONS
-    ]
+    readers = [Reader(load(None, [*settings, *form]), args.window) for form in FORMS.values()]
     tokenizer = readers[0].checkpoint.tokenizer
     assert tokenizer is not None
     num_tokens = 0
@@ -101,7 +103,7 @@ def main() -> int:
                 same[i] += int((plain.argmax(-1) == found.argmax(-1)).sum())
     facts: dict[str, object] = {"tokens": num_tokens, "window": args.window}
     print(f"{num_tokens} tokens in windows of {args.window}")
-    for i, name in enumerate(QUANTIZATIONS):
+    for i, name in enumerate(FORMS):
         perplexity = math.exp(losses[i] / num_tokens)
         ratio = math.exp((losses[i] - losses[0]) / num_tokens)
         divergence, equal = divergences[i] / num_tokens, same[i] / num_tokens
@@ -112,7 +114,7 @@ def main() -> int:
             "same_likeliest": equal,
         }
         print(
-            f"{name:5} perplexity {perplexity:.4f} ({ratio - 1:+.3%}), divergence "
+            f"{name:9} perplexity {perplexity:.4f} ({ratio - 1:+.3%}), divergence "
             f"{divergence:.2e} nats, likeliest token the same for {equal:.2%}"
         )
     if args.json:

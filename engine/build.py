@@ -51,7 +51,8 @@ def layout_of(config: Config, shape: ModelShape) -> BlockLayout:
         kv_heads=shape.num_kv_heads,
         head_dim=shape.head_dim,
         tokens=config.pool.block_tokens,
-        dtype=config.model.dtype,
+        dtype=config.model.dtype if config.pool.dtype == "model" else config.pool.dtype,
+        queries=config.model.dtype,
         quantization=config.model.quantization,
     )
 

@@ -60,6 +60,8 @@ class PoolConfig:
     """rBlocks by rank, where pools are to differ; empty: all have num_blocks"""
     block_tokens: int = 64
     """tokens in an rBlock; the same in the whole cluster"""
+    dtype: Literal["model", "int8", "fp8"] = "model"
+    """of keys and values: the model's, or 8 bits with a float32 scale for each token and head"""
     kernel: str = "native"
     """what computes partials for others: native or numpy"""
     lending: Lending.Config = field(default_factory=Lending.Config)

@@ -20,6 +20,12 @@ MAX_GRAMMAR = 1 << 17
 """characters: one of so many takes about a second to compile"""
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+SCALED_BYTES = {"int8": 1, "fp8": 1}
+"""8-bit keys and values: integers, or floats of 4 bits of exponent and 3 of mantissa (e4m3). Each
+token has a float32 scale for each KV head's key and one for its value"""
+KV_BYTES = ITEM_BYTES | SCALED_BYTES
+"""of the dtypes that keys and values may have"""
+SCALE_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +42,9 @@ class ModelShape:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockLayout:
-    """Bytes of one rBlock: ``[L, K, 2, C, D]``, keys at ``[:, :, 0]``, values at ``[:, :, 1]``.
+    """Bytes of one rBlock: ``[L, K]`` heads, each its keys ``[C, D]`` and then its values.
 
+    Behind the values of 8-bit dtypes lie their scales, float32 ``[2, C]``: of keys, of values.
     Block-major and contiguous, so that a move is one copy; keys and values are plain rows.
     """
 
@@ -46,7 +53,9 @@ class BlockLayout:
     head_dim: int
     tokens: int
     dtype: str
-    """float32, bfloat16 or float16"""
+    """of keys and values, one of ``KV_BYTES``"""
+    queries: str = ""
+    """dtype of queries, where it is not that of the keys"""
     quantization: str = "none"
     """of the weights that the keys come from"""
     first_kv_head: int = 0
@@ -58,9 +67,30 @@ class BlockLayout:
         return (self.layers, self.kv_heads, 2, self.tokens, self.head_dim)
 
     @property
+    def query_dtype(self) -> str:
+        return self.queries or self.dtype
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether keys and values are 8-bit with scales."""
+        return self.dtype in SCALED_BYTES
+
+    @property
+    def values_offset(self) -> int:
+        """Bytes from a head's first key to its first value."""
+        return self.tokens * self.head_dim * KV_BYTES[self.dtype]
+
+    @property
+    def scales_offset(self) -> int:
+        """Bytes from a head's first key to its first scale, where it has scales."""
+        return -(-2 * self.values_offset // SCALE_BYTES) * SCALE_BYTES
+
+    @property
     def head_bytes(self) -> int:
         """Of one KV head in one layer."""
-        return 2 * self.tokens * self.head_dim * ITEM_BYTES[self.dtype]
+        if self.is_scaled:
+            return self.scales_offset + 2 * self.tokens * SCALE_BYTES
+        return 2 * self.values_offset
 
     @property
     def layer_bytes(self) -> int:
@@ -78,7 +108,7 @@ class BlockLayout:
     @property
     def fingerprint(self) -> str:
         """Loans are possible only between pools of the same fingerprint."""
-        text = f"rows/{self.shape}/{self.dtype}/{self.quantization}"
+        text = f"rows/{self.shape}/{self.dtype}/{self.quantization}/{self.query_dtype}"
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def blocks_for(self, num_tokens: int) -> int:

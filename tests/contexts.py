@@ -5,12 +5,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from hypothesis import strategies as st
 
 from engine.attention.base import Kernel
+from engine.attention.stored import blocks_of, narrow
 from engine.attention.tree import MergeProgram, Node, Piece, Segment
 from engine.core import BlockLayout
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+KV_DTYPES = st.one_of(
+    st.sampled_from(list(DTYPES)).map(lambda dtype: {"dtype": dtype}),
+    st.fixed_dictionaries(
+        {"dtype": st.sampled_from(["int8", "fp8"]), "queries": st.sampled_from(list(DTYPES))}
+    ),
+)
+"""what a layout says of keys, values and queries"""
 
 
 def bits(array: np.ndarray[Any, Any]) -> bytes:
@@ -34,7 +43,7 @@ class Context:
         self.layout, self.num_keys, self.layer = layout, num_keys, layer
         self.heads, self.scale = layout.kv_heads * group, layout.head_dim**-0.5
         self.first_position = num_keys - rows
-        torch_dtype = DTYPES[layout.dtype]
+        torch_dtype = DTYPES[layout.query_dtype]
         random = torch.Generator().manual_seed(seed)
 
         def normal(*shape: int) -> torch.Tensor:
@@ -47,14 +56,35 @@ class Context:
         order = torch.randperm(self.num_leaves + 1, generator=random)[: self.num_leaves].tolist()
         # Every byte that holds no key is part of a NaN.
         memory = torch.full((self.num_leaves + 1, layout.block_bytes), 0xFF, dtype=torch.uint8)
-        blocks = memory.view(torch_dtype).view(-1, *layout.shape)
+        self.memory = memory
+        self.k_SKD, k_scales_SK = self._stored(self.k_SKD)
+        self.v_SKD, v_scales_SK = self._stored(self.v_SKD)
+        items, scales = blocks_of(memory.view(-1), layout)
         for leaf, block in enumerate(order):
             at = slice(leaf * layout.tokens, min((leaf + 1) * layout.tokens, num_keys))
             count = at.stop - at.start
-            blocks[block, layer, :, 0, :count] = self.k_SKD[at].transpose(0, 1)
-            blocks[block, layer, :, 1, :count] = self.v_SKD[at].transpose(0, 1)
-        self.memory = memory
+            for part, x_SKD in enumerate((self.k_SKD, self.v_SKD)):
+                items[block, layer, :, part, :count] = x_SKD[at].transpose(0, 1)
+            if scales is not None:
+                for part, x_SK in enumerate((k_scales_SK, v_scales_SK)):
+                    scales[block, layer, :, part, :count] = x_SK[at].T
+        if layout.is_scaled:  # from here on keys and values are what is stored
+            self.k_SKD = self.k_SKD.float() * k_scales_SK[..., None]
+            self.v_SKD = self.v_SKD.float() * v_scales_SK[..., None]
         self.addresses = [memory.data_ptr() + block * layout.block_bytes for block in order]
+
+    def _stored(self, x_SKD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.layout.is_scaled:
+            return x_SKD, torch.ones(x_SKD.shape[:2])
+        return narrow(x_SKD, self.layout.dtype)
+
+    def fill_behind_the_last_key(self, item: float) -> None:
+        """Numbers instead of NaN where no key is in the last leaf."""
+        block = (self.addresses[-1] - self.memory.data_ptr()) // self.layout.block_bytes
+        if end := self.num_keys % self.layout.tokens:
+            for view in blocks_of(self.memory.view(-1), self.layout):
+                if view is not None:
+                    view[block, :, :, :, end:] = item
 
     @property
     def q(self) -> np.ndarray[Any, Any]:

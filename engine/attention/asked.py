@@ -49,7 +49,7 @@ class Asked:
         self._layout = pool.layout
         self._last_leaf = pool.layout.blocks_for(shape.max_positions)
         self._heads: p.AskedHeads | None = None
-        self.query_dtype: np.dtype[Any] = np.dtype(_QUERY_DTYPES[pool.layout.dtype])
+        self.query_dtype: np.dtype[Any] = np.dtype(_QUERY_DTYPES[pool.layout.query_dtype])
         self.step = -1
         self.scale = 1.0
         self.slices: list[list[p.AskSpan]] = []

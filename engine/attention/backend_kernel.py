@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from engine.attention.base import Kernel
-from engine.attention.local import DTYPES, LocalBackend, NodeRows
+from engine.attention.local import LocalBackend, NodeRows
+from engine.attention.stored import DTYPES
 from engine.attention.tree import MergeProgram, Piece
 from engine.core import BlockLayout
 
@@ -47,7 +48,7 @@ class BackendKernel(Kernel):
         backend.scale = scale
         there = torch.device(backend.device)
         # A copy: what came in a message may be read only, and go away.
-        q = torch.tensor(q_THD).view(DTYPES[layout.dtype]).to(there)
+        q = torch.tensor(q_THD).view(DTYPES[layout.query_dtype]).to(there)
         rows = NodeRows(
             torch.empty(out_RHD.shape, device=there), torch.empty(lse_RH.shape, device=there)
         )

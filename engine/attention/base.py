@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,11 @@ class Partial:
 
     out_THD: Tensor
     lse_TH: Tensor
+
+
+Rotary: TypeAlias = "tuple[Tensor, Tensor]"
+"""float32 factors ``cos, sin`` [T, 1, D] of each row: ``x * cos + roll(x, D / 2) * sin``, the sign
+within sin"""
 
 
 class Kernel(ABC):
@@ -93,6 +98,19 @@ class AttentionBackend(ABC):
     @abstractmethod
     def write(self, k_TKD: Tensor, v_TKD: Tensor, layer: int) -> None:
         """Store the rows' new keys and values in their sequences' own blocks, before ``start``."""
+
+    def write_rotated(self, qk_TJD: Tensor, v_TKD: Tensor, rotary: Rotary, layer: int) -> Tensor:
+        """Rotate queries and keys, J = H + K heads, and ``write`` these; the queries [T, H, D].
+
+        Both are rotated in float32 and then rounded to the values' dtype.
+        """
+        cos, sin = rotary
+        qk_TJD = qk_TJD.float()
+        turned_TJD = (qk_TJD * cos).addcmul(qk_TJD.roll(qk_TJD.shape[-1] // 2, -1), sin)
+        turned_TJD = turned_TJD.to(v_TKD.dtype)
+        heads = qk_TJD.shape[1] - v_TKD.shape[1]
+        self.write(turned_TJD[:, heads:].contiguous(), v_TKD.contiguous(), layer)
+        return turned_TJD[:, :heads].contiguous()
 
     @abstractmethod
     def start(self, q_THD: Tensor, layer: int) -> Any:

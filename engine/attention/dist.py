@@ -16,7 +16,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from engine.attention.attached import Attached
-from engine.attention.base import AttentionBackend, Partial
+from engine.attention.base import AttentionBackend, Partial, Rotary
 from engine.attention.block_reads import BlockReads
 from engine.attention.kernel_backend import as_numpy
 from engine.attention.lenders import Lenders
@@ -120,6 +120,9 @@ class DistAttention(AttentionBackend):
 
     def write(self, k_TKD: Tensor, v_TKD: Tensor, layer: int) -> None:
         self.local.write(k_TKD, v_TKD, layer)
+
+    def write_rotated(self, qk_TJD: Tensor, v_TKD: Tensor, rotary: Rotary, layer: int) -> Tensor:
+        return self.local.write_rotated(qk_TJD, v_TKD, rotary, layer)
 
     def start(self, q_THD: Tensor, layer: int) -> tuple[Tensor, int]:
         self._asked_at = time.perf_counter()
@@ -258,10 +261,7 @@ class DistAttention(AttentionBackend):
 
     def _collect(self) -> None:
         """Wait for the layer's answers, within each holder's budget for the step."""
-        while True:
-            waiting = {key[0] for key in self._asking} - self._failed
-            if not waiting:
-                break
+        while waiting := {key[0] for key in self._asking} - self._failed:
             began = time.monotonic()
             # A budget is below 0 when the last answer came late and yet before it was looked at.
             self._lenders.pump(max(0.0, min(self._budget_s[i] for i in waiting)), waiting)
@@ -284,8 +284,7 @@ class DistAttention(AttentionBackend):
         self.travels.answered(instance, time.perf_counter() - self._asked_at)
         if not rows.fill(body):
             self._failed.add(instance)
-            lengths = f"{len(body)} bytes, not {rows.num_bytes}"
-            self._lenders.drop(instance, f"an answer of {lengths}")
+            self._lenders.drop(instance, f"an answer of {len(body)} bytes, not {rows.num_bytes}")
 
     def _on_declined(self, instance: int, message: FencedOff | Busy) -> None:
         if message.step == self._plan.step:

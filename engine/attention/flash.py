@@ -21,6 +21,8 @@ from engine.errors import ConfigError
 from engine.memory.base import MemoryPool
 
 MAX_DIM = 256
+DTYPES = ("bfloat16", "float16")
+"""of keys and queries"""
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int, bool, float], Any]
 """``(q_THD, k_SKD, v_SKD, query_ends, key_ends, most_rows, most_keys, causal, scale)``; gives out
@@ -113,7 +115,7 @@ class FlashBackend(LocalBackend):
             raise ConfigError(reason)
         self.library = pick()
         super().__init__(**runtime)
-        if self.layout.dtype == "float32" or self.layout.head_dim > MAX_DIM:
+        if self.layout.dtype not in DTYPES or self.layout.head_dim > MAX_DIM:
             raise ConfigError(
                 f"the backend flash takes bfloat16 and float16 and heads of at most {MAX_DIM}, not "
                 f"{self.layout.dtype} of {self.layout.head_dim}: use another backend"
@@ -158,7 +160,7 @@ class FlashBackend(LocalBackend):
         blocks = (piece.address - np.uint64(self.pool.block_address(0))) // np.uint64(
             self.layout.block_bytes
         )
-        cache = self.cache_PLK2CD
+        cache = self.stored.items_PLK2CD
         leaves_NK2CD = cache[torch.from_numpy(blocks.astype(np.int64)).to(cache.device), layer]
         k_NCKD, v_NCKD = leaves_NK2CD.to(self.device).permute(2, 0, 3, 1, 4)
         return k_NCKD.flatten(0, 1), v_NCKD.flatten(0, 1)

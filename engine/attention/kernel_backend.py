@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.attention.base import Kernel, Partial
-from engine.attention.kernel_native import NativeKernel
+from engine.attention.kernel_native import KINDS, NativeKernel
 from engine.attention.kernel_numpy import NumpyKernel
-from engine.attention.local import DTYPES, LocalBackend, NodeRows
+from engine.attention.local import LocalBackend, NodeRows
 from engine.attention.native_calls import NativeStep, StoreCall
+from engine.attention.stored import DTYPES
 from engine.attention.tree import MergeProgram, Piece
-from engine.core import ITEM_BYTES
+from engine.core import KV_BYTES, SCALE_BYTES
 from engine.native.library import load
 
 
@@ -84,30 +85,36 @@ class NativeBackend(KernelBackend):
         pointer = ctypes.c_void_p
         self._lk_store.argtypes = [pointer, ctypes.c_int64, pointer, pointer]
         self._lk_store.restype = None
-        self._row_bytes = self.layout.head_dim * ITEM_BYTES[self.layout.dtype]
-        self._key_at_T = torch.empty(0, dtype=torch.int64)
+        self._row_bytes = self.layout.head_dim * KV_BYTES[self.layout.dtype]
+        self._key_at_T = self._scale_at_T = torch.empty(0, dtype=torch.int64)
         self._store = StoreCall()
         self._made: _Made | None = None
 
     def place(self, block_T: Tensor, slot_T: Tensor) -> None:
         super().place(block_T, slot_T)
         addresses = [self.pool.block_address(block) for block in self._block_T.tolist()]
-        self._key_at_T = torch.tensor(addresses, dtype=torch.int64)
-        self._key_at_T += self.layout.offset_bytes + self._slot_T * self._row_bytes
-        value_offset = self.layout.tokens * self._row_bytes
+        layout = self.layout
+        head_at_T = torch.tensor(addresses, dtype=torch.int64) + layout.offset_bytes
+        self._key_at_T = head_at_T + self._slot_T * self._row_bytes
+        self._scale_at_T = head_at_T + layout.scales_offset + self._slot_T * SCALE_BYTES
         self._store = StoreCall(
             key_at=self._key_at_T.data_ptr(),
-            row_bytes=self._row_bytes,
-            value_offset=value_offset,
-            head_offset=2 * value_offset,
+            scale_at=self._scale_at_T.data_ptr() if layout.is_scaled else None,
+            value_offset=layout.values_offset,
+            value_scale=layout.tokens * SCALE_BYTES,
+            head_offset=layout.head_bytes,
             rows=len(addresses),
-            kv_heads=self.layout.kv_heads,
+            kv_heads=layout.kv_heads,
+            dim=layout.head_dim,
+            row_kind=KINDS[layout.query_dtype],
+            kind=KINDS[layout.dtype],
         )
 
     def write(self, k_TKD: Tensor, v_TKD: Tensor, layer: int) -> None:
         shape = (len(self._key_at_T), self.layout.kv_heads, self.layout.head_dim)
         assert k_TKD.shape == v_TKD.shape == shape
         k_TKD, v_TKD = k_TKD.cpu(), v_TKD.cpu()
+        assert k_TKD.dtype == v_TKD.dtype == DTYPES[self.layout.query_dtype]
         assert k_TKD.is_contiguous()
         assert v_TKD.is_contiguous()
         self._lk_store(
@@ -121,7 +128,7 @@ class NativeBackend(KernelBackend):
         self, piece: Piece, program: MergeProgram, rows: NodeRows, q_THD: Tensor
     ) -> NativeStep | None:
         assert len(q_THD) == len(self._key_at_T)
-        assert DTYPES[self.layout.dtype] == q_THD.dtype
+        assert DTYPES[self.layout.query_dtype] == q_THD.dtype
         assert q_THD.is_contiguous()
         made = self._made
         if made is None or made[0] is not piece or made[1] is not program or made[2] is not rows:

@@ -19,7 +19,8 @@ from engine.native.library import load
 
 ISAS = ("portable", "avx2", "avx512", "avx512_bf16")
 """the instruction sets there is code for, slowest first; numbered as in isa.h"""
-_KINDS = {"float32": 0, "bfloat16": 1, "float16": 2}
+KINDS = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "fp8": 4}
+"""numbered as in routines.h"""
 _QUERY_KINDS = {"f": 0, "H": 1, "e": 2}
 
 
@@ -130,7 +131,7 @@ class NativeKernel(Kernel):
             lse=_address(lse_RH),
             num_segments=len(piece.segments_S6),
             q_kind=_QUERY_KINDS[q_THD.dtype.char],
-            kv_kind=_KINDS[layout.dtype],
+            kv_kind=KINDS[layout.dtype],
             heads=q_THD.shape[1],
             kv_heads=layout.kv_heads,
             dim=layout.head_dim,
@@ -138,6 +139,7 @@ class NativeKernel(Kernel):
             num_threads=self._num_threads,
             isa=self._isa_number,
             scale=scale,
+            head_bytes=layout.head_bytes,
         )
 
     def merge(

@@ -142,8 +142,36 @@ def _block(address: int, layout: BlockLayout, layer: int) -> Floats:
     """Keys and values [K, 2, C, D] of one rBlock's layer, in float32."""
     num_bytes = layout.kv_heads * layout.head_bytes
     memory = (ctypes.c_uint8 * num_bytes).from_address(address + layer * layout.layer_bytes)
-    dtype = np.dtype(np.uint16 if layout.dtype == "bfloat16" else layout.dtype)
-    return _widen(np.ctypeslib.as_array(memory).view(dtype).reshape(layout.shape[1:]))
+    heads = np.ctypeslib.as_array(memory).reshape(layout.kv_heads, -1)
+    _, kv_heads, _, tokens, dim = layout.shape
+    items = heads[:, : 2 * layout.values_offset].copy().view(_NUMPY_DTYPES[layout.dtype])
+    kv_K2CD = items.reshape(kv_heads, 2, tokens, dim)
+    if not layout.is_scaled:
+        return _widen(kv_K2CD)
+    scales = heads[:, layout.scales_offset :].copy().view(np.float32).reshape(kv_heads, 2, tokens)
+    floats = _FP8[kv_K2CD] if layout.dtype == "fp8" else kv_K2CD.astype(np.float32)
+    return floats * scales[..., None]
+
+
+def _fp8_values() -> Floats:
+    """Float32 of each 8-bit float: a sign, 4 bits of exponent, 3 of mantissa (e4m3fn)."""
+    codes = np.arange(256)
+    exponent, mantissa = codes >> 3 & 15, codes & 7
+    size = np.where(
+        exponent == 0, mantissa / 8 * 2.0**-6, (1 + mantissa / 8) * 2.0 ** (exponent - 7)
+    )
+    size[(exponent == 15) & (mantissa == 7)] = np.nan
+    return np.where(codes >> 7, -size, size).astype(np.float32)
+
+
+_FP8 = _fp8_values()
+_NUMPY_DTYPES = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": np.uint16,
+    "int8": np.int8,
+    "fp8": np.uint8,
+}
 
 
 def _widen(x: NDArray[Any]) -> Floats:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from engine.attention.base import AttentionBackend, Partial
 from engine.attention.native_calls import NativeStep
+from engine.attention.stored import Stored, keys_and_values
 from engine.attention.tree import MergeProgram, Node, Piece, Segment
 from engine.core import BlockLayout, ModelShape, Plan
 from engine.errors import ConfigError
@@ -22,12 +22,6 @@ from engine.memory.base import MemoryPool, header_bytes
 
 SEGMENT_ROWS = 32
 """query rows that are attended together; a holder is never busy with one unit for long"""
-
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 class Cut(NamedTuple):
@@ -152,12 +146,9 @@ class LocalBackend(AttentionBackend):
         return blocks.view(pool.num_blocks, -1)
 
     @cached_property
-    def cache_PLK2CD(self) -> Tensor:
+    def stored(self) -> Stored:
         """Their keys and values, of the layout's heads."""
-        pool, layout = self.pool, self.layout
-        items = self.bytes_PB.view(DTYPES[layout.dtype])
-        whole_PLK2CD = items.view(pool.num_blocks, *pool.layout.shape)
-        return whole_PLK2CD[:, :, layout.first_kv_head :][:, :, : layout.kv_heads]
+        return Stored(self.layout, self.bytes_PB)
 
     @abstractmethod
     def attend(self, piece: Piece, q_THD: Tensor, layer: int, rows: NodeRows) -> None:
@@ -212,17 +203,7 @@ class LocalBackend(AttentionBackend):
 
     def keys_and_values(self, address: int, layer: int) -> tuple[Tensor, Tensor]:
         """Float32 copies of the keys and values [K, C, D] of one rBlock's layer."""
-        num_bytes = self.layout.kv_heads * self.layout.head_bytes
-        start = address + layer * self.layout.layer_bytes
-        memory = (ctypes.c_uint8 * num_bytes).from_address(start)
-        _, kv_heads, _, tokens, dim = self.layout.shape
-        layer_K2CD = (
-            torch.frombuffer(memory, dtype=torch.uint8)
-            .view(DTYPES[self.layout.dtype])
-            .view(kv_heads, 2, tokens, dim)
-        )
-        copy_K2CD = layer_K2CD.to(torch.float32, copy=True)
-        return copy_K2CD[:, 0], copy_K2CD[:, 1]
+        return keys_and_values(address, self.layout, layer)
 
     def begin(self, plan: Plan) -> None:
         self.place_writes(plan)
@@ -240,9 +221,7 @@ class LocalBackend(AttentionBackend):
         self._rows = NodeRows.empty(self._piece.num_node_rows, self.shape, self.device)
 
     def write(self, k_TKD: Tensor, v_TKD: Tensor, layer: int) -> None:
-        cache, block_T, slot_T = self.cache_PLK2CD, self._block_T, self._slot_T
-        cache[block_T, layer, :, 0, slot_T] = k_TKD.to(cache.device)
-        cache[block_T, layer, :, 1, slot_T] = v_TKD.to(cache.device)
+        self.stored.write(self._block_T, self._slot_T, layer, k_TKD, v_TKD)
 
     def start(self, q_THD: Tensor, layer: int) -> tuple[Tensor, int]:
         return q_THD, layer

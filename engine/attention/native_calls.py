@@ -12,9 +12,9 @@ class StoreCall(ctypes.Structure):
     """The same fields as StoreCall in store.h."""
 
     _fields_ = (
-        ("key_at", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("row_bytes", "value_offset", "head_offset")),
-        *((name, ctypes.c_int32) for name in ("rows", "kv_heads")),
+        *((name, ctypes.c_void_p) for name in ("key_at", "scale_at")),
+        *((name, ctypes.c_int64) for name in ("value_offset", "value_scale", "head_offset")),
+        *((name, ctypes.c_int32) for name in ("rows", "kv_heads", "dim", "row_kind", "kind")),
     )
 
 
@@ -28,6 +28,7 @@ class AttendCall(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("kv_heads", "dim", "tokens", "num_threads")),
         ("isa", ctypes.c_int32),
         ("scale", ctypes.c_float),
+        ("head_bytes", ctypes.c_int64),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from engine.attention.tree import MergeProgram, Piece
-from engine.core import ITEM_BYTES, BlockLayout
+from engine.core import KV_BYTES, BlockLayout
 
 MAX_DIM = 512
 MAX_TOKENS = 256
@@ -27,8 +27,8 @@ def check_attend(
 
     The piece's own arrays are taken to be made by ``Piece.of``.
     """
-    if layout.dtype not in ITEM_BYTES:
-        raise ValueError(f"layout dtype {layout.dtype!r}; known: {', '.join(ITEM_BYTES)}")
+    if layout.dtype not in KV_BYTES:
+        raise ValueError(f"layout dtype {layout.dtype!r}; known: {', '.join(KV_BYTES)}")
     if not (0 < layout.head_dim <= MAX_DIM and 0 < layout.tokens <= MAX_TOKENS):
         raise ValueError(
             f"head_dim={layout.head_dim} (1 to {MAX_DIM}), tokens={layout.tokens} "

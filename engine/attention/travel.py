@@ -72,7 +72,7 @@ class Travels:
     def _add(
         self, sequence: int, num_leaves: int, num_rows: int = 0, num_node_rows: int = 0
     ) -> None:
-        shape, item_bytes = self._shape, ITEM_BYTES[self._layout.dtype]
+        shape, item_bytes = self._shape, ITEM_BYTES[self._layout.query_dtype]
         per_row = shape.num_layers * shape.num_heads
         self.num_block_reads += num_leaves
         for travel in (self.of[sequence], self.in_all):

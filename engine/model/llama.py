@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.attention.base import AttentionBackend
+from engine.attention.base import AttentionBackend, Rotary
 from engine.model.config import LlamaConfig
 from engine.model.rope import rotary_tables
 
@@ -69,20 +69,17 @@ class Llama:
         index: int,
         layer: _Layer,
         hidden_TE: Tensor,
-        rotary: tuple[Tensor, Tensor],
+        rotary: Rotary,
         backend: AttentionBackend,
     ) -> Tensor:
         config, dtype, rows = self.config, hidden_TE.dtype, len(hidden_TE)
-        heads, num_qk = config.num_heads, config.num_heads + config.num_kv_heads
+        num_qk = config.num_heads + config.num_kv_heads
         normed_TE = _rms_norm(hidden_TE, layer.attn_norm, config.norm_eps).to(dtype)
         qkv = self._qkv(normed_TE, layer).view(rows, -1, config.head_dim)
-        qk, v_TKD = qkv[:, :num_qk].float(), qkv[:, num_qk:]
+        qk, v_TKD = qkv[:, :num_qk], qkv[:, num_qk:]
         if layer.qk_norm is not None:
             qk = _rms_norm(qk, None, config.norm_eps) * layer.qk_norm
-        cos, sin = rotary
-        qk = torch.addcmul(qk * cos, qk.roll(config.head_dim // 2, -1), sin).to(dtype)
-        backend.write(qk[:, heads:].contiguous(), v_TKD.contiguous(), index)
-        pending = backend.start(qk[:, :heads].contiguous(), index)
+        pending = backend.start(backend.write_rotated(qk, v_TKD, rotary, index), index)
         out_THD = backend.finish(pending).out_THD
         return self._product(out_THD.reshape(rows, -1).to(hidden_TE), layer.out)
 
@@ -97,7 +94,7 @@ class Llama:
         gate, up = self._product(normed_TE, layer.gate_up).chunk(2, -1)
         return self._product(F.silu(gate) * up, layer.down)
 
-    def _rotary(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
+    def _rotary(self, positions_T: Tensor) -> Rotary:
         """Factors ``[T, 1, D]`` of ``x * cos + roll(x, D / 2) * sin``, the sign within sin."""
         cos, sin = self.cos_PD[positions_T], self.sin_PD[positions_T]
         return torch.cat((cos, cos), -1)[:, None], torch.cat((-sin, sin), -1)[:, None]

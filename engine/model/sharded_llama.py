@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.attention.base import AttentionBackend
+from engine.attention.base import AttentionBackend, Rotary
 from engine.comm.collective import Collective
 from engine.model.config import LlamaConfig
 from engine.model.llama import Llama, _Layer
@@ -59,7 +59,7 @@ class ShardedLlama(Llama):
         index: int,
         layer: _Layer,
         hidden_TE: Tensor,
-        rotary: tuple[Tensor, Tensor],
+        rotary: Rotary,
         backend: AttentionBackend,
     ) -> Tensor:
         part_TE = super()._attention(index, layer, hidden_TE, rotary, backend)

@@ -16,8 +16,8 @@ void lk_merge(const lk::MergeCall* call) {
 }
 
 void lk_store(const lk::StoreCall* call, int64_t layer_offset, const void* k, const void* v) {
-    lk::store(*call, layer_offset, k, 0, call->kv_heads);
-    lk::store(*call, layer_offset + call->value_offset, v, 0, call->kv_heads);
+    lk::store(*call, layer_offset, false, k, 0, call->kv_heads);
+    lk::store(*call, layer_offset, true, v, 0, call->kv_heads);
 }
 
 int32_t lk_isa_runs(int32_t isa) { return lk::routines_of(isa) != nullptr; }

@@ -32,6 +32,7 @@ struct AttendCall {  // the same fields as AttendCall in engine/attention/native
     float* lse;
     int32_t num_segments, q_kind, kv_kind, heads, kv_heads, dim, tokens, num_threads, isa;
     float scale;
+    int64_t head_bytes;
 };
 
 struct Unit {
@@ -49,7 +50,6 @@ class Attend {
 public:
     explicit Attend(const AttendCall& call)
         : c_(call), routines_(*routines_of(call.isa)), group_(call.heads / call.kv_heads),
-          head_bytes_(int64_t(2) * call.tokens * call.dim * item_bytes(call.kv_kind)),
           pairs_(call.q_kind == BFLOAT16 && call.kv_kind == BFLOAT16 &&
                  routines_.takes_pairs(call.dim, call.tokens)) {
         plan();
@@ -84,8 +84,6 @@ private:
         static thread_local Scratch scratch;
         return scratch;
     }
-
-    static int64_t item_bytes(int kind) { return kind == FLOAT32 ? 4 : 2; }
 
     int heads_of_unit(const SegmentRow& at) const {
         return at.num_rows * group_ <= FEW_ROWS ? c_.kv_heads : 1;
@@ -128,7 +126,7 @@ private:
 
     const void* block(const Unit& unit, int n, int64_t layer_offset) const {
         uint64_t address = c_.address[unit.segment->leaf_start + n];
-        return reinterpret_cast<const void*>(address + layer_offset + unit.head * head_bytes_);
+        return reinterpret_cast<const void*>(address + layer_offset + unit.head * c_.head_bytes);
     }
 
     void compute(const Unit& unit, const Unit* next, int64_t layer_offset, Stack& stack) {
@@ -143,6 +141,7 @@ private:
         task.group = group_;
         task.scale = std::fabs(c_.scale);
         task.pairs = pairs_;
+        task.head_bytes = c_.head_bytes;
         task.q = gather_queries(unit, s.q);
         task.scratch = s.leaf.floats(routines_.scratch_floats(c_.dim, c_.tokens, all_rows));
         stack.reset(all_rows, c_.dim);
@@ -226,7 +225,6 @@ private:
     const AttendCall& c_;
     const Routines& routines_;
     const int group_;
-    const int64_t head_bytes_;
     const bool pairs_;
     std::vector<Unit> units_;
     std::vector<Stack> stacks_;

@@ -32,13 +32,13 @@ public:
     // keys and values in a row.
     void store(int layer, int first, int last, const void* k, const void* v) const {
         int heads = step_.attend.heads, kv_heads = step_.attend.kv_heads;
-        auto part = [&](int64_t offset, const void* rows, int before) {
+        auto part = [&](bool values, const void* rows, int before) {
             int from = std::clamp(first - before, 0, kv_heads);
             int to = std::clamp(last - before, 0, kv_heads);
-            lk::store(step_.store, layer * step_.layer_bytes + offset, rows, from, to);
+            lk::store(step_.store, layer * step_.layer_bytes, values, rows, from, to);
         };
-        part(0, k, heads);
-        part(step_.store.value_offset, v, heads + kv_heads);
+        part(false, k, heads);
+        part(true, v, heads + kv_heads);
     }
 
     // All members call it once queries and keys are there. False when the caller is to get the

@@ -124,15 +124,14 @@ void attend_rows(const HeadTask& task, const K& k, const V& v, A ahead) {
 }
 
 // Values in float32, each row padded with zeros to whole vectors.
-template <class T>
-Rows<float> widen_values(const T* values, int seen, int dim, float* v) {
+template <class R>
+Rows<float> widen_values(const R& values, int seen, int dim, float* v) {
     int64_t stride = round_up(dim, LANES);
     for (int key = 0; key < seen; key++) {
-        const T* from = values + int64_t(key) * dim;
         float* to = v + key * stride;
         int d = 0;
-        for (; d + LANES <= dim; d += LANES) store(to + d, load(from + d));
-        for (; d < dim; d++) to[d] = widen(from[d]);
+        for (; d + LANES <= dim; d += LANES) store(to + d, values.load(key, d));
+        for (; d < dim; d++) to[d] = values.item(key, d);
         for (; d < stride; d++) to[d] = 0.0f;
     }
     return {v, stride};
@@ -186,11 +185,12 @@ void attend_head(HeadTask& task, const T* keys) {
 #endif
             DepthPairs k{pairs, dim / 2 * LANES};
             if (few) return attend_rows(task, k, NarrowRows{values, dim}, ahead);
-            return attend_rows(task, k, widen_values(values, seen, dim, task.v), NothingAhead{});
+            auto v = widen_values(Plain<Bf16>{values, dim}, seen, dim, task.v);
+            return attend_rows(task, k, v, NothingAhead{});
         }
     }
     here.ask_bytes(0, task.phase_bytes);
-    transpose_keys(keys, seen, dim, task.k, width);
+    transpose_keys(Plain<T>{keys, dim}, seen, dim, task.k, width);
     Rows<float> k{task.k, width};
     if constexpr (std::is_same_v<T, float>)
         if (dim % LANES == 0) {
@@ -201,7 +201,25 @@ void attend_head(HeadTask& task, const T* keys) {
                 attend_rows(task, k, v, NothingAhead{});
             return;
         }
-    attend_rows(task, k, widen_values(values, seen, dim, task.v), NothingAhead{});
+    auto v = widen_values(Plain<T>{values, dim}, seen, dim, task.v);
+    attend_rows(task, k, v, NothingAhead{});
+}
+
+// Of 8 bits: widened once, with their scales.
+template <class T>
+void attend_scaled_head(HeadTask& task, const T* keys) {
+    int dim = task.all.dim, tokens = task.all.tokens, seen = task.seen_by(task.all.rows - 1);
+    int64_t width = task.width(), to_scales = task.all.head_bytes - int64_t(8) * tokens;
+    const auto* at = reinterpret_cast<const char*>(keys);
+    const auto* scales = reinterpret_cast<const float*>(at + to_scales);
+    Ahead{at + 3 * task.phase_bytes}.ask_bytes(0, task.phase_bytes);
+    transpose_keys(Scaled<T>{keys, dim, scales}, seen, dim, task.k, width);
+    Scaled<T> values{keys + int64_t(tokens) * dim, dim, scales + tokens};
+    Rows<float> k{task.k, width}, v = widen_values(values, seen, dim, task.v);
+    if (task.all.rows <= FEW_ROWS)
+        attend_rows(task, k, v, Ahead{task.next});
+    else
+        attend_rows(task, k, v, NothingAhead{});
 }
 
 inline size_t scratch_floats(int dim, int tokens, int all_rows) {
@@ -211,7 +229,7 @@ inline size_t scratch_floats(int dim, int tokens, int all_rows) {
 
 template <class T>
 void attend_leaf(const LeafTask& all, const void* block) {
-    int64_t width = round_up(all.tokens, LANES), head_bytes = 2 * sizeof(T) * all.tokens * all.dim;
+    int64_t width = round_up(all.tokens, LANES), head_bytes = all.head_bytes;
     const char* at = static_cast<const char*>(block);
     const char* next = static_cast<const char*>(all.next ? all.next : block);
     float* k = all.scratch;
@@ -224,7 +242,10 @@ void attend_leaf(const LeafTask& all, const void* block) {
         HeadTask task{all, static_cast<const char*>(all.q) + head * q_bytes, all.lse + row,
                       sums + row, all.out + row * all.stride, k, v, scores,
                       head + 1 < all.heads ? at + head_bytes : next, head_bytes / PHASES};
-        attend_head(task, reinterpret_cast<const T*>(at));
+        if constexpr (sizeof(T) == 1)
+            attend_scaled_head(task, reinterpret_cast<const T*>(at));
+        else
+            attend_head(task, reinterpret_cast<const T*>(at));
     }
     int all_rows = all.heads * all.rows;
     for (int row = 0; row < all_rows; row += LANES) {
@@ -237,7 +258,9 @@ void attend_leaf(const LeafTask& all, const void* block) {
 }
 
 constexpr Routines ROUTINES = {
-    takes_pairs, scratch_floats, {attend_leaf<float>, attend_leaf<Bf16>, attend_leaf<Half>},
+    takes_pairs, scratch_floats,
+    {attend_leaf<float>, attend_leaf<Bf16>, attend_leaf<Half>, attend_leaf<int8_t>,
+     attend_leaf<Fp8>},
     merge_rows};
 
 }  // namespace LK_ISA

@@ -21,7 +21,8 @@ constexpr float LOG2_E = 1.4426950408889634f;
 
 LK_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-enum Kind { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
+enum Kind { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2, INT8 = 3, FP8 = 4 };
+LK_INLINE int item_bytes(int kind) { return kind == FLOAT32 ? 4 : kind <= FLOAT16 ? 2 : 1; }
 
 // Some query rows of some KV heads over one leaf.
 struct LeafTask {
@@ -35,6 +36,7 @@ struct LeafTask {
     float* lse;       // [heads, rows], room for a multiple of 16
     float* out;       // [heads, rows, stride]
     int64_t stride;   // dim rounded up to 16
+    int64_t head_bytes;  // from a head's keys to the next one's; those of 8 bits end in scales
     float* scratch;   // scratch_floats of them
     const void* next; // the leaf to come, or null
 };
@@ -47,7 +49,7 @@ struct Routines {
     // Whether bfloat16 queries and keys are multiplied as they are, for leaves of this shape.
     bool (*takes_pairs)(int dim, int tokens);
     size_t (*scratch_floats)(int dim, int tokens, int all_rows);
-    void (*attend_leaf[3])(const LeafTask&, const void* keys);  // by Kind; then the values
+    void (*attend_leaf[5])(const LeafTask&, const void* keys);  // by Kind; then the values
     MergeRows merge_rows;
 };
 

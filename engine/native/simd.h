@@ -25,6 +25,8 @@ typedef float Vec __attribute__((vector_size(64)));
 typedef int32_t VecI __attribute__((vector_size(64)));
 typedef uint32_t VecU __attribute__((vector_size(64)));
 typedef uint16_t VecH __attribute__((vector_size(32)));
+typedef int8_t VecB __attribute__((vector_size(16)));
+typedef uint8_t VecUB __attribute__((vector_size(16)));
 
 LK_INLINE int least(int a, int b) { return a < b ? a : b; }
 
@@ -122,6 +124,23 @@ LK_INLINE Vec load(const Half* from) {
     for (int i = 0; i < LANES; i++) to[i] = widen(from[i]);
     return to;
 #endif
+}
+
+LK_INLINE Vec load(const int8_t* from) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_as<__m128i>(from)));
+#else
+    return __builtin_convertvector(__builtin_convertvector(load_as<VecB>(from), VecI), Vec);
+#endif
+}
+LK_INLINE Vec load(const Fp8* from) {
+#if defined(__AVX512F__)
+    VecU code = (VecU)_mm512_cvtepu8_epi32(load_as<__m128i>(from));
+#else
+    VecU code = __builtin_convertvector(load_as<VecUB>(from), VecU);
+#endif
+    Vec size = (Vec)((code & 0x7f) << 20) * 0x1p120f;
+    return (Vec)((VecU)size | (code & 0x80) << 24);
 }
 
 // 2^f = 1 + f (c1 + c2 f + ...), least squares on Chebyshev points of [-1/2, 1/2]; error 1.6e-8.

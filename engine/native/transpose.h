@@ -54,20 +54,41 @@ LK_INLINE void transpose(V* r) {
     for (int i = 0; i < 16; i++) r[i] = t[i];
 }
 
-// to[d, key] = rows[key, d] in float32; ``stride`` is the number of keys rounded up to 16.
+// Rows [tokens, dim] of a leaf in float32: 16 items from ``d`` on, or one.
 template <class T>
-void transpose_keys(const T* rows, int keys, int dim, float* to, int64_t stride) {
+struct Plain {
+    const T* at;
+    int dim;
+    LK_INLINE Vec load(int row, int d) const { return LK_ISA::load(at + int64_t(row) * dim + d); }
+    LK_INLINE float item(int row, int d) const { return widen(at[int64_t(row) * dim + d]); }
+};
+template <class T>
+struct Scaled {
+    const T* at;
+    int dim;
+    const float* scales;  // one for each row
+    LK_INLINE Vec load(int row, int d) const {
+        return LK_ISA::load(at + int64_t(row) * dim + d) * set1(scales[row]);
+    }
+    LK_INLINE float item(int row, int d) const {
+        return widen(at[int64_t(row) * dim + d]) * scales[row];
+    }
+};
+
+// to[d, key] = rows[key, d]; ``stride`` is the number of keys rounded up to 16.
+template <class R>
+void transpose_keys(const R& rows, int keys, int dim, float* to, int64_t stride) {
     int key = 0;
     if (dim % LANES == 0)
         for (; key + LANES <= keys; key += LANES)
             for (int d = 0; d < dim; d += LANES) {
                 Vec block[LANES];
-                for (int i = 0; i < LANES; i++) block[i] = load(rows + (key + i) * dim + d);
+                for (int i = 0; i < LANES; i++) block[i] = rows.load(key + i, d);
                 transpose(block);
                 for (int i = 0; i < LANES; i++) store(to + (d + i) * stride + key, block[i]);
             }
     for (int d = 0; d < dim; d++) {
-        for (int k = key; k < keys; k++) to[d * stride + k] = widen(rows[int64_t(k) * dim + d]);
+        for (int k = key; k < keys; k++) to[d * stride + k] = rows.item(k, d);
         for (int k = key < keys ? keys : key; k < stride; k++) to[d * stride + k] = 0.0f;
     }
 }

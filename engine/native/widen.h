@@ -1,4 +1,4 @@
-// Sixteen-bit floats, one at a time.
+// Items of fewer bits than float32, one at a time.
 
 #pragma once
 
@@ -8,6 +8,7 @@ namespace lk {
 
 struct Bf16 { uint16_t bits; };
 struct Half { uint16_t bits; };
+struct Fp8 { uint8_t bits; };  // e4m3; what a pool holds is never its NaN, a scale says that
 
 // Widening to float32 is exact.
 LK_INLINE float widen(float x) { return x; }
@@ -18,6 +19,11 @@ LK_INLINE float widen(Half x) {
         ? rest | 0x7f800000u
         : __builtin_bit_cast(uint32_t, __builtin_bit_cast(float, rest) * 0x1p112f);
     return __builtin_bit_cast(float, sign | magnitude);
+}
+LK_INLINE float widen(int8_t x) { return float(x); }
+LK_INLINE float widen(Fp8 x) {
+    float size = __builtin_bit_cast(float, uint32_t(x.bits & 0x7f) << 20) * 0x1p120f;
+    return x.bits & 0x80 ? -size : size;
 }
 
 }  // namespace lk

@@ -20,7 +20,7 @@ from engine.memory.reference import ReferencePool
 CASES = [
     (name, dtype)
     for name in LOCAL
-    for dtype in ("float32", "bfloat16")
+    for dtype in ("float32", "bfloat16", "int8")
     if (name, dtype) != ("triton", "float32")  # one takes seconds in Triton's interpreter
 ]
 GROUP, ROWS, FIRST = 4, 9, 13
@@ -38,7 +38,8 @@ RANKS = {
 
 
 def layout_of(dtype: str) -> BlockLayout:
-    return BlockLayout(layers=2, kv_heads=3, head_dim=16, tokens=4, dtype=dtype)
+    queries = dtype if dtype in DTYPES else "bfloat16"
+    return BlockLayout(layers=2, kv_heads=3, head_dim=16, tokens=4, dtype=dtype, queries=queries)
 
 
 def backend_of(name: str, pool: ReferencePool, heads: range, kv_heads: range) -> LocalBackend:
@@ -75,7 +76,7 @@ def run(
         for layer in range(layout.layers):
             random = torch.Generator().manual_seed(100 * first + layer)
             q, k, v = (
-                torch.randn(count, heads, 16, generator=random).to(DTYPES[dtype])
+                torch.randn(count, heads, 16, generator=random).to(DTYPES[layout.query_dtype])
                 for heads in (3 * GROUP, 3, 3)
             )
             partials = []

@@ -12,13 +12,16 @@ from tolerance import TOLERANCE, out_tolerance
 from engine.attention.kernel_native import ISAS, NativeKernel, available_isas
 from engine.core import BlockLayout
 
+QUERIES = {"int8": "bfloat16", "fp8": "bfloat16"}
 KERNELS = {isa: NativeKernel(isa=isa) for isa in available_isas()}
 
 
 def some_context(
     dtype: str, group: int = 3, rows: int = 17, size: float = 1.0, num_keys: int = 150
 ) -> Context:
-    layout = BlockLayout(layers=1, kv_heads=2, head_dim=64, tokens=16, dtype=dtype)
+    layout = BlockLayout(
+        layers=1, kv_heads=2, head_dim=64, tokens=16, dtype=dtype, queries=QUERIES.get(dtype, "")
+    )
     return Context(layout, num_keys=num_keys, rows=rows, group=group, seed=3, size=size)
 
 
@@ -40,7 +43,7 @@ def test_an_instruction_set_that_is_not_there_is_refused_by_name() -> None:
 
 
 @given(
-    dtype=st.sampled_from(list(DTYPES)),
+    dtype=st.sampled_from([*DTYPES, *QUERIES]),
     group=st.sampled_from([1, 3, 7]),
     rows=st.sampled_from([1, 2, 17]),
     size=st.sampled_from([1.0, 1e-3, 30.0]),

@@ -12,7 +12,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from contexts import DTYPES, Context, bits
+from contexts import KV_DTYPES, Context, bits
 from hypothesis import given
 from hypothesis import strategies as st
 from tolerance import TOLERANCE, out_tolerance
@@ -37,7 +37,7 @@ def contexts(draw: st.DrawFn, max_leaves: int = 9) -> Context:
         kv_heads=draw(st.integers(1, 3), label="kv_heads"),
         head_dim=draw(st.sampled_from([8, 64, 16, 80, 128, 3, 32]), label="head_dim"),
         tokens=draw(st.sampled_from([4, 16, 64, 8, 32, 5]), label="tokens"),
-        dtype=draw(st.sampled_from(list(DTYPES)), label="dtype"),
+        **draw(KV_DTYPES, label="dtypes"),
     )
     num_keys = draw(st.integers(1, max_leaves * layout.tokens), label="num_keys")
     return Context(
@@ -145,11 +145,7 @@ def test_a_row_has_the_same_bits_alone_and_among_others(
 def test_garbage_behind_the_last_key_never_leaks(kernel: Kernel, context: Context) -> None:
     segment = context.segment(range(context.num_leaves))
     with_nan = context.attend(kernel, [segment])
-    tokens, end = context.layout.tokens, context.num_keys % context.layout.tokens
-    blocks = context.memory.view(DTYPES[context.layout.dtype]).view(-1, *context.layout.shape)
-    last = (context.addresses[-1] - context.memory.data_ptr()) // context.layout.block_bytes
-    if end:
-        blocks[last, :, :, :, end:tokens] = -1.0
+    context.fill_behind_the_last_key(-1.0)
     with_numbers = context.attend(kernel, [segment])
     assert not np.isnan(with_nan.out).any()
     assert not np.isnan(with_nan.lse).any()
@@ -290,7 +286,7 @@ def test_wrong_arguments_are_refused_with_numbers(kernel: Kernel) -> None:
         (1, context.q[:, :5], "6 heads|5|contiguous"),
         (2, dataclasses.replace(context.layout, head_dim=32), "heads of 64"),
         (2, dataclasses.replace(context.layout, tokens=512), "tokens=512"),
-        (2, dataclasses.replace(context.layout, dtype="int8"), "int8"),
+        (2, dataclasses.replace(context.layout, dtype="int4"), "int4"),
         (3, 1, "layer 1 of 1"),
         (5, rows.out[:-1], "node rows"),
         (6, rows.lse.astype(np.float64), "float64"),

@@ -9,7 +9,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from contexts import DTYPES, Context, bits
+from contexts import DTYPES, KV_DTYPES, Context, bits
 from hypothesis import given
 from hypothesis import strategies as st
 from test_backends import FEW, SAME_BITS, Work
@@ -39,10 +39,10 @@ class Kernels(Kernel):
         self.device = torch.device("cpu" if triton_backend.is_interpreted() else "cuda")
         if self.device.type == "cuda":
             context.memory = context.memory.pin_memory()
-        anchor = context.memory.view(DTYPES[context.layout.dtype]).view(-1)[:1]
+        memory = context.memory.view(-1)
         suited = replace(Tiles.suited(), **tiles)
-        self.launch = Launch(context.layout, context.heads, anchor, self.device, suited)
-        self.dtype = DTYPES[context.layout.dtype]
+        self.launch = Launch(context.layout, context.heads, memory, self.device, suited)
+        self.dtype = DTYPES[context.layout.query_dtype]
 
     def attend(
         self,
@@ -73,7 +73,7 @@ def contexts(draw: st.DrawFn, max_leaves: int = 9) -> Context:
         kv_heads=draw(st.integers(1, 2), label="kv_heads"),
         head_dim=draw(st.sampled_from([16, 64, 5, 80]), label="head_dim"),
         tokens=draw(st.sampled_from([4, 16, 33, 5]), label="tokens"),
-        dtype=draw(st.sampled_from(list(DTYPES)), label="dtype"),
+        **draw(KV_DTYPES, label="dtypes"),
     )
     num_keys = draw(st.integers(1, max_leaves * layout.tokens), label="num_keys")
     return Context(
@@ -165,10 +165,7 @@ def test_garbage_behind_the_last_key_never_leaks(context: Context) -> None:
     segment = context.segment(range(context.num_leaves))
     kernel = Kernels(context)
     with_nan = context.attend(kernel, [segment])
-    blocks = context.memory.view(DTYPES[context.layout.dtype]).view(-1, *context.layout.shape)
-    last = (context.addresses[-1] - context.memory.data_ptr()) // context.layout.block_bytes
-    if end := context.num_keys % context.layout.tokens:
-        blocks[last, :, :, :, end:] = -1.0
+    context.fill_behind_the_last_key(-1.0)
     with_numbers = context.attend(kernel, [segment])
     assert not np.isnan(with_nan.out).any()
     assert not np.isnan(with_nan.lse).any()

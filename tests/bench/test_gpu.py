@@ -20,6 +20,8 @@ needs_triton = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
 def test_a_case_counts_what_is_read_and_multiplied() -> None:
     assert CASE.kv_bytes == 2 * 2 * 10 * 2 * 8 * 2
+    # An 8-bit item each, and 4 bytes of scale to a row of 8.
+    assert replace(CASE, kv="fp8").kv_bytes == 2 * 2 * 10 * 2 * (8 + 4)
     assert CASE.flops == 4 * 2 * (8 + 9 + 10) * 4 * 8
     assert CASE.bound_s(1e3, 1e12) == CASE.kv_bytes / 1e3
     assert CASE.bound_s(1e12, 1e3) == CASE.flops / 1e3
@@ -31,24 +33,44 @@ def test_cases_are_different_and_fit_a_gpu() -> None:
         assert max(case.kv_bytes for case in chosen) <= MOST_BYTES
         assert all(case.rows <= case.keys for case in chosen)
     assert {case.dtype for case in small_cases()} == {"float32", "float16", "bfloat16"}
+    for chosen in (cases(), small_cases()):
+        assert {case.kv for case in chosen} == {"", "int8", "fp8"}
+    assert 0 < sum(case.asks_flex for case in cases()) < 20
     assert {case.rows == 1 for case in cases()} == {True, False}
 
 
 def test_the_table_tells_shares_of_the_bound() -> None:
-    head, line = table([Row(CASE, 6e-6, 8e-6, 2e-6, 1e-6, 9e-6)]).splitlines()
-    assert head.split()[:6] == ["case", "dtype", "attend", "merge", "write", "flash"]
+    scaled = Row(replace(CASE, kv="fp8"), 3e-6, 4e-6, 1e-6, 1e-6)
+    text = table([scaled, Row(CASE, 6e-6, 8e-6, 2e-6, 1e-6, 9e-6, 7e-6)])
+    head, eight, line = text.splitlines()
+    assert head.split()[:7] == ["case", "dtypes", "attend", "merge", "write", "flash", "flex"]
     assert line.startswith("prefill 3, 2 x 10, 4/2x8")
-    assert line.split()[-7:] == ["float16", "8.0", "2.0", "1.0", "9.0", "6.0", "60%"]
+    assert line.split()[-8:] == ["float16", "8.0", "2.0", "1.0", "9.0", "7.0", "6.0", "60%"]
+    wanted = ["float16/fp8", "4.0", "1.0", "1.0", "-", "-", "3.0", "60%", "2.00"]
+    assert eight.split()[-9:] == wanted
 
 
 @needs_triton
-@pytest.mark.parametrize("changes", [{}, {"rows": 1, "dtype": "bfloat16"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"rows": 1, "dtype": "bfloat16"}, {"kv": "fp8"}, {"kv": "int8", "rows": 1}]
+)
 def test_the_check_passes_and_sees_what_is_wrong(changes: dict[str, object]) -> None:
     case = replace(CASE, **changes)
     gpu.check(DEVICE, [case])
     scene = gpu.Scene(case, DEVICE)
     scene.merge = lambda: scene.finished[0].zero_()  # type: ignore[method-assign]
     assert scene.error() > gpu.ERRORS[case.dtype]
+
+
+@needs_triton
+@pytest.mark.parametrize("rows", [1, 3])
+def test_flex_attention_is_asked_for_the_same(rows: int) -> None:
+    scene = gpu.Scene(replace(CASE, rows=rows), DEVICE)
+    scene.attend()
+    scene.merge()
+    out_BHTD = scene.flex(compiled=False)()
+    found = out_BHTD.transpose(1, 2).reshape(scene.finished[0].shape).float()
+    torch.testing.assert_close(found, scene.finished[0], atol=2e-3, rtol=2e-3)
 
 
 @needs_triton

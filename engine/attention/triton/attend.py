@@ -21,6 +21,7 @@ def dot(a, b, INTERPRETED: tl.constexpr):
 def leaf_partial(
     q_MD,
     keys,  # of one leaf and head: C rows of D, and C rows of values behind them
+    scales,  # of 8-bit keys and values: C and C
     visible_M,  # so many of the leaf's keys each row sees; may be negative
     most_visible,  # the largest of them
     scale_2,  # times log2 e: powers of two inside, natural logarithms outside
@@ -28,6 +29,7 @@ def leaf_partial(
     DIM: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    SCALED: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
     """Out [M, D] and natural lse [M]: zeros and -inf where a row sees no key."""
@@ -42,7 +44,11 @@ def leaf_partial(
         there = (c < TOKENS) & (c < most_visible)
         mask = there[:, None] & (d < DIM)[None, :]
         k_CD = tl.load(keys + c[:, None] * DIM + d[None, :], mask=mask, other=0.0)
+        if SCALED:  # all dtypes of queries hold 8-bit items exactly
+            k_CD = k_CD.to(tl.float32).to(q_MD.dtype)
         s_MC = dot(q_MD, tl.trans(k_CD), INTERPRETED) * scale_2
+        if SCALED:
+            s_MC *= tl.load(scales + c, mask=there, other=0.0)[None, :]
         s_MC = tl.where(there[None, :] & (c[None, :] < visible_M[:, None]), s_MC, float("-inf"))
         new_top = tl.maximum(top, tl.max(s_MC, 1))
         shift = tl.where(new_top == float("-inf"), 0.0, new_top)
@@ -50,9 +56,16 @@ def leaf_partial(
         v_CD = tl.load(keys + (TOKENS + c[:, None]) * DIM + d[None, :], mask=mask, other=0.0)
         fade = tl.exp2(top - shift)
         total = tl.fma(total, fade, tl.sum(p_MC, 1))
-        # Values are weighted with weights rounded as they are, so these make their mean.
-        p_MC = p_MC.to(v_CD.dtype)
-        rounded = tl.fma(rounded, fade, tl.sum(p_MC.to(tl.float32), 1))
+        if SCALED:
+            p_MC *= tl.load(scales + TOKENS + c, mask=there, other=0.0)[None, :]
+            if q_MD.dtype != tl.float32:  # not float16, for which scales may be too small
+                p_MC = p_MC.to(tl.bfloat16)
+            v_CD = v_CD.to(tl.float32).to(p_MC.dtype)
+            rounded = total
+        else:
+            # Values are weighted with weights rounded as they are, so these make their mean.
+            p_MC = p_MC.to(v_CD.dtype)
+            rounded = tl.fma(rounded, fade, tl.sum(p_MC.to(tl.float32), 1))
         out = tl.fma(out, tl.broadcast_to(fade[:, None], out.shape), dot(p_MC, v_CD, INTERPRETED))
         top = new_top
     seen = total > 0.0
@@ -64,15 +77,16 @@ def leaf_partial(
 
 @triton.jit
 def attend_kernel(
-    q,  # [T, H, D], in the keys' dtype
-    pool,  # where offsets count from, in the keys' dtype
+    q,  # [T, H, D], in the keys' dtype or, where these have 8 bits, any
+    pool,  # where offsets count from: items
+    scales,  # float32 at the same address; unused where items are not 8-bit
     segments,  # int32 [S, 6] of a Piece
     units,  # int32 [U, 5]: segment, first token, first leaf, number of leaves (2^n), first row
     leaves,  # int32 [N]: leaf indexes
     offsets,  # int64 [N]: items from ``pool`` to each leaf's rBlock
     out,  # float32 [R, H, D]
     lse,  # float32 [R, H]
-    layer_offset,  # items
+    layer_bytes,  # from layer 0 to this one
     scale_2,
     HEADS: tl.constexpr,
     GROUP: tl.constexpr,  # query heads of one KV head
@@ -82,6 +96,9 @@ def attend_kernel(
     BLOCK_M: tl.constexpr,  # at least TILE_TOKENS * GROUP
     BLOCK_C: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    HEAD_BYTES: tl.constexpr,  # from a head's keys to the next one's
+    SCALES_BYTES: tl.constexpr,  # from them to the head's scales; 0 where there are none
+    ITEM_BYTES: tl.constexpr,
     ALIGN: tl.constexpr,  # all offsets are multiples of so many items
     INTERPRETED: tl.constexpr,
 ):
@@ -104,7 +121,8 @@ def attend_kernel(
     mask = mine[:, None] & (d < DIM)[None, :]
     row = (first_query + t).to(tl.int64) * HEADS + head * GROUP + m % GROUP
     q_MD = tl.load(q + row[:, None] * DIM + d[None, :], mask=mask, other=0.0)
-    layer_offset = tl.multiple_of(layer_offset + head.to(tl.int64) * (2 * TOKENS * DIM), ALIGN)
+    head_bytes = layer_bytes + head.to(tl.int64) * HEAD_BYTES
+    head_offset = tl.multiple_of(head_bytes // ITEM_BYTES, ALIGN)
 
     out_MD = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     lse_M = tl.full([BLOCK_M], float("-inf"), tl.float32)
@@ -116,7 +134,8 @@ def attend_kernel(
         begin = tl.load(leaves + first_leaf + n) * TOKENS
         out_MD, lse_M = leaf_partial(
             q_MD,
-            pool + offset + layer_offset,
+            pool + offset + head_offset,
+            scales + (offset * ITEM_BYTES + head_bytes + SCALES_BYTES) // 4,
             position + 1 - begin + t,
             position + num_tokens - begin,
             scale_2,
@@ -124,6 +143,7 @@ def attend_kernel(
             DIM,
             BLOCK_C,
             BLOCK_D,
+            SCALES_BYTES > 0,
             INTERPRETED,
         )
         if n % 2 == 1:

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from engine import devices
-from engine.attention.base import Partial
-from engine.attention.local import DTYPES, LocalBackend, NodeRows
+from engine.attention.base import Partial, Rotary
+from engine.attention.local import LocalBackend, NodeRows
 from engine.attention.tree import MergeProgram, Piece
-from engine.core import ITEM_BYTES
+from engine.core import KV_BYTES, SCALE_BYTES
 from engine.errors import ConfigError
 from engine.memory.base import MemoryPool
 from engine.native.library import processor_flags
@@ -71,13 +71,11 @@ class TritonBackend(LocalBackend):
                 devices.show(self, self.pool.block_address(0), num_bytes)
         # Imported here: whoever does not use it pays for no triton, and needs none.
         launch = import_module("engine.attention.triton.launch")
-        # Where addresses count from.
-        anchor = self.bytes_PB.view(DTYPES[self.layout.dtype]).view(-1)[:1]
-        tiles = launch.Tiles.suited(rows=config.tile_rows)
+        tiles, device = launch.Tiles.suited(rows=config.tile_rows), torch.device(self.device)
         self._launch: Launch = launch.Launch(
-            self.layout, self.shape.num_heads, anchor, torch.device(self.device), tiles
+            self.layout, self.shape.num_heads, self.bytes_PB.view(-1), device, tiles
         )
-        self._slot_at_T = torch.empty(0, dtype=torch.int64)
+        self._slots_2T = torch.empty(2, 0, dtype=torch.int64)
         self.fingerprint = f"triton/{version('triton')}/{_where()}/rows {config.tile_rows}"
 
     def device_over(self, pool: MemoryPool) -> str:
@@ -88,13 +86,19 @@ class TritonBackend(LocalBackend):
     def place(self, block_T: Tensor, slot_T: Tensor) -> None:
         super().place(block_T, slot_T)
         layout = self.layout
-        item = ITEM_BYTES[layout.dtype]
-        first_T = block_T * (layout.block_bytes // item) + layout.offset_bytes // item
-        self._slot_at_T = (first_T + slot_T * layout.head_dim).to(self.device)
+        head_T = block_T * layout.block_bytes + layout.offset_bytes
+        items_T = head_T // KV_BYTES[layout.dtype] + slot_T * layout.head_dim
+        scales_T = (head_T + layout.scales_offset) // SCALE_BYTES + slot_T
+        self._slots_2T = torch.stack([items_T, scales_T]).to(self.device)
         self._launch.moved_on()
 
     def write(self, k_TKD: Tensor, v_TKD: Tensor, layer: int) -> None:
-        self._launch.write(k_TKD.to(self.device), v_TKD.to(self.device), self._slot_at_T, layer)
+        self._launch.write(k_TKD.to(self.device), v_TKD.to(self.device), self._slots_2T, layer)
+
+    def write_rotated(self, qk_TJD: Tensor, v_TKD: Tensor, rotary: Rotary, layer: int) -> Tensor:
+        there = [x.to(self.device).contiguous() for x in (qk_TJD, v_TKD, *rotary)]
+        qk_TJD, v_TKD, cos, sin = there
+        return self._launch.write_rotated(qk_TJD, v_TKD, (cos, sin), self._slots_2T, layer)
 
     def attend(self, piece: Piece, q_THD: Tensor, layer: int, rows: NodeRows) -> None:
         own = rows.slice(0, piece.num_node_rows)

@@ -12,6 +12,8 @@ import triton
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.attention.base import Rotary
+from engine.attention.stored import DTYPES, LARGEST
 from engine.attention.tree import MergeProgram, Piece
 from engine.attention.triton.attend import attend_kernel
 from engine.attention.triton.merge import merge_kernel
@@ -80,17 +82,19 @@ class _Tables(NamedTuple):
 
 
 class Launch:
-    """``anchor`` is where addresses count from; its dtype is the layout's. All other tensors lie on
-    ``device``, which can reach what the addresses point to."""
+    """``memory``: bytes, from whose first one addresses count; 16 at least, at a multiple of 16.
+    All other tensors lie on ``device``, which can reach what the addresses point to."""
 
     def __init__(
-        self, layout: BlockLayout, heads: int, anchor: Tensor, device: torch.device, tiles: Tiles
+        self, layout: BlockLayout, heads: int, memory: Tensor, device: torch.device, tiles: Tiles
     ) -> None:
         self.tiles = tiles
         self._device = device
         self._layout = layout
         self._heads = heads
-        self._anchor = anchor
+        self._items = memory[:16].view(DTYPES[layout.dtype])
+        self._scales = memory[:16].view(torch.float32)
+        self._query_dtype = DTYPES[layout.query_dtype]
         dim, tokens = layout.head_dim, layout.tokens
         self._tables: _Tables | None = None
         self._programs: list[tuple[MergeProgram, _Forest]] = []
@@ -99,7 +103,7 @@ class Launch:
         block_m = max(LEAST_TILE, self.tiles.rows, triton.next_power_of_2(group))
         self._tile_tokens = block_m // group
         block_d = max(LEAST_TILE, triton.next_power_of_2(dim))
-        most = max(LEAST_TILE, TILE_BYTES // (block_d * anchor.element_size()))
+        most = max(LEAST_TILE, TILE_BYTES // (block_d * self._query_dtype.itemsize))
         self.attend_constants: dict[str, Any] = {
             "HEADS": heads,
             "GROUP": group,
@@ -109,7 +113,10 @@ class Launch:
             "BLOCK_M": block_m,
             "BLOCK_C": min(most, max(LEAST_TILE, triton.next_power_of_2(tokens))),
             "BLOCK_D": block_d,
-            "ALIGN": gcd(2 * tokens * dim, 16),
+            "HEAD_BYTES": layout.head_bytes,
+            "SCALES_BYTES": layout.scales_offset if layout.is_scaled else 0,
+            "ITEM_BYTES": self._items.element_size(),
+            "ALIGN": gcd(layout.head_bytes // self._items.element_size(), 16),
             "INTERPRETED": bool(triton.knobs.runtime.interpret),
             "num_warps": 4 if block_m < 64 else 8,
             "num_stages": 2,
@@ -123,17 +130,20 @@ class Launch:
         }
         self.write_constants = {
             "KV_HEADS": layout.kv_heads,
+            "HEAD_BYTES": layout.head_bytes,
+            "ITEM_BYTES": self._items.element_size(),
             "TOKENS": tokens,
             "DIM": dim,
             "BLOCK_D": block_d,
             "PAIRS": tiles.writes,
+            "LARGEST": int(LARGEST.get(layout.dtype, 0)),
         }
 
     def attend(
         self, piece: Piece, q_THD: Tensor, layer: int, scale: float, out_RHD: Tensor, lse_RH: Tensor
     ) -> None:
-        """Fill the piece's node rows, float32; ``q`` has the layout's dtype."""
-        assert q_THD.dtype == self._anchor.dtype
+        """Fill the piece's node rows, float32; ``q`` has the layout's dtype of queries."""
+        assert q_THD.dtype == self._query_dtype
         tables = self._tables
         if tables is None or tables.piece is not piece:
             tables = self._tables = self._tables_of(piece)
@@ -146,14 +156,15 @@ class Launch:
             if len(units):
                 attend_kernel[len(units), self._layout.kv_heads](
                     q_THD,
-                    self._anchor,
+                    self._items,
+                    self._scales,
                     tables.segments,
                     units,
                     tables.leaves,
                     tables.offsets,
                     out,
                     lse,
-                    layer * self._layout.layer_bytes // self._anchor.element_size(),
+                    layer * self._layout.layer_bytes,
                     scale * LOG2_E,
                     **self.attend_constants,
                 )
@@ -180,18 +191,44 @@ class Launch:
             self._programs = [*self._programs[-1:], (program, known)]
         self._merge(known, out_RHD, lse_RH, out_THD, lse_TH)
 
-    def write(self, k_TKD: Tensor, v_TKD: Tensor, slot_T: Tensor, layer: int) -> None:
-        """``slot_T``: int64 items from the anchor to the key row of layer 0, head 0."""
+    def write(self, k_TKD: Tensor, v_TKD: Tensor, slots_2T: Tensor, layer: int) -> None:
+        """``slots_2T``: int64 items from the memory's first to the key row of layer 0, head 0;
+        float32 numbers to its scale."""
+        self._write(k_TKD, v_TKD, None, v_TKD, slots_2T, layer)
+
+    def write_rotated(
+        self, qk_TJD: Tensor, v_TKD: Tensor, rotary: Rotary, slots_2T: Tensor, layer: int
+    ) -> Tensor:
+        """The same with the last K heads of ``qk_TJD`` rotated; the H before them, rotated too."""
+        q_THD = v_TKD.new_empty(len(v_TKD), self._heads, self._layout.head_dim)
+        self._write(qk_TJD, v_TKD, rotary, q_THD, slots_2T, layer)
+        return q_THD
+
+    def _write(
+        self,
+        keys: Tensor,
+        v_TKD: Tensor,
+        rotary: Rotary | None,
+        turned_THD: Tensor,
+        slots_2T: Tensor,
+        layer: int,
+    ) -> None:
+        assert v_TKD.dtype == self._query_dtype
         layout = self._layout
-        pairs = len(slot_T) * layout.kv_heads
+        heads = self._heads if rotary else 0
+        pairs = len(v_TKD) * max(heads, layout.kv_heads)
         if pairs:
-            write_kernel[(triton.cdiv(pairs, self.tiles.writes),)](
-                k_TKD,
+            write_kernel[triton.cdiv(pairs, self.tiles.writes), 2 if rotary else 1](
+                keys,
                 v_TKD,
-                self._anchor,
-                slot_T,
-                layer * layout.layer_bytes // self._anchor.element_size(),
-                pairs,
+                *(rotary or (self._scales, self._scales)),
+                turned_THD,
+                self._items.view(torch.int8) if self._layout.is_scaled else self._items,
+                self._scales,
+                *slots_2T,
+                layer * layout.layer_bytes,
+                len(v_TKD),
+                HEADS=heads,
                 **self.write_constants,
             )
 
@@ -216,12 +253,12 @@ class Launch:
         level = level_for(piece, tile, kv_heads, self.tiles.programs)
         row_bytes = 4 * self._heads * (self._layout.head_dim + 1)
         batches = Units.of(piece, tile, level, self.tiles.scratch_bytes // row_bytes)
-        from_anchor = piece.address.astype(np.int64) - self._anchor.data_ptr()
+        from_first = piece.address.astype(np.int64) - self._items.data_ptr()
         return _Tables(
             piece,
             self._put(piece.segments_S6.copy()),
             self._put(piece.leaf_index),
-            self._put(from_anchor // self._anchor.element_size()),
+            self._put(from_first // self._items.element_size()),
             [
                 _Batch(self._put(u.units_U5), u.num_rows, self._forest(u.tree) if u.tree else None)
                 for u in batches
