@@ -75,7 +75,7 @@ class Membership:
             return [NotJoined(message.ticket, f"who joins {fault}")]
         if message.layout != self._layout:
             reason = f"its blocks are {self._layout}, yours {message.layout}"
-            advice = "use the same model, model.dtype and pool.block_tokens"
+            advice = "use the same model, model.dtype, pool.dtype and pool.block_tokens"
             return [NotJoined(message.ticket, f"{reason}: {advice}")]
         if now < self._listens_until:
             return []
