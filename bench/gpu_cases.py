@@ -34,6 +34,10 @@ class Case:
         return f"{what}, {self.batch} x {self.keys}, {self.heads}/{self.kv_heads}x{self.dim}"
 
     @property
+    def dtypes(self) -> str:
+        return "/".join(filter(None, (self.dtype, self.kv)))
+
+    @property
     def asks_flex(self) -> bool:
         """FlexAttention is compiled anew for each case, which takes seconds."""
         return self.dtype == "bfloat16" and not self.kv and self.dim == SHAPES[0][2]
@@ -131,9 +135,8 @@ def table(rows: Iterable[Row]) -> str:
     for row in rows:
         times = (row.attend_s, row.merge_s, row.write_s, row.flash_s, row.flex_s, row.bound_s)
         cells = " ".join(f"{'-' if s is None else f'{1e6 * s:.1f}':>9}" for s in times)
-        dtypes = "/".join(filter(None, (row.case.dtype, row.case.kv)))
         wide_s = plain.get(replace(row.case, kv="")) if row.case.kv else None
         times_as_fast = f"  {wide_s / row.own_s:.2f}" if wide_s else ""
         share = row.bound_s / row.own_s
-        lines.append(f"{row.case.name:44} {dtypes:13} {cells}  {share:.0%}{times_as_fast}")
+        lines.append(f"{row.case.name:44} {row.case.dtypes:13} {cells}  {share:.0%}{times_as_fast}")
     return "\n".join(lines)

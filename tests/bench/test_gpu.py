@@ -59,10 +59,11 @@ def test_the_check_passes_and_sees_what_is_wrong(changes: dict[str, object]) -> 
     gpu.check(DEVICE, [case])
     scene = gpu.Scene(case, DEVICE)
     scene.merge = lambda: scene.finished[0].zero_()  # type: ignore[method-assign]
-    assert scene.error() > gpu.ERRORS[case.dtype]
+    assert scene.error() > gpu.allowed(case)
 
 
 @needs_triton
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("rows", [1, 3])
 def test_flex_attention_is_asked_for_the_same(rows: int) -> None:
     scene = gpu.Scene(replace(CASE, rows=rows), DEVICE)

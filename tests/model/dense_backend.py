@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+from engine.attention.base import AttentionBackend
+
 
 class DenseBackend:
     """What the model calls of a backend; rows continue the one sequence it holds."""
@@ -18,6 +20,8 @@ class DenseBackend:
         assert v_TKD.is_contiguous()
         self.k_SKD[layer].append(k_TKD)
         self.v_SKD[layer].append(v_TKD)
+
+    write_rotated = AttentionBackend.write_rotated
 
     def start(self, q_THD: Tensor, layer: int) -> Tensor:
         assert q_THD.is_contiguous()
