@@ -17,6 +17,7 @@ from engine.attention.flash_parts import Packed, parts_of
 from engine.attention.local import LocalBackend, NodeRows
 from engine.attention.merge import run_program
 from engine.attention.tree import MergeProgram, Piece
+from engine.core import BlockLayout
 from engine.errors import ConfigError
 from engine.memory.base import MemoryPool
 
@@ -113,13 +114,14 @@ class FlashBackend(LocalBackend):
     def __init__(self, config: Config, **runtime: Any) -> None:
         if reason := why_not():
             raise ConfigError(reason)
-        self.library = pick()
-        super().__init__(**runtime)
-        if self.layout.dtype not in DTYPES or self.layout.head_dim > MAX_DIM:
+        layout: BlockLayout = runtime["layout"]
+        if layout.dtype not in DTYPES or layout.head_dim > MAX_DIM:
             raise ConfigError(
                 f"the backend flash takes bfloat16 and float16 and heads of at most {MAX_DIM}, not "
-                f"{self.layout.dtype} of {self.layout.head_dim}: use another backend"
+                f"{layout.dtype} of {layout.head_dim}: use another backend"
             )
+        self.library = pick()
+        super().__init__(**runtime)
         self._packed: tuple[Piece, list[tuple[bool, Packed]]] | None = None
 
     def device_over(self, pool: MemoryPool) -> str:

@@ -82,7 +82,7 @@ def test_each_row_is_attention_over_its_own_earlier_keys(
     library: Library, work: Work, dtype: str
 ) -> None:
     dim = work.layout.head_dim if library is STAND_IN else 8 * work.layout.head_dim
-    work = replace(work, layout=replace(work.layout, dtype=dtype, head_dim=dim))
+    work = replace(work, layout=replace(work.layout, dtype=dtype, queries="", head_dim=dim))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flash, "why_not", lambda: "")
         patch.setattr(flash, "pick", lambda: library)
@@ -114,7 +114,7 @@ def test_what_it_cannot_do_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ConfigError, match="flash needs a CUDA GPU.*use native or sdpa"):
         Work(layout, 1, {}, 0).backend("flash")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for wrong in ({"dtype": "float32"}, {"head_dim": 257}):
+    for wrong in ({"dtype": "float32"}, {"dtype": "int8"}, {"head_dim": 257}):
         other = replace(layout, **wrong)
         with pytest.raises(ConfigError, match=f"not {other.dtype} of {other.head_dim}"):
             Work(other, 1, {}, 0).backend("flash")
