@@ -14,7 +14,7 @@ import shared_memory
 
 ROOT = Path(__file__).parents[2]
 MARK = "LENDKV_TEST_MARK"
-GUARD_S = 120.0
+GUARD_S = 240.0
 
 
 @dataclass
