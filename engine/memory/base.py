@@ -45,22 +45,22 @@ class MemoryPool(ABC):
     """whether it is told which of its blocks are ``pool.lending.host_blocks``"""
 
     @property
-    @abstractmethod
     def region(self) -> memoryview | None:
         """All bytes of the pool, header first; writable. None where there is no such region."""
+        return None
 
     @property
-    @abstractmethod
     def fd(self) -> int | None:
         """File descriptor of the region for other processes, or None when it is private.
 
         Transport ``shm`` takes only a memfd that is sealed against shrinking.
         """
+        return None
 
     @property
-    @abstractmethod
     def address(self) -> int:
         """Memory address of the region's first byte in this process."""
+        raise NotImplementedError(f"{type(self).__name__} has no region")
 
     @abstractmethod
     def generation(self, block: int) -> int:

@@ -41,18 +41,6 @@ class DevicePool(MemoryPool):
         self._generations = Generations(counters.data, num_blocks, atomic=False)
         self._counters = counters
 
-    @property
-    def region(self) -> None:
-        return None
-
-    @property
-    def fd(self) -> None:
-        return None
-
-    @property
-    def address(self) -> int:
-        raise NotImplementedError("a device's pool has no region")
-
     def block_address(self, block: int) -> int:
         """On the device."""
         return self._first + block * self.layout.block_bytes

@@ -59,18 +59,6 @@ class TieredPool(MemoryPool):
         if self.device != "cpu" and num_far:
             devices.show(far, far.block_address(0), num_far * layout.block_bytes)
 
-    @property
-    def region(self) -> None:
-        return None
-
-    @property
-    def fd(self) -> None:
-        return None
-
-    @property
-    def address(self) -> int:
-        raise NotImplementedError("a tiered pool has no region")
-
     def block_address(self, block: int) -> int:
         tier, number = self._find(block)
         return tier.block_address(number)
