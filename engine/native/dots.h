@@ -38,7 +38,7 @@ LK_INLINE void panel_tile(const Bf16* w, const Bf16* x, int depth, int64_t strid
 #pragma GCC unroll 2
         for (int r = 0; r < 2; r++)  // beyond the matrix nothing is read: a prefetch does not fault
             if (r >= ahead.from && r < ahead.to)
-                _mm_prefetch((const char*)(at + r * 2 * LANES) + ahead.bytes, _MM_HINT_T0);
+                _mm_prefetch((const char*)(at + r * 2 * LANES) + ahead.bytes, _MM_HINT_T1);
 #pragma GCC unroll 12
         for (int t = 0; t < NT; t++) {
             __m512bh values = (__m512bh)_mm512_set1_epi32(pair(x + t * stride_x + k));

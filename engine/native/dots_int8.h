@@ -73,7 +73,7 @@ LK_INLINE void int8_tile(const WeightGroup* w, const RowGroup* x, int groups, in
         if (g >= ahead_from && g < ahead_to)
             for (int p = 0; p < NP; p++)
                 for (size_t line = 0; line < sizeof *w; line += 64)
-                    _mm_prefetch((const char*)(w + (NP + p) * groups + g) + line, _MM_HINT_T0);
+                    _mm_prefetch((const char*)(w + (NP + p) * groups + g) + line, _MM_HINT_T1);
         __m512i dot[NP][NT];
 #pragma GCC unroll 8
         for (int i = 0; i < NP * NT; i++)

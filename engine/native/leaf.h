@@ -113,7 +113,7 @@ void attend_rows(const HeadTask& task, const K& k, const V& v, A ahead) {
     for (int row = 0, num; row < rows; row += num) {
         int left = rows - row;
         num = left > TILE_ROWS && left <= 8 ? least(4, TILE_ROWS) : least(left, TILE_ROWS);
-        for (const char* end = next + share; next < end; next += 64) __builtin_prefetch(next);
+        for (const char* end = next + share; next < end; next += 64) fetch(next);
         switch (num) {
 #define LK_ROWS(n) case n: attend_tile<(n <= TILE_ROWS ? n : 1)>(task, row, k, v, ahead); break;
             LK_ROWS(1) LK_ROWS(2) LK_ROWS(3) LK_ROWS(4) LK_ROWS(5) LK_ROWS(6)
