@@ -203,6 +203,10 @@ class Request:
     """blocks of others that its tenant's requests may have at one instance; None: any number"""
 
 
+Seniority = tuple[float, float]
+"""a request's priority and when it came: smaller for who comes first, and gives way last"""
+
+
 class BlockRef(NamedTuple):
     """Where one rBlock of a sequence lies: the paper's instance id and physical id, and its loan.
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Protocol
 
-from engine.core import BlockLayout
+from engine.core import BlockLayout, Seniority
 from engine.memory.books import BlockState, Books
 from engine.memory.effects import Output, Violation, Zero
-from engine.memory.loans import FIRST, Debtor, Loan, Loans, Rank, Slot
+from engine.memory.loans import FIRST, Debtor, Loan, Loans, Slot
 from engine.memory.recalls import Recalls
 from engine.protocol import Granted, Pin, Pinned, Refused, Reserve
 
@@ -78,11 +78,13 @@ class Lending:
         kept = self.config.keep_blocks + self._books.count(BlockState.STAGING)
         return max(0, min(share, num_blocks - kept))
 
-    def num_lendable(self, now: float, debtor: Debtor | None = None, rank: Rank = FIRST) -> int:
+    def num_lendable(
+        self, now: float, debtor: Debtor | None = None, seniority: Seniority = FIRST
+    ) -> int:
         """Blocks it would lend now, to this debtor's request."""
         num_lent = self._books.count(BlockState.LENT)
         kept = self.config.keep_blocks + self.config.host_blocks
-        free = self._books.num_available - kept - self.recalls.num_kept(now, debtor, rank)
+        free = self._books.num_available - kept - self.recalls.num_kept(now, debtor, seniority)
         return max(0, min(self.num_lend_cap - num_lent, free))
 
     def num_drawable(self, *, host: bool) -> int:
@@ -92,8 +94,7 @@ class Lending:
     @property
     def num_used(self) -> int:
         """Blocks that the own step has."""
-        drawn = self._books.count(BlockState.USED) + self._books.count(BlockState.STAGING)
-        return drawn + len(self._held)
+        return sum(map(self._books.count, (BlockState.USED, BlockState.STAGING))) + len(self._held)
 
     def find(self, debtor: Debtor, number: int) -> Loan | None:
         """The debtor's loan, None when it has ended."""
@@ -112,13 +113,12 @@ class Lending:
         if not wanted.num_blocks:
             raise Violation("a reservation of no blocks")
         lease_s = min(wanted.lease_s, self.config.max_lease_s)
-        rank = (wanted.priority, now - wanted.age_s)
+        seniority = (wanted.priority, now - wanted.age_s)
         loan = self.loans.reserved(debtor, wanted.reservation)
         if loan is None:
-            lendable = self.num_lendable(now, debtor, rank)
+            lendable = self.num_lendable(now, debtor, seniority)
             if wanted.num_blocks > lendable:
-                missing = wanted.num_blocks - lendable
-                recalled = self.recalls.claim(debtor, missing, rank, now)
+                recalled = self.recalls.claim(debtor, wanted.num_blocks - lendable, seniority, now)
                 return Refused(wanted.reservation, lendable), recalled
             self.recalls.granted(debtor)
             blocks = self.take(wanted.num_blocks, BlockState.LENT)
@@ -128,7 +128,7 @@ class Lending:
                 blocks=blocks,
                 generations=[self._pool.generation(block) for block in blocks],
                 granted_at=now,
-                rank=rank,
+                seniority=seniority,
             )
         elif loan.pinned or wanted.num_blocks != len(loan.blocks) or loan.version:
             raise Violation(f"reservation {wanted.reservation} was used for loan {loan.number}")
@@ -159,7 +159,7 @@ class Lending:
                 blocks=list(found.values()),
                 generations=[self._pool.generation(block) for block in found.values()],
                 granted_at=now,
-                rank=(0, now),
+                seniority=(0, now),
                 pinned=True,
             )
             loan.contents = [wanted.contents[index] for index in found]

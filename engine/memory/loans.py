@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import NamedTuple
 
+from engine.core import Seniority
 from engine.errors import Fenced
 
-Rank = tuple[float, float]
-"""a request's priority and when it came: smaller for who comes first"""
-FIRST: Rank = (-math.inf, 0.0)
+FIRST: Seniority = (-math.inf, 0.0)
 """the own step's"""
 
 
@@ -48,12 +47,12 @@ class Loan:
         blocks: Sequence[int],
         generations: Sequence[int],
         granted_at: float = 0.0,
-        rank: Rank = FIRST,
+        seniority: Seniority = FIRST,
         pinned: bool = False,
     ) -> None:
         self.number = number
         self.granted_at = granted_at
-        self.rank = rank
+        self.seniority = seniority
         """of the request behind it"""
         self.pinned = pinned
         """its blocks are cached here and lent for reading; else they are the debtor's to write"""
@@ -110,7 +109,7 @@ class Loans:
         blocks: Sequence[int],
         generations: Sequence[int],
         granted_at: float = 0.0,
-        rank: Rank = FIRST,
+        seniority: Seniority = FIRST,
         pinned: bool = False,
     ) -> Loan:
         """A loan that is over at once unless extended."""
@@ -122,7 +121,7 @@ class Loans:
             blocks=blocks,
             generations=generations,
             granted_at=granted_at,
-            rank=rank,
+            seniority=seniority,
             pinned=pinned,
         )
         self._loans[loan.number] = loan

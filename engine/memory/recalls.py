@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from engine.memory.loans import FIRST, Debtor, Loan, Loans, Rank, Slot
+from engine.core import Seniority
+from engine.memory.loans import FIRST, Debtor, Loan, Loans, Slot
 
 MARGIN = 1.5
 """of ``recall_s``: how long blocks are kept for who called them back"""
@@ -22,7 +23,7 @@ MARGIN = 1.5
 @dataclass(slots=True)
 class _Claim:
     num_blocks: int
-    rank: Rank
+    seniority: Seniority
     until: float
 
 
@@ -81,13 +82,14 @@ class Recalls:
         return self._choose(self._own.num_blocks - num_free, self._loans, now, for_own=True)
 
     def claim(
-        self, debtor: Debtor, num_blocks: int, rank: Rank, now: float
+        self, debtor: Debtor, num_blocks: int, seniority: Seniority, now: float
     ) -> dict[Loan, list[int]]:
         """An earlier request finds too little: call back from later ones, keep it for a while."""
-        later = [loan for loan in self._loans if loan.rank > rank and loan.debtor != debtor]
+        others = [loan for loan in self._loans if loan.debtor != debtor]
+        later = [loan for loan in others if loan.seniority > seniority]
         if sum(loan.num_standing for loan in later) < num_blocks:
             return {}
-        self._claims[debtor] = _Claim(num_blocks, rank, now + MARGIN * self.longest_s)
+        self._claims[debtor] = _Claim(num_blocks, seniority, now + MARGIN * self.longest_s)
         return self._choose(num_blocks, later, now)
 
     def granted(self, debtor: Debtor) -> None:
@@ -97,10 +99,13 @@ class Recalls:
         """So many blocks are for the own step only, for so long."""
         self._frozen = _Claim(num_blocks, FIRST, now + for_s)
 
-    def num_kept(self, now: float, debtor: Debtor | None = None, rank: Rank = FIRST) -> int:
+    def num_kept(
+        self, now: float, debtor: Debtor | None = None, seniority: Seniority = FIRST
+    ) -> int:
         """Free blocks that are not for this debtor's request: others called them back."""
         kept = [self._own, self._frozen]
-        kept += [claim for of, claim in self._claims.items() if of != debtor and claim.rank <= rank]
+        others = [claim for of, claim in self._claims.items() if of != debtor]
+        kept += [claim for claim in others if claim.seniority <= seniority]
         return sum(claim.num_blocks for claim in kept if now < claim.until)
 
     def is_due(self, now: float) -> bool:
@@ -135,7 +140,7 @@ class Recalls:
         at_it = set() if for_own else {self._debtor(number) for number, _ in self._pending}
         may = {
             loan.number: loan
-            for loan in sorted(loans, key=lambda one: (one.rank, one.number), reverse=True)
+            for loan in sorted(loans, key=lambda one: (one.seniority, one.number), reverse=True)
             if loan.debtor not in at_it and loan.granted_at + self._min_residence_s <= now
         }
         chosen: dict[Loan, list[int]] = {}

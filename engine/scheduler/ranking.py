@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from engine.protocol import Heartbeat
 
-Rank = tuple[int, int]
+Roominess = tuple[int, int]
 """less its lendable blocks, and its number: smaller for roomier ones"""
 
 
@@ -21,8 +21,8 @@ class Ranking:
         self._heard_at: dict[int, float] = {}
         """in order of time"""
         self._beats: dict[int, Heartbeat] = {}
-        self._ranked: list[Rank] = []
-        self._on_host: dict[str, list[Rank]] = {}
+        self._ranked: list[Roominess] = []
+        self._on_host: dict[str, list[Roominess]] = {}
         self.num_lend_cap = 0
         """blocks that all of them would ever lend"""
 
@@ -30,8 +30,8 @@ class Ranking:
         self._remove(beat.instance)
         self._heard_at[beat.instance], self._beats[beat.instance] = now, beat
         self.num_lend_cap += beat.num_lend_cap
-        insort(self._ranked, _rank(beat))
-        insort(self._on_host.setdefault(beat.host, []), _rank(beat))
+        insort(self._ranked, _roominess(beat))
+        insort(self._on_host.setdefault(beat.host, []), _roominess(beat))
 
     def until(self, now: float) -> None:
         """Forget those who were not heard of for too long."""
@@ -71,10 +71,10 @@ class Ranking:
         self.num_lend_cap -= beat.num_lend_cap
         near = self._on_host[beat.host]
         for ranked in (self._ranked, near):
-            del ranked[bisect_left(ranked, _rank(beat))]
+            del ranked[bisect_left(ranked, _roominess(beat))]
         if not near:
             del self._on_host[beat.host]
 
 
-def _rank(beat: Heartbeat) -> Rank:
+def _roominess(beat: Heartbeat) -> Roominess:
     return (-beat.num_lendable, beat.instance)

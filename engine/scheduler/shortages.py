@@ -12,10 +12,9 @@ Who is short pauses between two tries, longer each time; so it is told when ther
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from engine.core import Seniority
 from engine.protocol import BorrowQuery, Heartbeat
 
-Rank = tuple[int, float]
-"""(priority, when the request came): the smaller comes first"""
 PATIENCE_S = 5
 """who is short for less time is not held anything for"""
 HOLD_S = 20
@@ -28,7 +27,7 @@ SAME_S = 1.0
 
 @dataclass(slots=True)
 class _Short:
-    rank: Rank
+    seniority: Seniority
     num_blocks: int
     num_own: int
     since: float
@@ -50,7 +49,7 @@ class Shortages:
     @property
     def state(self) -> list[object]:
         """To be compared with another's."""
-        return [(i, one.rank, one.num_blocks, one.since) for i, one in self._short.items()]
+        return [(i, one.seniority, one.num_blocks, one.since) for i, one in self._short.items()]
 
     @property
     def has_any(self) -> bool:
@@ -66,16 +65,16 @@ class Shortages:
         ``creditors``: the best first. What is held is held at the last ones, and all of the
         memory of the instance whose request it is held for.
         """
-        rank = (query.priority, now - query.age_s)
+        seniority = (query.priority, now - query.age_s)
         lendable, is_held = {one.instance: one.num_lendable for one in creditors}, False
         first = self._first(now)
         if first is not None and self._short[first].is_held_for(now):
             short = self._short[first]
-            is_held = first == query.instance and _is_same(short.rank, rank)
-            if short.rank < (rank[0], rank[1] - SAME_S):
+            is_held = first == query.instance and _is_same(short.seniority, seniority)
+            if short.seniority < (seniority[0], seniority[1] - SAME_S):
                 _hold(lendable, first, short.num_blocks)
         if not query.part:
-            self._note(query, rank, sum(lendable.values()), now)
+            self._note(query, seniority, sum(lendable.values()), now)
         return lendable, is_held
 
     def relieved(
@@ -86,7 +85,8 @@ class Shortages:
         ``lendable``, ``free``: by instance. What the earlier of them want is not there twice.
         """
         found, taken, total = [], 0, sum(lendable.values())
-        for instance, one in sorted(self._short.items(), key=lambda item: (item[1].rank, item[0])):
+        short = sorted(self._short.items(), key=lambda item: (item[1].seniority, item[0]))
+        for instance, one in short:
             if now - one.asked_at >= FORGET_S:
                 continue
             there = total - lendable.get(instance, 0) + free.get(instance, 0) - taken
@@ -101,20 +101,21 @@ class Shortages:
     def _first(self, now: float) -> int | None:
         """The instance of the earliest of those who are short."""
         alive = [i for i, one in self._short.items() if now - one.asked_at < FORGET_S]
-        return min(alive, key=lambda i: (self._short[i].rank, i), default=None)
+        return min(alive, key=lambda i: (self._short[i].seniority, i), default=None)
 
-    def _note(self, query: BorrowQuery, rank: Rank, num_offered: int, now: float) -> None:
+    def _note(self, query: BorrowQuery, seniority: Seniority, num_offered: int, now: float) -> None:
         known = self._short.get(query.instance)
         if known is not None and now - known.asked_at >= FORGET_S:
             known = None
-        is_same = known is not None and _is_same(known.rank, rank)
+        is_same = known is not None and _is_same(known.seniority, seniority)
         if query.num_blocks <= num_offered:
             if is_same:
                 del self._short[query.instance]
-        elif known is None or is_same or rank < known.rank:
+        elif known is None or is_same or seniority < known.seniority:
             since = known.since if known is not None and is_same else now
-            rank = known.rank if known is not None and is_same else rank
-            self._short[query.instance] = _Short(rank, query.num_blocks, query.num_own, since, now)
+            seniority = known.seniority if known is not None and is_same else seniority
+            short = _Short(seniority, query.num_blocks, query.num_own, since, now)
+            self._short[query.instance] = short
 
 
 def _hold(lendable: dict[int, int], home: int, num_blocks: int) -> None:
@@ -126,5 +127,5 @@ def _hold(lendable: dict[int, int], home: int, num_blocks: int) -> None:
         num_blocks -= kept
 
 
-def _is_same(one: Rank, other: Rank) -> bool:
+def _is_same(one: Seniority, other: Seniority) -> bool:
     return one[0] == other[0] and abs(one[1] - other[1]) < SAME_S
