@@ -23,6 +23,8 @@ class Loads:
         self._instance = instance
         self._epoch = epoch
         self._samples: deque[StepSample] = deque(maxlen=MAX_SAMPLES)
+        self._counted: tuple[Plan | None, int, int] = (None, 0, 0)
+        """the plan that ran last, and its keys at home and at others: a stride runs it again"""
         self._lent: dict[int, tuple[int, int]] = {}
         """sequence -> the version of its table, and how many of its leaves are lent"""
         self._held: dict[int, tuple[tuple[int, int], list[Share]]] = {}
@@ -67,9 +69,12 @@ class Loads:
         self._step_s.add(seconds)
         if plan.num_rows > len(plan.spans):
             return
-        remote = tokens * sum(map(self._num_lent, plan.spans))
-        keys = sum(span.first_position + 1 for span in plan.spans)
-        self._samples.append(StepSample(plan.num_rows, max(0, keys - remote), remote, seconds))
+        if plan is not self._counted[0]:
+            remote = tokens * sum(map(self._num_lent, plan.spans))
+            keys = sum(span.first_position + 1 for span in plan.spans)
+            self._counted = plan, max(0, keys - remote), remote
+        _, local, remote = self._counted
+        self._samples.append(StepSample(plan.num_rows, local, remote, seconds))
         self.step_s += (seconds - self.step_s) * (SMOOTHING if self.step_s else 1.0)
 
     def report(
@@ -83,7 +88,8 @@ class Loads:
     ) -> Load:
         self._began = now if self._began is None else self._began
         samples, self._samples = list(self._samples), deque(maxlen=MAX_SAMPLES)
-        self._lent.clear()
+        there = self._lent.keys() & {one.number for one in all_sequences}
+        self._lent = {number: self._lent[number] for number in there}
         self._held = {one.number: self._shares(one) for one in all_sequences}
         self._origins = {one.number: self._origin(one, now) for one in all_sequences}
         requests = {one.number: self._request(one, holdings) for one in all_sequences}

@@ -42,6 +42,10 @@ class Roofline(Costs):
         self._topology = topology
         self._bandwidth = device.bandwidth * device.bandwidth_share
         self._tp = topology.tp
+        self._kv_layer_bytes = model.kv_layer_bytes
+        self._kv_ranks = min(topology.tp, model.num_kv_heads)
+        """more ranks than KV heads hold copies"""
+        self._attention_flops = device.flops * device.attention_flops_share
 
     def linear_s(self, num_rows: int, num_sampled: int) -> float:
         if not num_rows:
@@ -55,11 +59,10 @@ class Roofline(Costs):
         return model.num_layers * layer_s + head_s + device.step_s
 
     def attention_s(self, read_keys: float, pairs: float) -> float:
-        model, device = self._model, self._device
-        kv_ranks = min(self._tp, model.num_kv_heads)  # more ranks than KV heads hold copies
-        read_s = read_keys * model.kv_layer_bytes / kv_ranks / self._bandwidth
-        flops = 4 * pairs * model.num_heads * model.head_dim / self._tp
-        return model.num_layers * max(read_s, flops / (device.flops * device.attention_flops_share))
+        model = self._model
+        read_s = read_keys * self._kv_layer_bytes / self._kv_ranks / self._bandwidth
+        multiply_s = 4 * pairs * model.num_heads * model.head_dim / self._tp / self._attention_flops
+        return model.num_layers * (read_s if read_s > multiply_s else multiply_s)
 
     def told(self, num_rows: int, read_keys: float) -> list[str]:
         model, device, tp = self._model, self._device, self._tp
@@ -75,7 +78,6 @@ class Roofline(Costs):
             layer += f" + 2 all-reduces of {num_bytes:,} bytes, {reduce_s * 1e6:.2f} us each"
         head_s = self._matrix_s(model.head_parameters, num_rows)
         layers_s = self.linear_s(num_rows, num_rows) - head_s - device.step_s
-        kv_ranks = min(tp, model.num_kv_heads)
         return [
             f"a layer's matrices: {parameters:,} x {item} bytes / {tp} devices / {rate} = "
             f"{read_s * 1e6:.2f} us to read, 2 x {parameters:,} / {tp} x ({num_rows} + "
@@ -85,8 +87,9 @@ class Roofline(Costs):
             f"a step without keys: {model.num_layers} layers = {layers_s * 1e3:.3f} ms + "
             f"{head_s * 1e3:.3f} ms for the head + {device.step_s * 1e3:g} ms beside it = "
             f"{self.linear_s(num_rows, num_rows) * 1e3:.3f} ms",
-            f"keys of the step: {read_keys:,.0f} x {model.kv_token_bytes:,} bytes / {kv_ranks} "
-            f"devices / {rate} = {self.attention_s(read_keys, read_keys) * 1e3:.3f} ms",
+            f"keys of the step: {read_keys:,.0f} x {model.kv_token_bytes:,} bytes / "
+            f"{self._kv_ranks} devices / {rate} = "
+            f"{self.attention_s(read_keys, read_keys) * 1e3:.3f} ms",
         ]
 
     def _matrix_s(self, parameters: int, num_rows: int) -> float:

@@ -6,8 +6,10 @@ layer before; what tiers do that move the cache to the query.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
+
+from msgspec import Struct
 
 from engine.errors import ConfigError
 from engine.sim.hardware.costs import Costs, Roofline, Timed
@@ -16,10 +18,11 @@ from engine.sim.hardware.profile import Profile
 from engine.sim.hardware.topology import Topology
 
 Way = Literal["query", "fetch"]
+KNOWN = 1 << 16
+"""sizes of steps whose time without keys is remembered: most of a run's are alike"""
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
+class Keys(Struct, frozen=True, gc=False):
     """What a step's rows attend to at one place."""
 
     rows: int
@@ -30,19 +33,17 @@ class Keys:
     """of a query row and a key"""
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(Struct, frozen=True):
     """One step of an instance."""
 
     num_rows: int
     num_sampled: int
     own: Keys
-    remote: Mapping[int, Keys] = field(default_factory=dict)
+    remote: Mapping[int, Keys] = {}
     """by holder"""
 
 
-@dataclass(frozen=True, slots=True)
-class Took:
+class Took(Struct, frozen=True):
     seconds: float
     serving_s: Mapping[int, float]
     """what each holder's device was busy for it"""
@@ -72,10 +73,11 @@ class StepTime:
             if profile.measured
             else Roofline(profile.device, model, self.topology)
         )
+        self._linear_s = lru_cache(maxsize=KNOWN)(self.costs.linear_s)
 
     def of(self, instance: int, work: Work, busy: Callable[[int], bool] = lambda _: False) -> Took:
         """``busy``: whether a holder is in a step of its own."""
-        linear_s = self.costs.linear_s(work.num_rows, work.num_sampled)
+        linear_s = self._linear_s(work.num_rows, work.num_sampled)
         own_s = self.costs.attention_s(work.own.read, work.own.pairs)
         if not work.remote:
             return Took(linear_s + own_s, {})
@@ -97,7 +99,7 @@ class StepTime:
         """All is read here, from where it lies in the host's memory."""
         read = work.own.read + sum(keys.read for keys in work.remote.values())
         pairs = work.own.pairs + sum(keys.pairs for keys in work.remote.values())
-        linear_s = self.costs.linear_s(work.num_rows, work.num_sampled)
+        linear_s = self._linear_s(work.num_rows, work.num_sampled)
         return Took(linear_s + self.costs.attention_s(read, pairs), {})
 
     @property

@@ -108,6 +108,7 @@ class Cluster:
                 one.obey(one.pool.tick(self.clock.now))
 
         def load() -> None:
+            one.reports_at = self.clock.now + LOAD_S
             one.between_steps(lambda: front.ask(one, loads.next(scheduler.load(self.clock.now))))
 
         def register() -> None:
@@ -120,6 +121,7 @@ class Cluster:
         known = replace(scheduler.load(0.0), samples=self._known_steps(one.number))
         planner.handle(b"step%d" % one.number, loads.next(known), 0.0)
         self.clock.every(config.heartbeat_s, share * config.heartbeat_s, beat)
+        one.reports_at = share * LOAD_S
         self.clock.every(TICK_S, share * TICK_S, tick)
         self.clock.every(LOAD_S, share * LOAD_S, load)
         self.clock.every(REGISTER_S, share * REGISTER_S, register)

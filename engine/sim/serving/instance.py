@@ -65,6 +65,8 @@ class Instance:
         self._stride_ends = NEVER
         self._step_s = 0.0
         self._wait_until = 0.0
+        self.reports_at = NEVER
+        """when it is asked next for what it tells the planner: a stride ends there"""
         self._strain = Strain(cluster, number)
         self._copies: dict[tuple[int, int], Move | Fetch] = {}
         """(sequence, leaf) -> under way"""
@@ -175,6 +177,7 @@ class Instance:
         until = quiet_until(self.scheduler, config.scheduler.max_num_seqs) if num_steps else now
         if until <= now:
             return
+        until = min(until, self.reports_at)
         ends, lasted, felt_s = [], [], self._strain.felt()
         for step in range(1, num_steps + 1):
             seconds = self._strain.seconds(further(work, step)) + felt_s
@@ -206,7 +209,8 @@ class Instance:
             self._cluster.front.hear(p.Tokens(request_id, index, [TOKEN] * num_steps))
         for seconds in lasted[:num_steps]:
             self._count(plan, seconds)
-            self._strain.charged(work)
+            if work.remote:
+                self._strain.charged(work)
         self._strain.rest()
         self._wait_until = self._clock.now + min(ANSWER_SHARE * lasted[0], ANSWER_S)
         self._turn_at(self._clock.now)
