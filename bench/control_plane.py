@@ -16,13 +16,15 @@ import argparse
 import gc
 import json
 import math
+import multiprocessing
 import random
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.reporting import (
     BEATS_PER_S,
@@ -43,7 +45,16 @@ QUERIES = 50
 """of as many instances, spread over the cluster"""
 
 
-def measure(name: str, num_instances: int) -> dict[str, Any]:
+class Said(NamedTuple):
+    """By a made-up cluster."""
+
+    whole: list[bytes]
+    """the first report of each pool and step"""
+    second: list[bytes]
+    """those of the second behind it"""
+
+
+def said(num_instances: int) -> Said:
     chance = random.Random(num_instances)
     instances = [ReportingInstance(n, num_instances, chance) for n in range(num_instances)]
     whole = [message for one in instances for message in (one.beat(), one.load())]
@@ -55,7 +66,11 @@ def measure(name: str, num_instances: int) -> dict[str, Any]:
             *(one.load() for _ in range(LOADS_PER_S)),
         )
     ]
-    del instances
+    return Said(whole, second)
+
+
+def measure(name: str, num_instances: int, said: Said) -> dict[str, Any]:
+    whole, second = said
     kind = PLACEMENTS.load(name)
     planner = GManager(
         GManager.Config(plan_s=0.5),
@@ -95,6 +110,18 @@ def measure(name: str, num_instances: int) -> dict[str, Any]:
     }
 
 
+def apart(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Done by a fork, so that no planner takes memory that an earlier one has left."""
+    fork = multiprocessing.get_context("fork")
+    receiver, sender = fork.Pipe(duplex=False)
+    process = fork.Process(target=lambda: sender.send(work()))
+    process.start()
+    sender.close()
+    found: dict[str, Any] = receiver.recv()
+    process.join()
+    return found
+
+
 def exponents(found: Sequence[dict[str, Any]], what: str) -> list[float]:
     """Of the number of instances, from each size to the next."""
     return [
@@ -127,9 +154,12 @@ def main() -> int:
         "placement  instances   requests     round     answer       hearing 1 s      bytes/s"
         "    whole    memory"
     )
+    of_size = {size: said(size) for size in sizes}
     for name in args.placements.split(","):
-        of = [measure(name, size) for size in sizes]
-        for one in of:
+        of = []
+        for size in sizes:
+            one = apart(partial(measure, name, size, of_size[size]))
+            of.append(one)
             print(
                 f"{name:9}{one['instances']:11,}{one['requests']:11,}{one['round_ms']:8.1f} ms"
                 f"{one['answer_ms']:8.3f} ms{one['hearing_ms']:10.2f} ms/instance"

@@ -30,10 +30,12 @@ def chain_hash(parent: bytes, token_ids: Sequence[int], salt: bytes = b"") -> by
 
     ``salt`` keeps apart what must not be shared (another model, another tenant).
     """
-    digest = hashlib.blake2b(digest_size=16)
-    for part in (salt, parent, struct.pack(f"<{len(token_ids)}I", *token_ids)):
-        digest.update(struct.pack("<Q", len(part)) + part)
-    return digest.digest()
+    tokens = struct.pack(f"<{len(token_ids)}I", *token_ids)
+    parts = (_SIZE(len(salt)), salt, _SIZE(len(parent)), parent, _SIZE(len(tokens)), tokens)
+    return hashlib.blake2b(b"".join(parts), digest_size=16).digest()
+
+
+_SIZE = struct.Struct("<Q").pack
 
 
 def chain(
@@ -171,14 +173,16 @@ class BlockStore:
         """Whether the pool got a block with this hash lately, and may have it still."""
         return content in self._left
 
-    def seal(self, block: int, parent_hash: bytes, token_ids: Sequence[int]) -> bytes:
-        """A full block becomes immutable; returns its chain hash."""
+    def seal(
+        self, block: int, parent_hash: bytes, token_ids: Sequence[int], content: bytes = b""
+    ) -> bytes:
+        """A full block becomes immutable; returns its chain hash, ``content`` where it is known."""
         self._require_used([block])
         if block in self._hashes:
             raise ValueError(f"block {block} is sealed already")
         if len(token_ids) != self.block_tokens:
             raise ValueError(f"{len(token_ids)} tokens do not fill {self.block_tokens}")
-        content = chain_hash(parent_hash, token_ids, self.salt)
+        content = content or chain_hash(parent_hash, token_ids, self.salt)
         self._note(block, content)
         self.contents.sealed(content, parent_hash, token_ids)
         return content

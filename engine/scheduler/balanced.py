@@ -44,8 +44,6 @@ class BalancedPlacement(GreedyPlacement):
     def gain(self, view: ClusterView, candidate: Candidate, cost: StepCost) -> float:
         debtor, creditor = candidate.debtor, candidate.creditor
         pair = (debtor.instance, creditor.instance)
-        load = debtor.load
-        assert load is not None
         since = view.round - view.advised.get(pair, -self._prices.residence_rounds)
         if since < self._prices.residence_rounds:
             return 0.0
@@ -53,12 +51,19 @@ class BalancedPlacement(GreedyPlacement):
         lender = creditor.load
         wanted = lender.waiting_blocks if lender else 0
         risk = min(1.0, wanted / max(creditor.num_free, 1))
-        # Who has written much is expected to write as much again, so its move lasts.
-        written, _ = tokens_of(load, candidate.request)
-        lasting = 0.5 + 0.5 * min(1.0, written / (4 * view.block_tokens))
-        gained *= (1.0 - risk) * lasting
-        rate = load.num_running / max(load.step_s, 1e-3)
-        return gained if gained > self._prices.min_gain * rate else 0.0
+        gained *= (1.0 - risk) * self.lasting(view, debtor, candidate.sequence)
+        return gained if gained > self.least_gain(debtor) else 0.0
+
+    def lasting(self, view: ClusterView, debtor: InstanceView, sequence: int) -> float:
+        """Who has written much is expected to write as much again, so its move lasts."""
+        assert debtor.load is not None
+        written, _ = tokens_of(debtor.load, debtor.load.requests[sequence])
+        return 0.5 + 0.5 * min(1.0, written / (4 * view.block_tokens))
+
+    def least_gain(self, debtor: InstanceView) -> float:
+        assert debtor.load is not None
+        rate = debtor.load.num_running / max(debtor.load.step_s, 1e-3)
+        return self._prices.min_gain * rate
 
     def exposed_s(self, candidate: Candidate, local: int, remote: int, cost: StepCost) -> float:
         """The step's time has the wait in it already: only a longer link is left to look at."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from engine.protocol import Load, Move, RequestLoad
+from engine.protocol import Load, Move
 from engine.scheduler.base import Advice, ClusterView, InstanceView, StepCost
 from engine.scheduler.ledger import LedgerPlacement
 
@@ -28,12 +28,6 @@ class Candidate:
     creditor: InstanceView
     sequence: int
     num_blocks: int
-
-    @property
-    def request(self) -> RequestLoad:
-        """The sequence as it stands."""
-        assert self.debtor.load is not None
-        return self.debtor.load.requests[self.sequence]
 
 
 class GreedyPlacement(LedgerPlacement):
@@ -91,6 +85,14 @@ class GreedyPlacement(LedgerPlacement):
         then_s = cost.seconds(batch + joining, local - moved + more_keys, remote + moved, 1)
         return (batch + joining) / then_s - batch / now_s
 
+    def lasting(self, view: ClusterView, debtor: InstanceView, sequence: int) -> float:
+        """Share of a gain by this sequence's blocks that is believed, whoever lends; at most 1."""
+        return 1.0
+
+    def least_gain(self, debtor: InstanceView) -> float:
+        """Tokens per second that are no reason for a move; at least 0."""
+        return 0.0
+
     def exposed_s(self, candidate: Candidate, local: int, remote: int, cost: StepCost) -> float:
         """Seconds of remote work that local work does not hide; must be none here."""
         return cost.seconds(0, local, remote, 1) - cost.seconds(0, local, 0, 0)
@@ -113,7 +115,7 @@ class GreedyPlacement(LedgerPlacement):
         """The longest sequence's best number of blocks, at the best creditor.
 
         The most gain, then the fewest blocks, then the lowest number. A candidate that could not do
-        better if nothing but the lender's loss had a price is not looked at.
+        better if nothing but the lender's loss had a price is not looked at; the best come early.
         """
         load = debtor.load
         if load is None or debtor.is_draining or not load.num_waiting:
@@ -125,34 +127,47 @@ class GreedyPlacement(LedgerPlacement):
             return None
         longest = -max(movable)[1]
         num_movable = load.requests[longest].num_local - 1
-        own: dict[int, tuple[float, float]] = {}
-        """blocks -> what the debtor gains, and seconds to serve them"""
-        best, best_gain = None, 0.0
-        for creditor in lenders.roomiest:
+        known: dict[int, list[_Option]] = {}
+        """by the most blocks that a lender has room for"""
+        best, best_key = None, (self.least_gain(debtor), 0, 0)
+        for creditor in lenders.cheapest:
             if creditor.instance == debtor.instance:
                 continue
             running, step_s, rate = lenders.rate(creditor)
-            for num_blocks in _counts(min(num_movable, creditor.creditor.num_lendable)):
-                known = own.get(num_blocks)
-                if known is None:
-                    gained = self.own_gain(view, debtor, num_blocks, cost)
-                    serving_s = cost.serving_seconds(num_blocks * view.block_tokens)
-                    known = own[num_blocks] = (gained, serving_s)
-                most, serving_s = known
-                if most * ROUNDING < best_gain or most <= 0:
-                    continue
+            at_most = min(num_movable, creditor.creditor.num_lendable)
+            if at_most not in known:
+                known[at_most] = self._options(view, debtor, longest, at_most, cost)
+            for most, serving_s, lasting, num_blocks in known[at_most]:
+                if most * ROUNDING < best_key[0]:
+                    break
                 if running:
-                    most += running / (step_s + serving_s) - rate
-                    if most * ROUNDING < best_gain:
+                    most += lasting * (running / (step_s + serving_s) - rate)
+                    if most * ROUNDING < best_key[0]:
                         continue
-                is_less = best is None or num_blocks < best.num_blocks
-                if most <= best_gain and not is_less and not running:
+                elif (most, -num_blocks, -creditor.instance) < best_key:
                     continue
                 candidate = Candidate(debtor, creditor, longest, num_blocks)
-                gain = self.gain(view, candidate, cost)
-                if gain > best_gain or (gain == best_gain > 0 and is_less):
-                    best, best_gain = candidate, gain
+                key = (self.gain(view, candidate, cost), -num_blocks, -creditor.instance)
+                if key > best_key:
+                    best, best_key = candidate, key
         return best
+
+    def _options(
+        self, view: ClusterView, debtor: InstanceView, sequence: int, at_most: int, cost: StepCost
+    ) -> "list[_Option]":
+        """Numbers of blocks that gain something, what gains most first."""
+        found: list[_Option] = []
+        lasting = self.lasting(view, debtor, sequence)
+        for num_blocks in _counts(at_most):
+            gained = lasting * self.own_gain(view, debtor, num_blocks, cost)
+            if gained > 0:
+                serving_s = cost.serving_seconds(num_blocks * view.block_tokens)
+                found.append((gained, serving_s, lasting, num_blocks))
+        return sorted(found, reverse=True)
+
+
+_Option = tuple[float, float, float, int]
+"""the lasting part of the debtor's gain, seconds to serve, the share that lasts, blocks"""
 
 
 class _Lenders:
@@ -177,9 +192,14 @@ class _Lenders:
         return known
 
     @property
-    def roomiest(self) -> list[InstanceView]:
-        """By number."""
-        return sorted(self._lenders[:MAX_CREDITORS], key=lambda one: one.instance)
+    def cheapest(self) -> list[InstanceView]:
+        """The roomiest; about those first who lose the least when they serve."""
+
+        def loss(lender: InstanceView) -> tuple[float, int]:
+            running, step_s, rate = self.rate(lender)
+            return (rate / step_s if running else 0.0, lender.instance)
+
+        return sorted(self._lenders[:MAX_CREDITORS], key=loss)
 
     def lent(self, lender: InstanceView, num_blocks: int) -> None:
         at, to = bisect_left(self._lenders, _room(lender), key=_room), lender.creditor

@@ -151,8 +151,8 @@ class Holdings:
         """Positions [first, end) are computed: hash the leaves that are full now, start moves."""
         tokens = self._layout.tokens
         for leaf in range(first // tokens, end // tokens):
-            parent, chunk = sequence.content(leaf, tokens)
-            content = self.store.seal(sequence.table[leaf].block, parent, chunk)
+            of, known = sequence.content(leaf, tokens), sequence.chain[leaf : leaf + 1]
+            content = self.store.seal(sequence.table[leaf].block, *of, *known)
             if leaf == len(sequence.hashes):
                 sequence.hashes.append(content)
             if leaf not in sequence.targets:

@@ -57,7 +57,6 @@ class Loads:
         self.reuse["queries"] += len(sequence.token_ids)
         self.reuse["hits_own"] += tokens * (len(here) - num_lent)
         self.reuse["hits_other"] += tokens * num_lent
-        sequence.chain = []
 
     def ran(self, num_rows: int) -> None:
         """A step of so many query tokens was run."""

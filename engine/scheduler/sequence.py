@@ -72,7 +72,7 @@ class Sequence:
     num_scored: int = 0
     """prompt tokens behind the first whose Score the client was told"""
     chain: list[bytes] = field(default_factory=list)
-    """hashes of the leaves that it looked for before it was placed"""
+    """hashes of the leaves that it looked for before it was placed, whether found or not"""
     is_reused: bool = False
     """its table is what was found, and it has not run with it yet"""
     is_plain: bool = False
