@@ -37,7 +37,7 @@ class Directory:
             del self._shown[instance]
         for member in members:
             shown = self._shown.get(member.instance)
-            if shown is None or shown.member != member:
+            if shown is None or (shown.member is not member and shown.member != member):
                 self.number = max(self.number + 1, int(now * 1e6))
                 is_same = shown is not None and shown.member.sketch == member.sketch
                 sketched = shown.sketched if shown is not None and is_same else self.number

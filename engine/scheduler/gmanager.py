@@ -8,6 +8,8 @@ from heartbeats. (PAPER section 2.1: the gManager and its Global Debt Ledger.) N
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec.structs import replace
+
 from engine.protocol import (
     BorrowOffer,
     BorrowQuery,
@@ -93,6 +95,8 @@ class GManager:
         """whose step says that it leaves"""
         self._shortages = Shortages()
         self._directory = Directory()
+        self._shown: dict[int, tuple[Member, Heartbeat]] = {}
+        """each as the directory has it, and the report that this was made of"""
 
     def handle(self, message: Message, now: float) -> Message | None:
         match message:
@@ -255,27 +259,32 @@ class GManager:
         ]
 
     def _members(self, now: float) -> list[Member]:
-        members = []
-        for beat in self._alive(now):
-            step = self._steps.get(beat.instance)
-            ready = step is not None and step.epoch == beat.epoch
-            members.append(
-                Member(
-                    beat.instance,
-                    beat.epoch,
-                    step.address if step is not None and ready else "",
-                    beat.num_blocks,
-                    beat.num_free,
-                    beat.num_lent,
-                    beat.num_lendable,
-                    beat.num_cached,
-                    beat.address,
-                    self._is_draining(beat),
-                    beat.sketch or b"",
-                    beat.lends,
-                )
+        return [self._member(beat) for beat in self._alive(now)]
+
+    def _member(self, beat: Heartbeat) -> Member:
+        """Made anew only when something of it has changed: every step asks for all of them."""
+        step, is_draining = self._steps.get(beat.instance), self._is_draining(beat)
+        address = step.address if step is not None and step.epoch == beat.epoch else ""
+        known, of = self._shown.get(beat.instance, (None, None))
+        if known is None or of is not beat:
+            known = Member(
+                beat.instance,
+                beat.epoch,
+                address,
+                beat.num_blocks,
+                beat.num_free,
+                beat.num_lent,
+                beat.num_lendable,
+                beat.num_cached,
+                beat.address,
+                is_draining,
+                beat.sketch or b"",
+                beat.lends,
             )
-        return members
+        elif (known.step_address, known.draining) != (address, is_draining):
+            known = replace(known, step_address=address, draining=is_draining)
+        self._shown[beat.instance] = known, beat
+        return known
 
 
 def _creditor(beat: Heartbeat, num_lendable: int) -> Creditor:

@@ -67,6 +67,9 @@ def news(known: R, report: R) -> R:
     gone: dict[str, list[int]] = {}
     for name in (*LASTING[type(report)], *PASSING[type(report)]):
         was, now = getattr(before, name), getattr(report, name)
+        if was == now:
+            changed[name] = {}
+            continue
         changed[name] = {key: value for key, value in now.items() if was.get(key) != value}
         if left := [key for key in was if key not in now]:
             gone[name] = left
