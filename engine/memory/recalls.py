@@ -134,15 +134,20 @@ class Recalls:
         self, num_blocks: int, loans: Iterable[Loan], now: float, *, for_own: bool = False
     ) -> dict[Loan, list[int]]:
         """Slots of the last requests first, until so many blocks are called back in all."""
-        missing = num_blocks - self._num_coming()
+        at_it = set() if for_own else {self._debtor(number) for number, _ in self._pending}
+        under_way = Counter(number for number, _ in self._pending)
+        left = [
+            loan
+            for loan in loans
+            if under_way[loan.number] < loan.num_standing
+            and loan.debtor not in at_it
+            and loan.granted_at + self._min_residence_s <= now
+        ]
+        missing = num_blocks - self._num_coming() if left else 0
         if missing <= 0:
             return {}
-        at_it = set() if for_own else {self._debtor(number) for number, _ in self._pending}
-        may = {
-            loan.number: loan
-            for loan in sorted(loans, key=lambda one: (one.seniority, one.number), reverse=True)
-            if loan.debtor not in at_it and loan.granted_at + self._min_residence_s <= now
-        }
+        left.sort(key=lambda one: (one.seniority, one.number), reverse=True)
+        may = {loan.number: loan for loan in left}
         chosen: dict[Loan, list[int]] = {}
         for slots in islice(self._callable(may), missing):
             for number, slot in slots:
@@ -152,10 +157,7 @@ class Recalls:
 
     def _callable(self, may: Mapping[int, Loan]) -> Iterator[list[tuple[int, int]]]:
         """For one block after the other of these loans, the slots that must come back for it."""
-        under_way = Counter(number for number, _ in self._pending)
         for loan in may.values():
-            if under_way[loan.number] == loan.num_standing:
-                continue
             for slot in reversed(loan.standing_slots):
                 block = loan.blocks[slot]
                 of = self._loans.standing[block]

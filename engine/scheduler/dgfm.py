@@ -4,9 +4,12 @@ When a owes b, b owes c and c owes a, each member brings as many blocks home as 
 these debts: all three are smaller then, and nobody needed more memory than one block at a time.
 """
 
-from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple
+
+MAX_CIRCLE = 8
+"""members of the longest circle that is settled: all of them have to act at once, and to look for
+longer ones takes time that grows faster than the cluster"""
 
 Debts = Mapping[tuple[int, int], int]
 """(debtor, creditor) -> blocks"""
@@ -52,17 +55,27 @@ def settlements(debts: Debts, min_swap: int, start: int) -> list[Settlement]:
 
 def _within_circles(creditors: dict[int, list[int]]) -> dict[int, list[int]]:
     """Without those who owe nobody or are owed nothing, again and again: they are in no circle."""
-    while True:
-        owed = {creditor for of in creditors.values() for creditor in of}
-        left = {
-            debtor: [one for one in of if one in creditors]
-            for debtor, of in creditors.items()
-            if debtor in owed
-        }
-        left = {debtor: of for debtor, of in left.items() if of}
-        if left == creditors:
-            return left
-        creditors = left
+    debtors: dict[int, list[int]] = {}
+    for debtor, of in creditors.items():
+        for creditor in of:
+            debtors.setdefault(creditor, []).append(debtor)
+    num_creditors = {debtor: len(of) for debtor, of in creditors.items()}
+    num_debtors = {creditor: len(of) for creditor, of in debtors.items()}
+    outside = [*(creditors.keys() ^ debtors.keys())]
+    seen = {*outside}
+    while outside:
+        one = outside.pop()
+        for others, counts in ((creditors, num_debtors), (debtors, num_creditors)):
+            for other in others.get(one, ()):
+                counts[other] -= 1
+                if not counts[other] and other not in seen:
+                    seen.add(other)
+                    outside.append(other)
+    return {
+        debtor: [creditor for creditor in of if creditor not in seen]
+        for debtor, of in creditors.items()
+        if debtor not in seen
+    }
 
 
 def _cycle(start: int, creditors: dict[int, list[int]], used: set[int]) -> tuple[int, ...]:
@@ -70,16 +83,22 @@ def _cycle(start: int, creditors: dict[int, list[int]], used: set[int]) -> tuple
     if start in used or start not in creditors:
         return ()
     came_from = {start: start}
-    queue = deque([start])
-    while queue:
-        debtor = queue.popleft()
-        for creditor in creditors.get(debtor, ()):
-            if creditor == start:
-                path = [debtor]
-                while path[-1] != start:
-                    path.append(came_from[path[-1]])
-                return tuple(reversed(path))
-            if creditor not in used and creditor not in came_from:
-                came_from[creditor] = debtor
-                queue.append(creditor)
+    last = [start]
+    for _ in range(MAX_CIRCLE):
+        reached = []
+        for debtor in last:
+            for creditor in creditors.get(debtor, ()):
+                if creditor == start:
+                    return _way(start, debtor, came_from)
+                if creditor not in used and creditor not in came_from:
+                    came_from[creditor] = debtor
+                    reached.append(creditor)
+        last = reached
     return ()
+
+
+def _way(start: int, end: int, came_from: Mapping[int, int]) -> tuple[int, ...]:
+    path = [end]
+    while path[-1] != start:
+        path.append(came_from[path[-1]])
+    return tuple(reversed(path))

@@ -8,7 +8,7 @@ from plain_advice import PlainBalanced, PlainGreedy, plain_settlements
 from engine import protocol as p
 from engine.scheduler.balanced import BalancedPlacement
 from engine.scheduler.base import ClusterView, InstanceView
-from engine.scheduler.dgfm import settlements
+from engine.scheduler.dgfm import MAX_CIRCLE, settlements
 from engine.scheduler.greedy import MAX_CREDITORS, GreedyPlacement
 from engine.scheduler.performance import Performance
 
@@ -78,6 +78,12 @@ EDGES = st.tuples(st.integers(0, 7), st.integers(0, 7)).filter(lambda edge: edge
 @given(st.dictionaries(EDGES, st.integers(0, 9)), st.integers(0, 9), st.integers(0, 4))
 def test_circles_are_those_of_the_plain_search(debts, start, min_swap):
     assert settlements(debts, min_swap, start) == plain_settlements(debts, min_swap, start)
+
+
+def test_a_circle_of_too_many_is_left():
+    for num, is_settled in ((MAX_CIRCLE, True), (MAX_CIRCLE + 1, False)):
+        ring = {(one, (one + 1) % num): 5 for one in range(num)}
+        assert [found.num_blocks for found in settlements(ring, 2, 0)] == [5] * is_settled
 
 
 def test_in_a_large_cluster_the_roomiest_are_looked_at():
