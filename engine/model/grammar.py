@@ -17,6 +17,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
 from engine.errors import GrammarError
+from engine.heap import give_back_freed
 from engine.model.token_names import TokenNames
 from engine.model.tokenizer import Tokenizer
 
@@ -26,6 +27,9 @@ NUM_KEPT = 16
 """compiled grammars that are kept for requests to come"""
 MAX_LEXER_STATES = 50_000
 """of one grammar; each takes 1 to 2 kB"""
+PLAIN = '[^"\\\\\\x00-\\x1F\\x7F]+'
+"""What may stand within JSON's strings: its tokens are masked together, which is as quick as with
+all four such sets that the library proposes, and takes 8 MB less."""
 STACK_BYTES = 1 << 29
 """address space, of which little is touched: compiling goes as deep as rules refer to rules"""
 
@@ -110,6 +114,7 @@ class Compiler:
         """So that no request waits for it; a model that has no use for grammars is no error."""
         with suppress(GrammarError):
             self.prepare()
+        give_back_freed()
 
     def matcher(self, grammar: str, *, ignore_eos: bool = False) -> Matcher:
         """At the beginning of an answer; raises GrammarError with the library's reason."""
@@ -160,7 +165,9 @@ def _prepared(tokenizer: Tokenizer | None, vocab_size: int, eos_ids: list[int]) 
         raise GrammarError("this model has no tokenizer.json, which constrained answers need")
     vocabulary = _Vocabulary(tokenizer, vocab_size, eos_ids)
     try:
-        return LLTokenizer(TokenizerWrapper(vocabulary), eos_token=vocabulary.eos_token_ids)
+        return LLTokenizer(
+            TokenizerWrapper(vocabulary), eos_token=vocabulary.eos_token_ids, slices=[PLAIN]
+        )
     except ValueError as error:
         raise GrammarError(
             f"this model's tokenizer cannot be used for constrained answers: {_one_sentence(error)}"
