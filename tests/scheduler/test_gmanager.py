@@ -123,6 +123,21 @@ def test_members_say_how_full_they_are(planner):
     )
 
 
+def test_members_are_what_was_said_last(planner):
+    """Also for who asked before; a step that leaves, or begins again, is told of at once."""
+    for at, said, free, address, leaves in (
+        (10.0, beat(1, 5), 5, "", False),
+        (10.1, p.Register(1, 1, "step"), 5, "step", False),
+        (10.2, beat(1, 3), 3, "step", False),
+        (10.3, p.Load(1, 1, 0, 0, 0, num_draining=1), 3, "step", True),
+        (10.4, beat(1, 4, epoch=2), 4, "", True),
+        (10.5, p.Load(1, 2, 0, 0, 0), 4, "", False),
+    ):
+        planner.handle(said, at)
+        [member] = planner.handle(p.MembersQuery(), at).members
+        assert (member.num_free, member.step_address, member.draining) == (free, address, leaves)
+
+
 def test_it_starts_knowing_nothing_and_goodbye_is_no_question(planner):
     assert members(planner, 10.0) == []
     assert offer(planner, 10.0) == p.BorrowOffer(77, [], 0)
