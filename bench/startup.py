@@ -1,4 +1,4 @@
-"""Start and memory of a cluster of four: ``python -m bench.startup [--json]``.
+"""Start and memory of a cluster of four: ``python -m bench.startup [--json] [key=value ...]``.
 
 Seconds from the launch until all instances are ready and until the first token; then each instance
 answers one prompt, and all processes' memory is counted in proportion (Pss: a page that n processes
@@ -16,16 +16,15 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from bench import fleet
 from engine.client import Client
 from engine.comm.control import ControlClient
+from engine.config import Config, load
 from engine.core import SamplingParams
 
-INSTANCES = 4
 SETTINGS = (
-    f"instances={INSTANCES}",
+    "instances=4",
     "threads=1",
     "model.path=smollm2",
     "model.dtype=bfloat16",
@@ -44,7 +43,7 @@ def drive(steps: dict[int, ControlClient], client: Client, arguments: fleet.Fact
     ready_s = time.monotonic() - arguments["began"]
     first: list[float] = []
     numbers = random.Random(0)
-    for instance in range(INSTANCES):
+    for instance in range(arguments["instances"]):
         prompt = [numbers.randrange(1000, 40000) for _ in range(PROMPT_TOKENS)]
         client.complete(
             prompt if instance else prompt[:16],
@@ -92,25 +91,25 @@ def _pss(pid: int) -> Counter[str]:
     return found
 
 
-def summary(run: fleet.Facts) -> dict[str, float]:
+def summary(run: fleet.Facts, instances: int) -> dict[str, float]:
     """One run's figures: seconds, and megabytes."""
     pss: dict[str, dict[str, int]] = run["pss"]
     ours = [counts for name, counts in pss.items() if name not in OTHERS]
     found = {"ready_s": run["ready_s"], "first_token_s": run["first_token_s"]}
     found["weights_mb"] = sum(counts.get("weights", 0) for counts in pss.values()) / MB
     found["pools_mb"] = sum(counts.get("pool", 0) for counts in pss.values()) / MB
-    found["rest_mb_an_instance"] = sum(counts["rest"] for counts in ours) / MB / INSTANCES
+    found["rest_mb_an_instance"] = sum(counts["rest"] for counts in ours) / MB / instances
     for name, counts in pss.items():
-        count = 1 if name in (*OTHERS, "lendkv-planner") else INSTANCES
+        count = 1 if name in (*OTHERS, "lendkv-planner") else instances
         found[f"rest_mb_{name}"] = counts["rest"] / MB / count
     return found
 
 
-def weights_mb() -> float:
+def weights_mb(config: Config) -> float:
     """What all weights hold, of the model that the instances map."""
-    from engine.model.checkpoint import load
+    from engine.build_attention import load_model
 
-    weights = load("smollm2", "bfloat16").weights  # type: ignore[union-attr]
+    weights = load_model(config).weights  # type: ignore[union-attr]
     return sum(one.nbytes for one in weights.values()) / MB
 
 
@@ -128,22 +127,25 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     args, overrides = parser.parse_known_args()
     settings = [*SETTINGS, *overrides]
+    config = load(None, settings)
     print(f"settings {' '.join(settings)}", flush=True)
     runs: list[dict[str, float]] = []
     for _ in range(args.rounds):
         began = time.monotonic()
-        runs.append(summary(fleet.run("bench.startup:drive", settings, settle_s=0, began=began)))
+        told = {"began": began, "instances": config.instances}
+        facts = fleet.run("bench.startup:drive", settings, settle_s=0, **told)
+        runs.append(summary(facts, config.instances))
         print(
             f"ready after {runs[-1]['ready_s']:.1f} s, first token after "
             f"{runs[-1]['first_token_s']:.1f} s",
             flush=True,
         )
-    facts: dict[str, Any] = {}
+    facts = {}
     for name in runs[0]:
         found = [run[name] for run in runs]
         facts[name] = round(statistics.median(found), 1)
         print(f"{name:28}{facts[name]:8.1f}  ({min(found):.1f} to {max(found):.1f})")
-    facts["weights_file_mb"] = round(weights_mb(), 1)
+    facts["weights_file_mb"] = round(weights_mb(config), 1)
     facts["weights_counted"] = round(facts["weights_mb"] / facts["weights_file_mb"], 3)
     facts["bare_torch_mb"] = round(bare_torch_mb(), 1)
     print(

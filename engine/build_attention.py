@@ -37,8 +37,8 @@ def model_device(config: Config) -> str:
     return devices.pick(getattr(options, "device", "cpu"))
 
 
-def load_model(config: Config, *, for_parts: bool = False) -> Checkpoint | TransformersCheckpoint:
-    """The recipe's model; see ``checkpoint.load``."""
+def load_model(config: Config) -> Checkpoint | TransformersCheckpoint:
+    """The recipe's model, cut for its ranks; see ``checkpoint.load``."""
     wanted = config.model
     return checkpoints.load(
         wanted.path,
@@ -46,7 +46,7 @@ def load_model(config: Config, *, for_parts: bool = False) -> Checkpoint | Trans
         library=wanted.library,
         bits=wanted.bits,
         quantization=wanted.quantization,
-        for_parts=for_parts,
+        ranks=config.tp,
         device=model_device(config),
     )
 

@@ -25,8 +25,9 @@ def follow(
     """Runs its part of what rank 0 says, until that leaves; returns its exit status."""
     import torch
 
+    from engine.build_attention import load_model
     from engine.comm.torch_collective import TorchCollective
-    from engine.model import checkpoint as checkpoints
+    from engine.model.checkpoint import Checkpoint
 
     config = place.config
     torch.set_num_threads(config.threads)
@@ -35,8 +36,8 @@ def follow(
     except EOFError:  # rank 0 has told the supervisor why
         return 0
     assert isinstance(start, Start)
-    checkpoint = checkpoints.load(config.model.path, config.model.dtype, for_parts=True)
-    assert isinstance(checkpoint, checkpoints.Checkpoint)
+    checkpoint = load_model(config)
+    assert isinstance(checkpoint, Checkpoint), "checked with the configuration"
     try:
         follower = build_follower(
             config,

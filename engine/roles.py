@@ -201,7 +201,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool | None, team: Team =
         step_epoch=epoch,
         cluster=place.cluster,
         host=place.host,
-        checkpoint=load_model(config, for_parts=config.tp > 1),
+        checkpoint=load_model(config),
         pool=memory,
         pool_address=hosted.address if hosted else pipe.recv()["pool"],
         transport=build_transport(config, memory, key=key),

@@ -6,10 +6,10 @@ their processes need besides. That is measured, in a child that loads the model 
 
 import dataclasses
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from engine.build import layout_of
@@ -101,20 +101,13 @@ def _load(pipe: Connection, config: Config) -> None:
     if config.cluster.donor:  # it runs nothing
         pipe.send({"weights": 0, "runtime": bare})
         return
-    checkpoint = load_model(config, for_parts=config.tp > 1)
-    ready = checkpoint.model if config.tp == 1 else _largest_part(checkpoint, config.tp)
+    checkpoint: Any = load_model(config)
+    first = SimpleNamespace(rank=0, size=config.tp)
+    ready = checkpoint.model if config.tp == 1 else checkpoint.part(first)
     assert ready is not None
     weights = getattr(checkpoint, "weights", {}).values()  # others are the process's own
     mapped = sum(weight.numel() * weight.element_size() for weight in weights)
     pipe.send({"weights": mapped, "runtime": config.tp * _private_bytes() + bare})
-
-
-def _largest_part(checkpoint: Any, tp: int) -> Mapping[str, Any]:
-    """Weights as rank 0 has them: what is not a view of the mapped file is its own."""
-    from engine.model.shard import Shard
-    from engine.model.sharded_llama import parts
-
-    return dict(parts(checkpoint.weights, checkpoint.config, Shard.of(checkpoint.config, 0, tp)))
 
 
 def _private_bytes() -> int:

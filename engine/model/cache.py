@@ -1,17 +1,20 @@
 """Fused weights in one safetensors file that every process of the machine maps.
 
-A source is converted once for each dtype and form; many processes may ask at the same
-time. Knows nothing of formats: a source gives parts (``layout.Part``) as tensors.
+A source is converted once for each dtype, form and number of tp ranks; many processes may ask at
+the same time. The parts of all ranks lie in one file, so that each maps its own and nobody copies.
+Knows nothing of formats: a source gives parts (``layout.Part``) as tensors.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -22,7 +25,9 @@ from torch import Tensor
 from engine.errors import CheckpointError
 from engine.model import int8, panels
 from engine.model.config import LlamaConfig
+from engine.model.cut import cut, is_cut, name_of, shape_of_cut
 from engine.model.layout import Fused, Part, fused_weights
+from engine.model.shard import Shard
 from engine.native.library import cache_folder
 
 FORMAT_VERSION = 1
@@ -45,31 +50,46 @@ class Source(Protocol):
 
 
 class Stored(NamedTuple):
-    """A weight as it lies in the file."""
+    """A weight as it lies in the file, or one rank's part of it."""
 
+    name: str
     weight: Fused
     dtype: torch.dtype
     shape: tuple[int, ...]
+    pack: Callable[[Tensor], Tensor]
+    """the tensor from the joined one"""
 
     @classmethod
     def of(cls, weight: Fused, dtype: str, form: Form) -> Stored:
         own = getattr(torch, weight.dtype or dtype)
         if form == "rows" or not weight.multiplies:
-            return cls(weight, own, weight.shape)
+            return cls(weight.name, weight, own, weight.shape, lambda joined: joined.to(own))
         if form == "int8":
-            return cls(weight, torch.uint8, int8.packed_shape(*weight.shape))
-        return cls(weight, own, panels.packed_shape(*weight.shape))
+            shape: tuple[int, ...] = int8.packed_shape(*weight.shape)
+            return cls(weight.name, weight, torch.uint8, shape, int8.pack)
+        shape = panels.packed_shape(*weight.shape)
+        return cls(weight.name, weight, own, shape, lambda joined: panels.pack(joined.to(own)))
+
+    def cut_for(self, config: LlamaConfig, ranks: int) -> list[Stored]:
+        """The ranks' parts; itself where they have it whole. Of plain rows."""
+        if ranks == 1 or not is_cut(self.name):
+            return [self]
+        shards = [Shard.of(config, rank, ranks) for rank in range(ranks)]
+        return [
+            self._replace(
+                name=name_of(self.name, shard.rank),
+                shape=shape_of_cut(self.name, self.shape, config, shard),
+                pack=partial(self._cut, config, shard),
+            )
+            for shard in shards
+        ]
+
+    def _cut(self, config: LlamaConfig, shard: Shard, joined: Tensor) -> Tensor:
+        return cut(self.name, self.pack(joined), config, shard)
 
     @property
     def num_bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
-
-    def tensor(self, source: Source) -> Tensor:
-        joined = _joined(source, self.weight)
-        if self.dtype == torch.uint8:
-            return int8.pack(joined)
-        joined = joined.to(self.dtype)
-        return joined if self.shape == self.weight.shape else panels.pack(joined)
 
 
 def fused(
@@ -78,16 +98,21 @@ def fused(
     dtype: str,
     on_progress: Progress | None,
     form: Form = "rows",
+    ranks: int = 1,
 ) -> dict[str, Tensor]:
     """The weights of ``Llama``, mapped from the cache and shared; never write to them.
 
     Converts first if this machine has not yet, or if the file is damaged. In another form than
-    rows there is a head of its own even where the embedding, always in rows, is tied to it.
+    rows there is a head of its own even where the embedding, always in rows, is tied to it. With
+    several ``ranks``, in rows only, there are the parts of all (``cut.py``).
     """
     weights = [
-        Stored.of(weight, dtype, form) for weight in fused_weights(config, own_head=form != "rows")
+        stored
+        for weight in fused_weights(config, own_head=form != "rows")
+        for stored in Stored.of(weight, dtype, form).cut_for(config, ranks)
     ]
     kind = dtype if form == "rows" else f"{dtype} {form}"
+    kind += f" for {ranks} ranks" if ranks > 1 else ""
     target = cache_folder() / "models" / f"{_hash(source.files, kind)}.safetensors"
     mapped = _map(target, weights)
     if mapped is not None:
@@ -121,14 +146,13 @@ def _map(path: Path, weights: list[Stored]) -> dict[str, Tensor] | None:
     try:
         with safe_open(path, framework="pt") as file:
             names = set(file.keys())
-            if names != {stored.weight.name for stored in weights}:
+            if names != {stored.name for stored in weights}:
                 return None
             mapped = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError):
         return None
     right = all(
-        mapped[stored.weight.name].shape == stored.shape
-        and mapped[stored.weight.name].dtype == stored.dtype
+        mapped[stored.name].shape == stored.shape and mapped[stored.name].dtype == stored.dtype
         for stored in weights
     )
     return mapped if right else None
@@ -140,11 +164,11 @@ def _write(
     weights: list[Stored],
     on_progress: Progress | None,
 ) -> None:
-    """Tensor by tensor, so that a conversion needs the memory of one."""
+    """Weight by weight, so that a conversion needs the memory of one."""
     total, done, header = sum(stored.num_bytes for stored in weights), 0, {}
     for stored in weights:
         end = done + stored.num_bytes
-        header[stored.weight.name] = {
+        header[stored.name] = {
             "dtype": _CODES[stored.dtype],
             "shape": stored.shape,
             "data_offsets": (done, end),
@@ -155,11 +179,13 @@ def _write(
     done = 0
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for stored in weights:
-            tensor = stored.tensor(source).contiguous()
-            done += file.write(tensor.view(-1).view(torch.uint8).numpy().data)
-            if on_progress is not None:
-                on_progress(done, total)
+        for weight, group in itertools.groupby(weights, lambda stored: stored.weight):
+            joined = _joined(source, weight)
+            for stored in group:
+                tensor = stored.pack(joined).contiguous()
+                done += file.write(tensor.view(-1).view(torch.uint8).numpy().data)
+                if on_progress is not None:
+                    on_progress(done, total)
 
 
 def _joined(source: Source, weight: Fused) -> Tensor:

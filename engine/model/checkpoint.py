@@ -43,6 +43,8 @@ class Checkpoint:
     steady: bool = False
     device: str = "cpu"
     """where the model runs; elsewhere it has copies of the weights"""
+    ranks: int = 1
+    """tp ranks, whose parts of the weights are all there, each by its name (``cut.name_of``)"""
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
@@ -59,6 +61,7 @@ class Checkpoint:
     @cached_property
     def model(self) -> Model:
         """The model, ready to run."""
+        assert self.ranks == 1, "its weights are cut"
         from engine.model.llama import Llama
         from engine.model.native_llama import NativeLlama
 
@@ -70,10 +73,12 @@ class Checkpoint:
         return Llama(self.config, weights, steady=self.steady)
 
     def part(self, collective: Collective) -> Model:
-        """One tp rank's part of the model; its weights must be in plain rows."""
+        """One tp rank's part of the model."""
+        from engine.model.cut import of_rank
         from engine.model.sharded_llama import ShardedLlama
 
-        return ShardedLlama(self.config, self.weights, collective)
+        assert self.ranks == collective.size, "its weights are cut for others"
+        return ShardedLlama(self.config, of_rank(self.weights, collective.rank), collective)
 
 
 def load(
@@ -84,7 +89,7 @@ def load(
     library: str = "lendkv",
     bits: str = "any",
     quantization: str = "none",
-    for_parts: bool = False,
+    ranks: int = 1,
     device: str = "cpu",
 ) -> Checkpoint | TransformersCheckpoint:
     """Load a Hugging Face folder, a .gguf file or ``smollm2`` in float32, bfloat16 or float16.
@@ -92,7 +97,8 @@ def load(
     The first load on a machine converts and calls ``on_progress(done_bytes, total_bytes)``.
     ``library="transformers"`` has that library load and run a folder instead.
     ``quantization="int8"`` makes 8-bit integers of the matrices, for the C++ decoder only.
-    ``for_parts``: weights in plain rows, which tp ranks have parts of. ``device``: where to run it.
+    ``ranks``: plain rows, cut for so many tp ranks where there are several. ``device``: where to
+    run it.
     Raises CheckpointError when files are missing, damaged or of an unsupported model, or when
     there can be no C++ decoder.
     """
@@ -102,16 +108,17 @@ def load(
 
     if dtype not in ITEM_BYTES:
         raise CheckpointError(f"dtype {dtype!r} is not one of {', '.join(ITEM_BYTES)}")
-    form = "rows" if for_parts or device != "cpu" else _form(dtype, quantization)
+    form = "rows" if ranks > 1 or device != "cpu" else _form(dtype, quantization)
     source = _source(path_or_name)
     config = source.config
     return Checkpoint(
         path_or_name=path_or_name,
         config=config,
-        weights=cache.fused(source, config, dtype, on_progress, form),
+        weights=cache.fused(source, config, dtype, on_progress, form, ranks),
         eos_ids=source.eos_ids,
         steady=bits == "schedule",
         device=device,
+        ranks=ranks,
     )
 
 

@@ -7,7 +7,7 @@ gets the logits. Letters as in ``llama.py``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -29,9 +29,9 @@ class ShardedLlama(Llama):
         weights: Mapping[str, Tensor],
         collective: Collective,
     ) -> None:
-        """``weights`` are the whole model's, in plain rows; only this rank's part is kept."""
+        """``weights`` are this rank's parts (``cut.py``), in plain rows."""
         shard = Shard.of(whole, collective.rank, collective.size)
-        super().__init__(shard.config(whole), dict(parts(weights, whole, shard)))
+        super().__init__(shard.config(whole), weights)
         self._shard = shard
         self._collective = collective
         self._widths = [len(part) for part in deal(whole.vocab_size, collective.size)]
@@ -70,38 +70,3 @@ class ShardedLlama(Llama):
 
     def _logits(self, hidden_NE: Tensor) -> Tensor:
         return self._collective.gather(super()._logits(hidden_NE), self._widths)
-
-
-def parts(
-    weights: Mapping[str, Tensor], whole: LlamaConfig, shard: Shard
-) -> Iterator[tuple[str, Tensor]]:
-    """This rank's part of each weight (see ``layout.py`` for their names and rows)."""
-    dim, heads, kv_heads = whole.head_dim, whole.num_heads, whole.num_kv_heads
-    q, mlp = _scaled(shard.heads, dim), shard.mlp
-    k = _scaled(shard.kv_heads, dim, heads * dim)
-    v = _scaled(shard.kv_heads, dim, (heads + kv_heads) * dim)
-    up = range(mlp.start + whole.mlp_size, mlp.stop + whole.mlp_size)
-    rows = {
-        "embed": [shard.vocab],
-        "head": [shard.vocab],
-        "qkv": [q, k, v],
-        "qkv_bias": [q, k, v],
-        "qk_norm": [shard.heads, _scaled(shard.kv_heads, 1, heads)],
-        "gate_up": [mlp, up],
-    }
-    columns = {"out": q, "down": mlp}
-    for name, weight in weights.items():
-        kind = name.rpartition(".")[2]
-        if kind in rows:
-            chosen = [weight[part.start : part.stop] for part in rows[kind]]
-            yield name, chosen[0] if len(chosen) == 1 else torch.cat(chosen)
-        elif kind in columns:
-            part = columns[kind]
-            yield name, weight[:, part.start : part.stop].contiguous()
-        else:
-            yield name, weight
-
-
-def _scaled(heads: range, rows: int, start: int = 0) -> range:
-    """The rows of these heads, each of so many, in a matrix where the first begins at ``start``."""
-    return range(start + heads.start * rows, start + heads.stop * rows)

@@ -4,6 +4,7 @@ import torch
 from cluster_harness import prompt
 from msgspec import structs
 from native_step import LENGTHS, TOKENS, Holder, Step
+from tp.parts import part_of
 from tp.thread_ranks import ThreadRanks
 
 from engine import build
@@ -15,7 +16,6 @@ from engine.core import BlockRef, Plan, Span
 from engine.errors import WontFit
 from engine.model.runner import ModelRunner
 from engine.model.shard import Shard
-from engine.model.sharded_llama import ShardedLlama
 from engine.protocol import VERSION, Hello
 
 
@@ -78,8 +78,7 @@ class RankedStep(Step):
 
         def of_rank(collective):
             torch.set_num_threads(1)
-            whole = self.checkpoint
-            model = ShardedLlama(whole.config, whole.weights, collective)
+            model = part_of(self.checkpoint, collective)
             runner = ModelRunner(model, self.backends[collective.rank], collective)
             try:
                 return runner.run(plan)

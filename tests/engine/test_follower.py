@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from native_step import decodes
 from ranked_step import RankedStep
+from tp.parts import part_of
 from tp.thread_ranks import ThreadCollective, ThreadRanks
 
 from engine.core import BlockRef, Plan, Span
@@ -19,7 +20,6 @@ from engine.errors import PeerLost
 from engine.follower import Follower
 from engine.model.checkpoint import Checkpoint
 from engine.model.runner import ModelRunner
-from engine.model.sharded_llama import ShardedLlama
 from engine.protocol import FencedOff, Release
 from engine.protocol.ranks import Dial, Drop, ForgetSequence, ForgetTables, Heard
 from engine.ranks import LedRunner, Ranks, completed, shortened
@@ -41,7 +41,7 @@ class Led(RankedStep):
         runners = []
         for rank in range(2):
             collective = ThreadCollective(ranks, rank)
-            model = ShardedLlama(checkpoint.config, checkpoint.weights, collective)
+            model = part_of(checkpoint, collective)
             runners.append(ModelRunner(model, self.backends[rank], collective))
         self.ranks = Ranks([ours])
         self.runner = LedRunner(runners[0], self.ranks)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from tiny_models import LOGITS, make_tiny, reference_logits
 
 from engine.errors import CheckpointError
 from engine.model.checkpoint import describe, load
+from engine.model.cut import cut, of_rank
+from engine.model.shard import Shard
 
 PROMPT = [1, 2, 3, 4]
 
@@ -103,16 +106,50 @@ def test_processes_may_load_at_the_same_time(model: Path, cache: Path) -> None:
     assert len(list(cache.glob("*.safetensors"))) == 1
 
 
-def test_weights_are_mapped_from_the_cache_file(model: Path, cache: Path) -> None:
-    weights = load(str(model), "float32").weights
-    (file,) = cache.glob("*.safetensors")
-    ranges = [
+def mapped_ranges(file: Path) -> list[tuple[int, ...]]:
+    """Addresses where this process has the file."""
+    return [
         tuple(int(end, 16) for end in line.split()[0].split("-"))
         for line in Path("/proc/self/maps").read_text().splitlines()
         if line.endswith(str(file))
     ]
+
+
+def test_weights_are_mapped_from_the_cache_file(model: Path, cache: Path) -> None:
+    weights = load(str(model), "float32").weights
+    (file,) = cache.glob("*.safetensors")
+    ranges = mapped_ranges(file)
     for weight in weights.values():
         assert any(low <= weight.data_ptr() < high for low, high in ranges)
+
+
+def test_ranks_map_their_parts_from_one_file(model: Path, cache: Path) -> None:
+    """Nobody has a copy of its own; and what lies there is the model, cut."""
+    whole = load(str(model), "float32").weights
+    (of_one,) = cache.glob("*.safetensors")
+    checkpoint = load(str(model), "float32", ranks=3)
+    (file,) = set(cache.glob("*.safetensors")) - {of_one}
+    ranges = mapped_ranges(file)
+    for rank in range(3):
+        shard = Shard.of(checkpoint.config, rank, 3)
+        weights = of_rank(checkpoint.weights, rank)
+        assert weights.keys() == whole.keys()
+        for name, weight in weights.items():
+            assert torch.equal(weight, cut(name, whole[name], checkpoint.config, shard))
+            assert any(low <= weight.data_ptr() < high for low, high in ranges)
+            assert weight.is_contiguous()
+
+
+def test_where_weights_are_cut_those_of_every_rank_tell_models_apart(tmp_path: Path) -> None:
+    """Rank 0 says for all of them which model it is."""
+    path = make_tiny(tmp_path / "one")
+    other = make_tiny(tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    name = "model.layers.1.mlp.down_proj.weight"
+    tensors[name][:, 48:] += 1  # rank 1's
+    save_file(tensors, other / "model.safetensors")
+    one, same, changed = (load(str(where), "float32", ranks=2) for where in (path, path, other))
+    assert one.identity == same.identity != changed.identity
 
 
 def test_describe_imports_no_torch(model: Path) -> None:
@@ -143,9 +180,9 @@ def test_stop_tokens_come_from_the_generation_config_first(model: Path) -> None:
     assert load(str(model), "float32").tokenizer is None
 
 
-def _fails(path: Path, reason: str, dtype: str = "float32") -> None:
+def _fails(path: Path, reason: str, dtype: str = "float32", **options: Any) -> None:
     with pytest.raises(CheckpointError, match=reason) as caught:
-        load(str(path), dtype)
+        load(str(path), dtype, **options)
     assert "\n" not in str(caught.value)
 
 
@@ -206,4 +243,7 @@ def test_unwritable_cache_is_one_sentence(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    _fails(model, r"cannot write \d+ bytes of converted weights .*set XDG_CACHE_HOME")
+    for ranks in (1, 2):
+        _fails(
+            model, r"cannot write \d+ bytes of converted weights .*set XDG_CACHE_HOME", ranks=ranks
+        )

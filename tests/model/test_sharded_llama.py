@@ -9,23 +9,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from model.dense_backend import DenseBackend
-from model.plain import load_plain
 from tiny_models import FAMILIES, LOGITS, make_tiny, reference_logits
 from tp.thread_ranks import ThreadRanks
 
 from engine.errors import ConfigError
+from engine.model.checkpoint import load
 from engine.model.config import LlamaConfig, RopeConfig
 from engine.model.shard import Shard, deal
-from engine.model.sharded_llama import ShardedLlama
 
 IDS = torch.randint(0, 127, (60,), generator=torch.Generator().manual_seed(1)).tolist()
 
 
-def sharded_logits(checkpoint: Any, size: int, ids: list[int]) -> list[torch.Tensor]:
+def sharded_logits(path: Path, size: int, ids: list[int]) -> list[torch.Tensor]:
     """Of all rows, by rank; in two chunks, so that keys of an earlier one are read."""
+    checkpoint: Any = load(str(path), "float32", ranks=size)
 
     def of_rank(collective: Any) -> torch.Tensor:
-        model = ShardedLlama(checkpoint.config, checkpoint.weights, collective)
+        model = checkpoint.part(collective)
         backend = DenseBackend(checkpoint.config.num_layers)
         found = []
         for rows in (range(40), range(40, len(ids))):
@@ -47,25 +47,25 @@ def test_ranks_together_give_the_logits_of_transformers(
     path = make_tiny(
         tmp_path, family, seed=3, vocab=127, intermediate_size=97, tie_word_embeddings=tied
     )
-    logits, *others = sharded_logits(load_plain(str(path), "float32"), size, IDS)
+    logits, *others = sharded_logits(path, size, IDS)
     torch.testing.assert_close(logits, reference_logits(path, IDS), **LOGITS)
     assert [one.shape[1] for one in others] == [len(part) for part in deal(127, size)[1:]]
 
 
 def test_whole_kv_heads_are_dealt_out_unevenly(tmp_path: Path) -> None:
     path = make_tiny(tmp_path, num_attention_heads=8, num_key_value_heads=4)
-    logits, *_ = sharded_logits(load_plain(str(path), "float32"), 3, IDS)
+    logits, *_ = sharded_logits(path, 3, IDS)
     torch.testing.assert_close(logits, reference_logits(path, IDS), **LOGITS)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_ranks_that_share_a_kv_head_write_the_same_bits(tmp_path: Path, family: str) -> None:
     path = make_tiny(tmp_path, family, num_attention_heads=6, num_key_value_heads=2, hidden_size=96)
-    checkpoint = load_plain(str(path), "bfloat16")
+    checkpoint: Any = load(str(path), "bfloat16", ranks=5)
     backends = [DenseBackend(checkpoint.config.num_layers) for _ in range(5)]
 
     def of_rank(collective: Any) -> None:
-        model = ShardedLlama(checkpoint.config, checkpoint.weights, collective)
+        model = checkpoint.part(collective)
         rows = torch.arange(len(IDS))
         model.forward(torch.tensor(IDS), rows, rows, backends[collective.rank])
 
