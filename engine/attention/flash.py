@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from engine.attention.base import Partial
 from engine.attention.flash_parts import Packed, parts_of
@@ -22,6 +23,8 @@ from engine.errors import ConfigError
 from engine.memory.base import MemoryPool
 
 MAX_DIM = 256
+MULTIPLE = 8
+"""of a head's dimension: PyTorch's operator takes no others, and flash-attn fills them up itself"""
 DTYPES = ("bfloat16", "float16")
 """of keys and queries"""
 
@@ -92,10 +95,13 @@ def by_pytorch(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """The operator below ``torch.nn.attention.varlen``, whose options change between releases."""
+    dim = q.shape[-1]
+    if missing := -dim % MULTIPLE:  # zeros change no product
+        q, k, v = (pad(x, (0, missing)) for x in (q, k, v))
     out, lse, *_ = torch.ops.aten._flash_attention_forward(
         q, k, v, query_ends, key_ends, most_rows, most_keys, 0.0, causal, False, scale=scale
     )
-    return out, lse
+    return out[..., :dim], lse
 
 
 class FlashBackend(LocalBackend):

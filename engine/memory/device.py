@@ -85,7 +85,10 @@ def _zeros(device: str, num_blocks: int, block_bytes: int) -> torch.Tensor:
         if wanted_bytes > free:
             raise _too_large(wanted_bytes, there)
     try:
-        return torch.zeros(num_blocks, block_bytes, dtype=torch.uint8, device=device)
+        zeros = torch.zeros(num_blocks, block_bytes, dtype=torch.uint8, device=device)
+        if device != "cpu":  # others write into it on streams of their own
+            torch.cuda.synchronize(device)
+        return zeros
     except (MemoryError, RuntimeError) as error:  # torch.cuda.OutOfMemoryError is one
         if device == "cpu":
             raise no_room(wanted_bytes, there) from error

@@ -7,6 +7,7 @@ so the cutting of nodes into what they take is tested without one.
 import math
 from dataclasses import replace
 from importlib.util import find_spec
+from typing import Any
 
 import oracle
 import pytest
@@ -100,6 +101,25 @@ def test_each_row_is_attention_over_its_own_earlier_keys(
             rounded = ROUNDED[dtype] * (1 if library is STAND_IN else 3)
             assert (got_lse - lse).abs().max().item() <= bound
             assert (got_out - out).abs().max().item() <= (bound + rounded) * most
+
+
+@pytest.mark.parametrize("dim", [5, 8, 80])
+def test_pytorch_gets_heads_of_multiples_of_8(monkeypatch: pytest.MonkeyPatch, dim: int) -> None:
+    """It takes no others; what is filled up changes nothing."""
+
+    def operator(q: Tensor, k: Tensor, v: Tensor, *rest: Any, scale: float) -> tuple[Tensor, ...]:
+        assert {x.shape[-1] % 8 for x in (q, k, v)} == {0}
+        *ends_and_sizes, dropout, causal, debugs = rest
+        assert (dropout, debugs) == (0.0, False)
+        return *by_oracle(q, k, v, *ends_and_sizes, causal, scale), torch.empty(0)
+
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", operator)
+    q, k, v = torch.randn(3, 7, 2, dim, generator=torch.Generator().manual_seed(1)).bfloat16()
+    ends = torch.tensor([0, 3, 7], dtype=torch.int32)
+    out, lse = flash.by_pytorch(q, k, v, ends, ends, 4, 4, True, 0.3)
+    want_out, want_lse = by_oracle(q, k, v, ends, ends, 4, 4, True, 0.3)
+    assert torch.equal(out, want_out)
+    assert torch.equal(lse, want_lse)
 
 
 def test_the_package_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -328,6 +329,21 @@ def test_without_triton_or_a_gpu_it_is_refused_in_a_sentence(
         patch.setattr(triton_backend, "find_spec", lambda name: object())
         with pytest.raises(ConfigError, match="needs a CUDA GPU.*TRITON_INTERPRET=1"):
             work.backend("triton")
+
+
+def test_a_gpu_that_knows_no_fp8_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton would say so in a traceback, at the first step."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100")
+    for capability, dtype, refused in (
+        ((8, 0), "fp8", True),
+        ((8, 0), "int8", False),
+        ((8, 9), "fp8", False),
+        ((9, 0), "fp8", False),
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
+        with pytest.raises(ConfigError) if refused else nullcontext() as caught:
+            triton_backend._require_fp8(dtype, "cuda")
+        assert not caught or "8.9 or later, and NVIDIA A100 has 8.0" in str(caught.value)
 
 
 @needs_triton

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 INTERPRET = "TRITON_INTERPRET"
 TILE_ROWS = (16, 32, 64, 128)
+FP8_SINCE = (8, 9)
+"""compute capability: what is older cannot convert such floats, and triton compiles nothing"""
 
 
 def is_interpreted() -> bool:
@@ -65,6 +67,7 @@ class TritonBackend(LocalBackend):
             raise ConfigError(f"tile_rows is {config.tile_rows}; it must be one of {known}")
         super().__init__(**runtime)
         if self.device != "cpu":
+            _require_fp8(self.layout.dtype, self.device)
             self.reads_mapped = False
             if self.pool.device == "cpu":
                 num_bytes = self.pool.num_blocks * self.layout.block_bytes
@@ -111,6 +114,16 @@ class TritonBackend(LocalBackend):
         lse_TH = lse_RH.new_empty(num_queries, lse_RH.shape[1])
         self._launch.merge(program, out_RHD, lse_RH, out_THD, lse_TH)
         return Partial(out_THD, lse_TH)
+
+
+def _require_fp8(dtype: str, device: str) -> None:
+    major, minor = torch.cuda.get_device_capability(device)
+    if dtype == "fp8" and (major, minor) < FP8_SINCE:
+        raise ConfigError(
+            f"the backend triton takes pool.dtype=fp8 on GPUs of compute capability "
+            f"{FP8_SINCE[0]}.{FP8_SINCE[1]} or later, and {torch.cuda.get_device_name(device)} "
+            f"has {major}.{minor}: use pool.dtype=int8"
+        )
 
 
 def _where() -> str:
