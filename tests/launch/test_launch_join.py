@@ -24,24 +24,29 @@ def free_port():
 
 
 @contextmanager
-def cluster(recipe, *overrides):
-    """One serving instance; (its command, HTTP port, where to join)."""
+def cluster(recipe, *overrides, processes=0):
+    """One serving instance, or several under torchrun; (the command, HTTP port, where to join)."""
     http, control = free_port(), free_port()
     command = Command(
         "serve",
         recipe,
-        "instances=1",
+        f"instances={processes or 1}",
         f"serve.port={http}",
         f"cluster.port={control}",
         "serve.model_name=tiny",
         "attention.options.wait_s=20",
         *overrides,
+        processes=processes,
         LENDKV_KEY=KEY,
     )
     try:
-        command.wait_until(lambda: ready(http) == [0])
+        command.wait_until(lambda: ready(http) == list(range(processes or 1)))
         yield command, http, f"cluster.join=127.0.0.1:{control}"
-        command.process.terminate()
+        if processes:  # torchrun itself tells a SIGTERM with a traceback
+            for supervisor in command.supervisors():
+                os.kill(supervisor, signal.SIGTERM)
+        else:
+            command.process.terminate()
         done = command.finish()
         assert done.status == 0, done.err
         assert "Traceback" not in done.err
@@ -135,6 +140,32 @@ def test_a_donor_lends_and_leaves(recipe):
         assert gone.status == 0, gone.err
         assert "Traceback" not in gone.err
         server.wait_until(lambda: [card["instance"] for card in cards(http)] == [0])
+
+
+@pytest.mark.parametrize(
+    ("pool", "local", "host_blocks"),
+    [("device", "native", 0), pytest.param("tiered", "tiered", 4, marks=pytest.mark.nightly)],
+)
+def test_a_donor_holds_half_of_the_keys_of_an_instance_on_a_device(
+    recipe, pool, local, host_blocks
+):
+    """33 blocks, 16 of them at home, and no lender but the donor, which has host memory."""
+    settings = (
+        f"pool.name={pool}",
+        "pool.options.device=cpu",
+        f"attention.options.local={local}",
+        f"pool.num_blocks={16 - host_blocks}",
+        f"pool.lending.host_blocks={host_blocks}",
+        "pool.lending.lend_fraction=0",
+    )
+    with cluster(recipe, *settings, processes=2) as (server, http, where):
+        donor = joining(recipe, where, "cluster.donor=true", "pool.num_blocks=40")
+        donor.wait_until(lambda: [card["blocks"] for card in cards(http)] == [16, 16, 40])
+        assert complete(http) == expected(recipe)
+        server.wait_until(lambda: [card["lent"] for card in cards(http)] == [0, 0, 0])
+        donor.process.terminate()
+        gone = donor.finish()
+        assert gone.status == 0, gone.err
 
 
 def lending(*args):
