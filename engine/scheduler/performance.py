@@ -17,6 +17,8 @@ PRIOR = (0.01, 1e-3, 2e-6, 2e-6)
 """seconds: a step, a row, a local key, a remote key"""
 HOLDER_S = 5e-4
 """round trips of all layers to one more holder, that cannot be hidden when there is little to do"""
+LEAST_S = 1e-6
+"""of a step, whatever was learned: samples that are all alike do not tell what a step takes"""
 FORGETTING = 0.995
 OUTLIER = 4.0
 """a step that took so many times what was expected met something else, and teaches nothing"""
@@ -37,7 +39,7 @@ class Performance(StepCost):
         step_s, row_s, local_s, remote_s = self.coefficients
         local = local_keys * local_s
         away = holders * HOLDER_S + remote_keys * remote_s if remote_keys else 0.0
-        return step_s + num_rows * row_s + local + max(0.0, away - local)
+        return max(LEAST_S, step_s + num_rows * row_s + local + max(0.0, away - local))
 
     def serving_seconds(self, keys: int) -> float:
         return keys * self.coefficients[2]

@@ -41,6 +41,14 @@ def test_it_is_the_least_squares_of_what_it_was_told(told):
         assert counts @ cost.coefficients == pytest.approx(counts @ expected, rel=1e-3, abs=1e-5)
 
 
+def test_a_step_always_takes_some_time():
+    """Though all that was learned is that keys take some."""
+    cost = Performance()
+    cost.coefficients = (0.0, 0.0, 1e-6, 0.0)
+    assert cost.seconds(4, 0, 0, 0) > 0
+    assert cost.seconds(0, 0, 0, 0) > 0
+
+
 def test_a_step_that_met_something_else_teaches_nothing():
     cost = Performance()
     cost.learn([StepSample(4, 4000, 0, 0.02), StepSample(8, 8000, 0, 0.03)] * 20)
