@@ -99,6 +99,22 @@ def test_who_copies_for_some_queries_copies_for_more(
     assert costs.key_s > 0
 
 
+def test_a_copy_pays_where_its_bytes_cost_less_than_all_queries_work() -> None:
+    """1000 bytes take 1 us, and a query over 16 keys 32 ns: 31.25 queries break even."""
+    costs = HostCosts(key_s=2e-9, byte_s=1e-9)
+    found = {rows: costs.prefers_copy(rows, 16, 1000) for rows in (1, 31, 32, 1000)}
+    assert found == {1: False, 31: False, 32: True, 1000: True}
+
+
+def test_one_slow_step_does_not_decide_alone() -> None:
+    costs = HostCosts(key_s=1.0)
+    costs.learn_work(300.0, 100)
+    assert costs.key_s == pytest.approx(1.2)
+    for _ in range(100):
+        costs.learn_work(300.0, 100)
+    assert costs.key_s == pytest.approx(3.0, rel=1e-3)
+
+
 @pytest.mark.parametrize("copies", [False, True])
 @given(work=works())
 def test_bits_are_those_of_one_memory_wherever_blocks_lie(copies: bool, work: Work) -> None:
