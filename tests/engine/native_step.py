@@ -117,6 +117,8 @@ class Step:
         layout, pool = self.own.memory.layout, self.own.memory
         for holder in self.holders:
             mine = [(n, leaf) for n in range(2) for leaf, to in leaves[n].items() if to == holder]
+            if not mine:
+                continue
             self.lenders.send(holder, Reserve(1, len(mine), 60.0))
             (granted,) = self.hear(Granted, holder)
             for slot, (n, leaf) in enumerate(mine):

@@ -13,6 +13,8 @@ from engine.errors import WontFit
 from engine.model.checkpoint import Checkpoint
 
 LEND_TO_BOTH = ({0: 1, 1: 1, 2: 2, 4: 1, 5: 2}, {1: 2, 2: 2})
+LENT = {1: ({}, {}), 2: ({0: 1, 1: 1, 4: 1}, {1: 1}), 3: LEND_TO_BOTH}
+"""leaves of two sequences and who holds them, by the number of instances"""
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,25 @@ def test_where_leaves_lie_changes_no_bit(
         assert torch.equal(logits, truth[number])
         assert poisoned == [frozenset()] * size
     assert all(backend.travels.num_block_reads == 3 * 7 for backend in step.backends)
+    step.close()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("instances", [1, 2, 3])
+def test_any_ranks_over_any_instances_give_the_tokens_of_transformers(
+    paths: dict[int, Path], models: dict[int, Checkpoint], instances: int, size: int
+) -> None:
+    step = RankedStep(models[2], size, wait_s=20.0)
+    step.prefill()
+    step.lend(LENT[instances])
+    for number in range(3):
+        logits, poisoned = step.run(decodes(number))
+        assert poisoned == [frozenset()] * size
+        seen = [prompt(200, n)[: LENGTHS[n] + number + 1] for n in range(2)]
+        tokens = [int(reference_logits(paths[2], ids)[-1].argmax()) for ids in seen]
+        assert logits.argmax(-1).tolist() == tokens
+    lent = sum(map(len, LENT[instances]))
+    assert all(backend.travels.num_block_reads == 3 * lent for backend in step.backends)
     step.close()
 
 
