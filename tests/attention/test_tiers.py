@@ -137,6 +137,18 @@ def test_a_device_that_computes_otherwise_is_exact_too(monkeypatch: pytest.Monke
     check_rows("tiered", work)
 
 
+def test_host_blocks_lie_in_host_memory_and_not_where_copies_go() -> None:
+    pool: Any = POOLS.load("tiered")(
+        POOLS.load("tiered").Config(device="cpu"), layout=LAYOUT, num_blocks=5, host_blocks=2
+    )
+    for block in range(5):
+        pool.write(block, 0, bytes([block + 1]))
+    near, far = pool.tiers
+    assert [near.read(block)[0] for block in range(near.num_blocks)] == [1, 2, 3] + 8 * [0]
+    assert [far.read(block)[0] for block in range(far.num_blocks)] == [4, 5]
+    pool.close()
+
+
 def test_only_a_step_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who answers others over the same pool has no room of its own for copies."""
     backend: Any = Work(LAYOUT, 2, {0: [40]}, seed=1, pool="tiered").backend("tiered")

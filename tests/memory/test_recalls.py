@@ -200,6 +200,12 @@ def test_host_memory_is_never_lent_and_drawn_last():
     assert len(talk.ask(STEP, p.Draw(8, host=True)).blocks) == 3
 
 
+def test_the_share_that_is_lent_is_of_what_is_no_host_memory():
+    talk = Talk(num_blocks=8, host_blocks=4, lend_fraction=0.5)
+    talk.ask(1, hello(1))
+    assert talk.ask(1, p.Reserve(1, 8, 9.0)).num_lendable == 2
+
+
 def test_who_leaves_calls_everything_home_and_lends_no_more(talk):
     granted = lend(talk, 1, 3)
     talk.now += 1.0
