@@ -5,7 +5,6 @@ from collections import Counter
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from msgspec import structs
 
 from engine.core import Request, SamplingParams
 from engine.protocol import Abort, Failed, Member, Submit, Tokens
@@ -13,7 +12,6 @@ from engine.scheduler.census import LATELY_S, MINUTE_S, num_tokens
 from engine.scheduler.entry import Entry
 from engine.scheduler.kept import Kept, bytes_of
 from engine.scheduler.request_table import RequestTable
-from engine.scheduler.router import route
 
 KEEP_S, MAX_KEPT = 40.0, 3
 
@@ -25,6 +23,10 @@ def token_at(name: str, index: int) -> int:
 
 def member(instance: int, address: str, blocks: int = 100) -> Member:
     return Member(instance, 1, address, blocks, blocks, 0, 0)
+
+
+def request(name: str) -> Request:
+    return Request(request_id=name, prompt_ids=(1,), sampling=SamplingParams(max_tokens=3))
 
 
 class Machine(RuleBasedStateMachine):
@@ -210,47 +212,6 @@ def test_a_token_that_comes_when_its_instance_is_gone_is_taken():
     assert entry.token_ids == [5]
 
 
-def test_router_prefers_room_at_home_then_the_least_loaded():
-    members = [member(0, "a", 10), member(1, "b", 100), member(2, "", 1000)]
-    assert route(60, members, {}, 4, {}) == 1
-    assert route(8, members, {1: 40}, 4, {}) == 0
-    assert route(8, members, {0: 40, 1: 40}, 4, {}) == 1
-    assert route(8, [member(2, "")], {}, 4, {}) is None
-
-
-def test_router_prefers_room_that_is_there_already():
-    full = structs.replace(member(0, "a", 10), num_free=1)
-    assert route(8, [full, member(1, "b", 10)], {1: 8}, 4, {}) == 1
-    assert route(4, [full, member(1, "b", 10)], {1: 8}, 4, {}) == 0
-
-
-def test_router_prefers_who_has_the_prefix_unless_others_have_much_less_to_do():
-    members = [member(0, "a", 100), member(1, "b", 100)]
-    assert route(40, members, {}, 4, {1: 32}) == 1
-    assert route(40, members, {1: 24}, 4, {1: 32}) == 1
-    assert route(40, members, {1: 36}, 4, {1: 32}) == 0
-
-
-def test_what_begins_alike_is_sent_to_the_same_instance():
-    table = RequestTable(block_tokens=4)
-    table.on_members([member(0, "a", 100), member(1, "b", 100)], 0.0)
-    names = iter("abcdef")
-
-    def sent_to(*prompt, salt=""):
-        request = Request(request_id=next(names), prompt_ids=prompt, cache_salt=salt)
-        entry = table.add(request, 0.0)
-        table.cancel(entry.request.request_id, 0.0)
-        return entry.instance
-
-    busy = Request(request_id="busy", prompt_ids=(1,))
-    assert table.add(busy, 0.0).instance == 0
-    assert sent_to(*range(64)) == 1
-    table.cancel("busy", 0.0)
-    assert sent_to(*range(5)) == 0, "too short to tell"
-    assert sent_to(*range(40), 7, 7) == 1
-    assert sent_to(*range(40), 7, 7, salt="x") == 0, "it can use nothing of the others"
-
-
 @pytest.mark.parametrize("stays", [True, False])
 def test_a_request_that_is_sent_again_keeps_its_age(stays):
     table = RequestTable(block_tokens=4, stays=stays)
@@ -261,10 +222,6 @@ def test_a_request_that_is_sent_again_keeps_its_age(stays):
     first, again = [one.request for one in sent if isinstance(one, Submit)]
     assert (first.age_s, again.age_s) == (0.0, 7.5)
     assert first.stays == again.stays == stays
-
-
-def request(name: str, max_tokens: int = 3) -> Request:
-    return Request(request_id=name, prompt_ids=(1,), sampling=SamplingParams(max_tokens=max_tokens))
 
 
 def test_an_attempt_at_a_step_that_only_seems_gone_is_called_off():
@@ -292,52 +249,3 @@ def test_tokens_for_a_dead_gateways_attempt_are_not_taken_by_its_successor():
     assert entry.token_ids == []
     table.on_message(Tokens(names[1], 0, [8]), 0.0)
     assert entry.token_ids == [8]
-
-
-def test_a_complete_answer_that_is_kept_is_not_run_again_and_forgotten_in_time():
-    table = RequestTable(block_tokens=4, kept=Kept(5.0))
-    table.keep(request("a"), 0.0, [7, 8, 9], finish_reason="length")
-    table.on_members([member(0, "s")], 1.0)
-    assert table.take_effects() == []
-    assert table.entries["a"].token_ids == [7, 8, 9]
-    table.forget(5.0)
-    assert "a" in table.entries
-    table.forget(6.0)
-    assert table.entries == {}
-
-
-def ended(table, name, now=0.0, num_tokens=3):
-    table.keep(request(name), now, [7] * num_tokens, finish_reason="length")
-
-
-def test_of_too_many_answers_or_too_many_bytes_the_oldest_go():
-    table = RequestTable(block_tokens=4, kept=Kept(max_entries=2))
-    for name in "abc":
-        ended(table, name)
-    table.forget(0.0)
-    assert [*table.entries] == ["b", "c"]
-    table = RequestTable(block_tokens=4, kept=Kept(max_bytes=50_000))
-    for name in "abc":
-        ended(table, name, num_tokens=500)
-    table.forget(0.0)
-    assert [*table.entries] == ["b", "c"]
-
-
-def test_what_is_told_to_somebody_or_not_told_yet_is_not_forgotten():
-    table = RequestTable(block_tokens=4, kept=Kept(5.0, max_entries=1))
-    for name in "abc":
-        ended(table, name)
-    table.changed.add("b")
-    table.forget(9.0, {"a"})
-    assert [*table.entries] == ["a", "b"]
-    table.changed.clear()
-    table.forget(9.0)
-    assert [*table.entries] == ["b"], "it counts from when it was last wanted"
-
-
-def test_a_name_that_comes_again_is_not_forgotten_with_its_first_answer():
-    table = RequestTable(block_tokens=4, kept=Kept(5.0))
-    ended(table, "a")
-    entry = table.add(request("a"), 3.0)
-    table.forget(99.0)
-    assert table.entries["a"] is entry
