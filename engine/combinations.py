@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from engine.bounds import PORT, unbounded
 from engine.devices import fault_of
 from engine.memory import OF_THE_STEP
 from engine.memory.room import size_fault
@@ -16,23 +17,9 @@ ANY_INTERFACE = ("0.0.0.0", "::", "*")
 
 def check(config: Config) -> list[str]:
     """Values that are of the right type and still cannot be."""
+    if problems := unbounded(config):
+        return problems
     problems = []
-    for name, low in (
-        ("instances", 1),
-        ("tp", 1),
-        ("threads", 1),
-        ("pool.num_blocks", 2),
-        ("pool.block_tokens", 1),
-        ("scheduler.max_step_tokens", 1),
-        ("scheduler.max_num_seqs", 1),
-        ("scheduler.grow_blocks", 1),
-        ("generate.max_tokens", 1),
-    ):
-        value: Any = config
-        for part in name.split("."):
-            value = getattr(value, part)
-        if value < low:
-            problems.append(f"{name} is {value}; at least {low} is needed")
     passing = -(-config.scheduler.max_step_tokens // config.pool.block_tokens) + 1
     if config.instances > 1 and passing > config.pool.num_blocks // 2:
         most = (config.pool.num_blocks // 2 - 1) * config.pool.block_tokens
@@ -54,8 +41,12 @@ def check(config: Config) -> list[str]:
                     f"model.{name}={needed} only"
                 )
     problems += _check_device(config)
-    if config.pool.block_tokens > 256:
-        problems.append(f"pool.block_tokens is {config.pool.block_tokens}; at most 256 is possible")
+    last = config.serve.instance_port + config.instances - 1
+    if config.serve.instance_port and last > PORT[1]:
+        problems.append(
+            f"serve.instance_port={config.serve.instance_port} and {config.instances} instances "
+            f"want ports up to {last}, and the last one is {PORT[1]}: lower serve.instance_port"
+        )
     if config.generate.prompt and config.generate.prompt_file:
         problems.append("generate.prompt and generate.prompt_file are both set; choose one")
     return problems
@@ -74,7 +65,7 @@ def _check_cluster(config: Config) -> list[str]:
         problems.append(f"cluster.advertise={cluster.advertise} is nowhere that one could dial")
     if cluster.donor and not cluster.join:
         problems.append("cluster.donor lends to a running cluster: set cluster.join=HOST:PORT")
-    if cluster.join and not cluster.join.rpartition(":")[2].isdecimal():
+    if cluster.join and not _is_address(cluster.join):
         problems.append(f"cluster.join={cluster.join} is not of the form HOST:PORT")
     if config.pool.memory and config.pool.sizes:
         problems.append("pool.memory and pool.sizes are both set; choose one")
@@ -87,6 +78,11 @@ def _check_cluster(config: Config) -> list[str]:
             f"{config.instances} instances"
         )
     return problems
+
+
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isdecimal() and 0 < int(port) <= PORT[1]
 
 
 def _listens_on(config: Config) -> str:

@@ -17,7 +17,7 @@ from engine.combinations import check
 from engine.comm.kv_publisher import KvPublisher
 from engine.errors import ConfigError
 from engine.memory.lending import Lending
-from engine.recipe import apply, dotted, leaves, one_line, read
+from engine.recipe import apply, leaves, one_line, typed
 from engine.registry import Registry
 from engine.scheduler.gmanager import GManager
 from engine.scheduler.scheduler import Scheduler
@@ -157,24 +157,9 @@ def load(recipe: str | None, overrides: Sequence[str] = ()) -> Config:
 
     Raises ConfigError with every unknown key and wrong value found.
     """
-    problems: list[str] = []
-    tree = OmegaConf.structured(Config())
-    layers = [(recipe, read(recipe))] if recipe else []
-    layers += [(f"override {text!r}", dotted(text, problems)) for text in overrides]
-    for source, layer in layers:
-        for path, value in leaves(layer):
-            tree = apply(tree, path, value, str(source), problems)
-    config = None
-    if not problems:
-        try:
-            config = OmegaConf.to_object(tree)
-        except (OmegaConfBaseException, ValueError) as error:
-            problems.append(one_line(error))
-    if isinstance(config, Config):
-        problems += check(config)
-    if problems:
+    config = typed(Config, recipe, overrides)
+    if problems := check(config):
         raise ConfigError(*dict.fromkeys(problems))
-    assert isinstance(config, Config)
     return config
 
 
@@ -193,7 +178,7 @@ def options_of(kind: Registry, key: str, part: Component | PoolConfig) -> tuple[
         raise ConfigError(f"{key}.name={part.name}: {cls.__name__} has no Config dataclass")
     problems: list[str] = []
     tree = OmegaConf.structured(cls.Config)
-    for path, value in leaves(OmegaConf.create(part.options)):
+    for path, value in leaves(part.options):
         tree = apply(tree, path, value, f"{key}.options of {part.name!r}", problems)
     if problems:
         raise ConfigError(*problems)

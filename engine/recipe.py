@@ -2,17 +2,44 @@
 
 import difflib
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from engine.errors import ConfigError
 
+T = TypeVar("T")
+Tree = dict[Any, Any]
 
-def read(recipe: str) -> DictConfig:
+
+def typed(kind: type[T], recipe: str | None, overrides: Sequence[str]) -> T:
+    """Defaults < a recipe file < ``key=value``, as this dataclass.
+
+    Raises ConfigError with every unknown key and wrong value found.
+    """
+    problems: list[str] = []
+    tree = OmegaConf.structured(kind)
+    layers = [(recipe, read(recipe))] if recipe else []
+    layers += [(f"override {text!r}", dotted(text, problems)) for text in overrides]
+    for source, layer in layers:
+        for path, value in leaves(layer):
+            tree = apply(tree, path, value, str(source), problems)
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+    try:
+        found = OmegaConf.to_object(tree)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(one_line(error)) from error
+    assert isinstance(found, kind)
+    return found
+
+
+def read(recipe: str) -> Tree:
     """A recipe file's tree. Raises ConfigError."""
     try:
         layer = OmegaConf.load(recipe)
@@ -21,39 +48,43 @@ def read(recipe: str) -> DictConfig:
         there = f"; here are: {', '.join(near)}" if near else ""
         raise ConfigError(f"recipe {recipe!r} does not exist{there}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {recipe!r} cannot be read: {error}") from error
-    except YAMLError as error:
-        raise ConfigError(f"recipe {recipe!r} is not YAML: {one_line(error)}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"recipe {recipe!r} cannot be read: {reason}") from error
+    except (YAMLError, OmegaConfBaseException, RecursionError) as error:
+        raise ConfigError(f"recipe {recipe!r} is not YAML: {_fault(error)}") from error
     if not isinstance(layer, DictConfig):
         raise ConfigError(f"recipe {recipe!r} must hold 'key: value' lines at the top")
-    return layer
+    return _plain(layer)
 
 
-def dotted(text: str, problems: list[str]) -> DictConfig:
+def dotted(text: str, problems: list[str]) -> Tree:
     """The tree of one ``key=value``; a mistake is noted in ``problems``."""
     key, equals, _ = text.partition("=")
     if not equals or not key or key.startswith("-"):
         problems.append(f"override {text!r} is not key=value, such as transport.name=tcp")
-        return OmegaConf.create({})
+        return {}
     try:
-        layer = OmegaConf.from_dotlist([text])
-    except (OmegaConfBaseException, YAMLError) as error:
-        problems.append(f"override {text!r}: {one_line(error)}")
-        return OmegaConf.create({})
-    assert isinstance(layer, DictConfig)
-    return layer
+        return _plain(OmegaConf.from_dotlist([text]))
+    except (OmegaConfBaseException, YAMLError, RecursionError) as error:
+        problems.append(f"override {text!r}: {_fault(error)}")
+        return {}
 
 
-def leaves(layer: DictConfig, prefix: str = "") -> list[tuple[str, Any]]:
+def _plain(layer: Any) -> Tree:
+    """As it is written: ``${...}`` is text like any other."""
+    tree: Tree = OmegaConf.to_container(layer, resolve=False)
+    return tree
+
+
+def leaves(layer: Tree, prefix: str = "") -> list[tuple[str, Any]]:
     """Dotted paths and values; a plugin's ``options`` are walked like any other keys."""
     found: list[tuple[str, Any]] = []
-    for key in layer:
+    for key, value in layer.items():
         path = f"{prefix}{key!s}"
-        value = layer._get_node(key)
-        if isinstance(value, DictConfig) and not value._is_none() and len(value):
+        if isinstance(value, dict) and value:
             found += leaves(value, f"{path}.")
         else:
-            found.append((path, layer[key]))
+            found.append((path, value))
     return found
 
 
@@ -76,14 +107,36 @@ def apply(tree: Any, path: str, value: Any, source: str, problems: list[str]) ->
         if not isinstance(node, DictConfig) and depth < len(parts) - 1:
             problems.append(f"{source}: {'.'.join(parts[: depth + 1])!r} is a value, not a section")
             return tree
-    layer: Any = value
+    if value == MISSING:
+        problems.append(f"{source}: {path}={MISSING}: a value is missing")
+        return tree
+    literal = _literal(value)
+    layer: Any = literal
     for part in reversed(parts):
         layer = {part: layer}
     try:
-        return OmegaConf.merge(tree, layer)
+        merged = OmegaConf.merge(tree, layer)
+        if literal != value:  # a number's place refuses text here, and ``${`` only when it is read
+            OmegaConf.select(merged, path)
+        return merged
     except (OmegaConfBaseException, ValueError) as error:
         problems.append(f"{source}: {path}={value!r}: {one_line(error)}")
         return tree
+
+
+def _literal(value: Any) -> Any:
+    """What OmegaConf reads as this value, whatever ``${`` is in its texts."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return [_literal(one) for one in value] if isinstance(value, list) else value
+
+
+def _fault(error: Exception) -> str:
+    """What the parser met, and where."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or not problem:
+        return one_line(error)
+    return f"{problem}, in line {mark.line + 1}, column {mark.column + 1}"
 
 
 def one_line(error: Exception) -> str:

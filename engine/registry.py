@@ -32,6 +32,12 @@ class Registry:
             raise ConfigError(
                 f"{self.kind} {name!r} needs the module {error.name!r}, which is not installed"
             ) from error
+        except (
+            ImportError,
+            TypeError,
+            ValueError,
+        ) as error:  # such as ":Class", or ".module:Class"
+            raise ConfigError(f"{self.kind} {name!r} cannot be imported: {error}") from error
         except AttributeError as error:
             raise ConfigError(
                 f"{self.kind} {name!r}: module {module_name!r} has no class {class_name!r}"

@@ -39,9 +39,3 @@ class ServeConfig:
     api_key_file: str = ""
     """one key a line, with options: sk-... name=alice requests=4 tokens_per_minute=9000
     max_borrowed=64 priority=1; relative to the working folder"""
-
-    def __post_init__(self) -> None:
-        if min(self.max_queued_requests, self.max_queued_tokens) < 0:
-            raise ValueError("max_queued_requests and max_queued_tokens must not be below 0")
-        if self.drain_s < 0 or self.idle_s <= 0:
-            raise ValueError("drain_s must not be below 0, and idle_s above it")

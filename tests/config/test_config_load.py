@@ -64,7 +64,7 @@ def test_all_mistakes_are_told_at_once_with_what_is_allowed(tmp_path):
 def test_impossible_values_are_told_together():
     problems = problems_of(None, "instances=0", "pool.block_tokens=999", "generate.max_tokens=0")
     assert len(problems) == 3
-    assert any("at most 256" in line for line in problems)
+    assert any("1 to 256 is allowed" in line for line in problems)
 
 
 def test_a_share_above_one_is_refused():

@@ -28,7 +28,7 @@ def plan(recipe: str | None, overrides: Sequence[str], *, as_json: bool, sweep: 
 
 def load(recipe: str | None, overrides: Sequence[str]) -> PlanConfig:
     """Defaults < recipe < ``key=value``, checked. Raises ConfigError."""
-    return completed(load_as(PlanConfig, recipe, overrides, "plan"))
+    return completed(load_as(PlanConfig, recipe, overrides))
 
 
 def answered(config: PlanConfig) -> tuple[Question, list[Choice], Choice]:
