@@ -1,7 +1,7 @@
 """The command line: ``lendkv VERB RECIPE [key=value ...]``, the same as ``python -m engine``."""
 
 import argparse
-import json
+import dataclasses
 import os
 import signal
 import subprocess
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return simulate(args.recipe, args.overrides, json_only=args.json, trace=args.trace)
         if args.verb == "plan":
             return plan(args.recipe, args.overrides, as_json=args.json, sweep=args.sweep)
-        config = load(args.recipe, args.overrides)
+        config = _prompted(load(args.recipe, args.overrides), args)
         if args.print_config:
             if is_first:
                 print(to_yaml(config), end="")
@@ -125,8 +125,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     for verb, text in VERBS.items():
         one = verbs.add_parser(verb, parents=[common], help=text, description=f"{text}. {NOTE}")
         if verb == "generate":
-            one.add_argument("--prompt", metavar="TEXT")
-            one.add_argument("--prompt-file", metavar="FILE")
+            prompt = one.add_mutually_exclusive_group()
+            prompt.add_argument("--prompt", metavar="TEXT")
+            prompt.add_argument("--prompt-file", metavar="FILE")
         if verb in ("generate", "chaos", "simulate", "explain", "plan"):
             one.add_argument("--json", action="store_true", help="print one JSON object instead")
         if verb == "profile":
@@ -163,10 +164,16 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if args.recipe and "=" in args.recipe and not Path(args.recipe).exists():
         args.overrides.insert(0, args.recipe)
         args.recipe = None
-    for key in ("prompt", "prompt_file"):
-        if getattr(args, key, None) is not None:
-            args.overrides.append(f"generate.{key}={json.dumps(getattr(args, key))}")
     return args
+
+
+def _prompted(config: Config, args: argparse.Namespace) -> Config:
+    """With the command line's prompt in place of the recipe's."""
+    text, file = getattr(args, "prompt", None), getattr(args, "prompt_file", None)
+    if text is None and file is None:
+        return config
+    wanted = dataclasses.replace(config.generate, prompt=text or "", prompt_file=file or "")
+    return dataclasses.replace(config, generate=wanted)
 
 
 def _read_lending(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -206,22 +213,23 @@ def _torchrun(config: Config, argv: list[str]) -> int:
         parent = os.getpid()
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += ["--nproc-per-node", str(config.instances), "-m", "engine", *argv]
+        caught: list[int] = []
+        child: subprocess.Popen[bytes] | None = None
+
+        def leave(number: int, _frame: object) -> None:
+            stop_file.touch()
+            caught.append(number)
+            if len(caught) > 1 and child is not None:  # asked twice: do not wait for anybody
+                child.terminate()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, leave)
         child = subprocess.Popen(
             command,
             env=os.environ | {STATUS_FILE: str(status_file), STOP_FILE: str(stop_file)},
             start_new_session=True,
             preexec_fn=lambda: die_with_parent(parent),
         )
-        caught: list[int] = []
-
-        def leave(number: int, _frame: object) -> None:
-            stop_file.touch()
-            caught.append(number)
-            if len(caught) > 1:  # asked twice: do not wait for anybody
-                child.terminate()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, leave)
         status = child.wait()
         if caught:
             return 0 if caught[0] == signal.SIGTERM else 128 + caught[0]

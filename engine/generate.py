@@ -201,7 +201,10 @@ def read_prompt(config: Config, recipe: str | None) -> str:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"the prompt file {name!r} cannot be read: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"the prompt file {name!r} cannot be read: {reason}") from error
+    if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ConfigError("the prompt has bytes that are not UTF-8; give it as UTF-8")
     if not text.strip():
         raise ConfigError(
             "there is no prompt: give --prompt TEXT, --prompt-file FILE or generate.prompt=TEXT"

@@ -150,3 +150,18 @@ def test_print_config_shows_the_merged_tree(recipe):
     assert (done.status, done.err) == (0, "")
     assert "threads: 3" in done.out
     assert Path(recipe).exists()
+
+
+@pytest.mark.parametrize("prompt", ["???", "${HOME} \\${x}", "\U0001f600 \x7f"])
+def test_any_prompt_is_taken_as_it_is_and_goes_before_the_recipes(recipe, prompt, tmp_path):
+    (tmp_path / "prompt.txt").write_text("of the recipe")
+    recipe.write_text(recipe.read_text().replace("max_tokens: 8", "prompt_file: prompt.txt"))
+    args = ["generate", recipe, "instances=1", "generate.max_tokens=1", "generate.chat=false"]
+    done = Command(*args, "--json", "--prompt", prompt).finish()
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["prompt_tokens"] == len(prompt.encode())
+
+
+def test_two_prompts_and_no_text_are_refused(recipe):
+    assert "not allowed with" in refused(recipe, "--prompt-file", "x", processes=0).err
+    assert "not UTF-8" in refused(recipe, processes=0, prompt="a\udcff").err
