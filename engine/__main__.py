@@ -1,6 +1,35 @@
 """``python -m engine`` is ``lendkv``."""
 
-from engine.cli import main
+import os
+import sys
+
+INTERRUPTED, UNREAD = 130, 141
+"""exit statuses, as shells have them: after Ctrl-C, and when who reads the output has left"""
+
+
+def run() -> int:
+    try:
+        from engine.cli import main  # takes a moment, in which Ctrl-C may come
+
+        status = main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        if not _is_unread():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes there
+        return UNREAD
+    return status
+
+
+def _is_unread() -> bool:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
+
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run())

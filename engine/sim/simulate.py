@@ -4,12 +4,15 @@ A recipe with ``mode: performance`` is run by ``serving/``.
 """
 
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
+from engine.children import die_with_parent
 from engine.errors import ConfigError
 from engine.scheduler import PLACEMENTS
 from engine.sim import history
@@ -97,9 +100,16 @@ def shrink(config: SimConfig, seed: int) -> str:
 
 
 def _run(config: SimConfig, seeds: range, *, quiet: bool) -> Iterator[Found]:
-    with ProcessPoolExecutor(config.workers) as workers:
+    begin = partial(_as_a_worker, os.getpid())
+    with ProcessPoolExecutor(config.workers, initializer=begin) as workers:
         results = workers.map(partial(history.run, config), seeds, chunksize=4)
         for number, one in enumerate(results, 1):
             if not quiet and sys.stderr.isatty():
                 print(f"\r{number} of {len(seeds)} histories", end="", file=sys.stderr)
             yield one
+
+
+def _as_a_worker(parent: int) -> None:
+    """Ends with its parent, and at Ctrl-C without a word."""
+    die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

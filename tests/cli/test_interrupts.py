@@ -1,0 +1,101 @@
+"""Ctrl-C at any moment, a parent that is killed, a reader that leaves: no traceback, no orphan."""
+
+import os
+import signal
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from command import Command
+from tiny_checkpoint import make_tiny_checkpoint
+
+INTERRUPTED = 130
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("interrupts")
+    path = folder / "recipe.yaml"
+    path.write_text(
+        f"instances: 1\nmodel: {{path: {make_tiny_checkpoint(folder / 'model')}, dtype: float32}}\n"
+        "pool: {num_blocks: 24, block_tokens: 8}\nscheduler: {max_step_tokens: 32}\n"
+        "serve: {port: 0}\ngenerate: {prompt: hello}\n"
+    )
+    return path
+
+
+@pytest.fixture
+def deaf():
+    """A server that takes connections and answers nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+def interrupt(command):
+    """As a terminal does: all of the command's processes hear it."""
+    os.killpg(command.process.pid, signal.SIGINT)
+    done = command.finish()
+    assert "Traceback" not in done.err, done.err
+    assert done.status == INTERRUPTED, done.err
+    return done
+
+
+def is_loading(command):
+    """Some of what it imports is there, by far not all."""
+    with suppress(OSError):
+        return "_multiarray_umath" in Path(f"/proc/{command.process.pid}/maps").read_text()
+    return False
+
+
+@pytest.mark.parametrize(
+    "words", ["simulate", "plan", "doctor", "serve", "generate", "bench serve"]
+)
+def test_ctrl_c_while_the_program_is_being_loaded(recipe, words):
+    given = [recipe] if words in ("doctor", "serve", "generate") else []
+    command = Command(*words.split(), *given)
+    command.wait_until(lambda: is_loading(command))
+    interrupt(command)
+
+
+@pytest.mark.parametrize("num_processes", [2, 3, 4])
+@pytest.mark.parametrize("verb", ["serve", "generate"])
+def test_ctrl_c_while_an_instance_starts(recipe, verb, num_processes):
+    command = Command(verb, recipe)
+    command.wait_until(lambda: len(command.pids()) >= num_processes)
+    interrupt(command)
+
+
+@pytest.mark.parametrize("num_processes", [2, 5, 9])
+def test_ctrl_c_while_a_cluster_starts(recipe, num_processes):
+    command = Command("serve", recipe, "instances=2")
+    command.wait_until(lambda: len(command.pids()) >= num_processes)
+    interrupt(command)
+
+
+def test_ctrl_c_ends_a_simulation_with_its_workers():
+    command = Command("simulate", "seeds=100000", "workers=2")
+    command.wait_until(lambda: len(command.pids()) >= 3)
+    interrupt(command)
+
+
+def test_workers_end_with_a_simulation_that_is_killed():
+    command = Command("simulate", "seeds=100000", "workers=2")
+    command.wait_until(lambda: len(command.pids()) >= 3)
+    command.process.kill()
+    assert command.finish().status == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("words", ["explain cmpl-0 serve.port={}", "bench serve --port {}"])
+def test_ctrl_c_while_a_server_does_not_answer(deaf, words):
+    command = Command(*words.format(deaf.getsockname()[1]).split())
+    deaf.settimeout(120)
+    deaf.accept()
+    interrupt(command)
+
+
+def test_a_reader_that_leaves_ends_a_command_without_a_traceback(recipe):
+    command = Command("doctor", recipe, "--print-config")
+    command.process.stdout.close()
+    done = command.finish()
+    assert (done.status, done.err) == (141, "")
