@@ -1,5 +1,6 @@
 """The verb ``explain``: the life of one request of a running server, in words and numbers."""
 
+import http.client
 import json
 import os
 import urllib.error
@@ -46,11 +47,12 @@ WHY = {
 def explain(config: Config, request_id: str, *, as_json: bool) -> int:
     """Print it; raises ConfigError when there is no such server or request."""
     found = _ask(config, request_id)
-    if as_json:
-        print(json.dumps(found))
-    else:
-        for line in words(found):
-            print(line)
+    try:
+        lines = [*words(found)]
+    except (KeyError, TypeError) as error:
+        raise LendKVError(f"what answers at {_where(config)} is no LendKV server") from error
+    for line in [json.dumps(found)] if as_json else lines:
+        print(line)
     return 0
 
 
@@ -109,11 +111,14 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.3f} s" if seconds >= 1 else f"{1e3 * seconds:.1f} ms"
 
 
+def _where(config: Config) -> str:
+    host = config.serve.host
+    return f"http://{f'[{host}]' if ':' in host else host}:{config.serve.port}"
+
+
 def _ask(config: Config, request_id: str) -> Json:
-    wanted = config.serve
-    host = f"[{wanted.host}]" if ":" in wanted.host else wanted.host
-    where = f"http://{host}:{wanted.port}"
-    url = f"{where}/cluster/requests/{urllib.parse.quote(request_id)}"
+    wanted, where = config.serve, _where(config)
+    url = f"{where}/cluster/requests/{urllib.parse.quote(request_id, errors='replace')}"
     key = next(iter([*wanted.api_keys, os.environ.get(KEY_VARIABLE, "")]), "")
     headers = {"Authorization": f"Bearer {key.split()[0]}"} if key.split() else {}
     try:
@@ -125,6 +130,8 @@ def _ask(config: Config, request_id: str) -> Json:
     except urllib.error.HTTPError as error:
         with error:
             raise ConfigError(_refusal(error, where)) from error
+    except http.client.HTTPException as error:
+        raise ConfigError(f"what answers at {where} does not speak HTTP, or broke off") from error
     except OSError as error:
         raise ConfigError(
             f"no server answers at {where} ({getattr(error, 'reason', error)}); give its "
