@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import sys
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -11,6 +12,7 @@ from engine.config import Config
 from engine.errors import ConfigError
 from engine.model.checkpoint import describe, end_ids, load_tokenizer
 from engine.model.generation import GenerationDefaults, generation_defaults
+from engine.saying import say
 from engine.server.api_keys import ApiKeys
 from engine.world import World
 
@@ -117,9 +119,9 @@ class Serve:
         )
         host, port = self.listener.getsockname()[:2]
         who = "lendkv" if self.only is None else f"lendkv: instance {self.only}"
-        print(f"{who}: serving {model} at http://{host}:{port}/v1", flush=True)
+        say(f"{who}: serving {model} at http://{host}:{port}/v1", sys.stdout)
         if self.only is None:
-            print(f"lendkv: {how_to_join(config, planner)}", flush=True)
+            say(f"lendkv: {how_to_join(config, planner)}", sys.stdout)
         # It warns of each client that left in the middle of a burst of tokens.
         logging.getLogger("asyncio").setLevel(logging.ERROR)
         server = HttpServer(app, idle_s=wanted.idle_s)

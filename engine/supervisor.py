@@ -26,6 +26,7 @@ from engine.errors import ConfigError, LendKVError
 from engine.memory import OF_THE_STEP
 from engine.memory.base import MemoryPool
 from engine.model.checkpoint import describe
+from engine.saying import say
 from engine.sizing import advice, sized
 from engine.steps import Steps
 from engine.world import World
@@ -68,7 +69,7 @@ class Supervisor:
         self._shape: ModelShape = describe(config.model.path, library=config.model.library).shape
         self._config = sized(self._config, self._shape, world.num_here)
         if serves and self._leads:
-            print(f"lendkv: {advice(self._config, self._shape)}", flush=True)
+            say(f"lendkv: {advice(self._config, self._shape)}", sys.stdout)
         self._key = read_key(config.cluster.key_file)
         self._epoch = 0
         self._pool_memory: MemoryPool | None = None
@@ -283,10 +284,10 @@ class Supervisor:
                 f"{len(recent) + 1} times in {RESTART_WINDOW_S:g} s (last status {child.status}); "
                 "giving up"
             )
-        # one write: under torchrun nothing is buffered, and other processes speak as well
-        sys.stderr.write(
+        say(
             f"lendkv: instance {self._world.instance}: the {child.name} process ended "
-            f"(status {child.status}); starting it again\n"
+            f"(status {child.status}); starting it again",
+            sys.stderr,
         )
         child.pipe.close()
 

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from engine.saying import say
 from engine.scheduler.entry import Entry
 
 HEADER = "X-Request-Id"
@@ -19,8 +20,7 @@ QUIET = frozenset({"/health", "/ready", "/metrics", "/cluster", "/cluster/histor
 
 
 def to_stderr(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    say(line, sys.stderr)
 
 
 class AccessLog:

@@ -68,6 +68,10 @@ def is_free(port: int) -> bool:
     return False
 
 
+def steps_of(pids: list[int]) -> list[int]:
+    return [p for p in pids if Path(f"/proc/{p}/comm").read_text().strip() == "lendkv-step"]
+
+
 class Server:
     """``torchrun ... -m engine serve`` with a recipe of small pools.
 

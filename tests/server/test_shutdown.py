@@ -9,7 +9,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from served import Command, Server, Stream, free_ports, httpx, make_chatting_checkpoint, text_of
+from served import (
+    Command,
+    Server,
+    Stream,
+    free_ports,
+    httpx,
+    make_chatting_checkpoint,
+    steps_of,
+    text_of,
+)
 from tiny_models import reference_tokens
 
 PROMPT = [(5 * token + 1) % 256 for token in range(220)]
@@ -87,10 +96,6 @@ class Alone:
         done = self.command.finish()
         assert done.status == status, done.err
         assert "Traceback" not in done.err
-
-
-def steps_of(pids):
-    return [p for p in pids if Path(f"/proc/{p}/comm").read_text().strip() == "lendkv-step"]
 
 
 @contextmanager
