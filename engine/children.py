@@ -12,8 +12,8 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from engine.errors import LendKVError
+from engine.parent import die_with_parent
 
-PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 END_SIGNAL = signal.SIGUSR1
 """what a supervisor ends its children with; they ignore what a terminal or torchrun sends"""
@@ -21,13 +21,6 @@ USER_ERROR = 2
 """exit status of a child whose failure is the user's to mend; its sentences were sent"""
 LOST_ANOTHER = 3
 """exit status of a child that ends because one that it needs has ended"""
-
-
-def die_with_parent(parent: int) -> None:
-    """The kernel kills this process when its parent ends, however that ends."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the line above
-        os._exit(1)
 
 
 def call_oneself(name: str) -> None:

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from engine import __version__
 from engine.chaos.drill import chaos
-from engine.children import USER_ERROR, die_with_parent
+from engine.children import USER_ERROR
 from engine.config import Config, load, to_yaml
 from engine.doctor import doctor
 from engine.errors import ConfigError, LendKVError
@@ -26,6 +26,7 @@ from engine.lending import lending
 from engine.load.bench import add_bench, bench
 from engine.measure.command import Profiling, is_model, profiled
 from engine.model.checkpoint import describe
+from engine.parent import die_with_parent
 from engine.serve import gateways
 from engine.sim.planning.plan import plan
 from engine.sim.simulate import simulate

@@ -72,8 +72,8 @@ def dotted(text: str, problems: list[str]) -> Tree:
 
 def _plain(layer: Any) -> Tree:
     """As it is written: ``${...}`` is text like any other."""
-    tree: Tree = OmegaConf.to_container(layer, resolve=False)
-    return tree
+    tree: Any = OmegaConf.to_container(layer, resolve=False)
+    return dict(tree)
 
 
 def leaves(layer: Tree, prefix: str = "") -> list[tuple[str, Any]]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from engine import meeting, roles
 from engine.build import build_shared_pool, layout_of
-from engine.children import Child, die_with_parent, fork, stop
+from engine.children import Child, fork, stop
 from engine.closing import Closing
 from engine.comm.auth import KEY_VARIABLE, random_key, read_key
 from engine.config import Config, of_rank
@@ -26,6 +26,7 @@ from engine.errors import ConfigError, LendKVError
 from engine.memory import OF_THE_STEP
 from engine.memory.base import MemoryPool
 from engine.model.checkpoint import describe
+from engine.parent import die_with_parent
 from engine.saying import say
 from engine.sizing import advice, sized
 from engine.steps import Steps

@@ -19,9 +19,10 @@ from typing import Any
 from engine.chaos import processes
 from engine.chaos.schedule import Fault
 from engine.chaos.watch import FOLDER
-from engine.children import END_SIGNAL, die_with_parent
+from engine.children import END_SIGNAL
 from engine.comm.auth import KEY_VARIABLE
 from engine.errors import LendKVError
+from engine.parent import die_with_parent
 
 STOP_S = 20.0
 JOIN_S = 60.0

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
-from engine.children import die_with_parent
 from engine.errors import ConfigError
+from engine.parent import die_with_parent
 from engine.scheduler import PLACEMENTS
 from engine.sim import history
 from engine.sim.config import KINDS, SimConfig
