@@ -12,6 +12,8 @@ from typing import Any
 from engine.core import ModelShape
 from engine.errors import CheckpointError
 
+MOST = 1e300
+"""no number of a model is so large; a product of two is no float any more"""
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 
@@ -181,7 +183,7 @@ def _unsupported(raw: Mapping[str, Any]) -> str | None:
             return f"soft-capping ({key} = {raw[key]}) is not supported"
     window = raw.get("sliding_window")
     used = window and (raw.get("model_type") == "mistral" or raw.get("use_sliding_window"))
-    if used or "sliding_attention" in (raw.get("layer_types") or ()):
+    if used or "sliding_attention" in str(raw.get("layer_types")):
         return f"sliding window attention ({window} positions) is in use, only full attention runs"
     for key, wanted in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
         if raw.get(key, wanted) != wanted:
@@ -208,14 +210,14 @@ def _rope_from_huggingface(raw: Mapping[str, Any], max_positions: int) -> RopeCo
     return RopeConfig(
         kind=kind,
         theta=keys.number("rope_theta", 10000.0),
-        factor=keys.number("factor", max_positions / original if kind == "yarn" else 1.0),
+        factor=keys.number("factor", max_positions / max(original, 1) if kind == "yarn" else 1.0),
         original_max_positions=original,
         low_freq_factor=keys.number("low_freq_factor", 1.0),
         high_freq_factor=keys.number("high_freq_factor", 4.0),
         beta_fast=keys.number("beta_fast", 32.0),
         beta_slow=keys.number("beta_slow", 1.0),
         truncate=bool(rope.get("truncate", True)),
-        attention_factor=None if attention_factor is None else float(attention_factor),
+        attention_factor=keys.number("attention_factor") if attention_factor is not None else None,
         mscale=keys.number("mscale", 0.0),
         mscale_all_dim=keys.number("mscale_all_dim", 0.0),
     )
@@ -235,11 +237,13 @@ class _Keys:
             raise CheckpointError(f"{self.source} has no {self.prefix}{key}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise CheckpointError(f"{self.source}: {self.prefix}{key} = {value!r} is not a number")
+        if not abs(value) < MOST:  # nor is nan
+            raise CheckpointError(f"{self.source}: {self.prefix}{key} = {value} is no such number")
         return float(value)
 
     def integer(self, key: str, default: int | None = None) -> int:
         value = self.number(key, default)
-        if value != int(value):
+        if not value.is_integer():
             raise CheckpointError(f"{self.source}: {self.prefix}{key} = {value} is not an integer")
         return int(value)
 

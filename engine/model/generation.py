@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from engine.errors import CheckpointError
+from engine.model.config import MOST
 from engine.model.huggingface import read_json
 
 FILE = "generation_config.json"
@@ -37,7 +38,8 @@ def generation_defaults(path_or_name: str) -> GenerationDefaults:
         value = given.get(name)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not abs(value) < MOST:  # nor is nan
             raise CheckpointError(f"{path}: {name} is {value!r}; a number is wanted")
         found[name] = value
     top_k = max(int(found.pop("top_k", 0)), 0)

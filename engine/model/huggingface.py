@@ -38,7 +38,13 @@ class HuggingFaceFolder:
         given = self._raw.get("eos_token_id") if given is None else given
         if given is None:
             return ()
-        return tuple(int(value) for value in (given if isinstance(given, list) else [given]))
+        found = given if isinstance(given, list) else [given]
+        if not all(type(value) is int and value >= 0 for value in found):
+            raise CheckpointError(
+                f"{self.path}: eos_token_id is {given!r}; a token's number, or a list of these, "
+                "is wanted"
+            )
+        return tuple(found)
 
     @property
     def files(self) -> list[Path]:
@@ -106,7 +112,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}, not a table")

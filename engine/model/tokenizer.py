@@ -44,11 +44,7 @@ class Tokenizer:
         for name in ("special_tokens_map.json", "tokenizer_config.json"):
             if (folder / name).exists():
                 settings |= read_json(folder / name)
-        source = settings.get("chat_template")
-        if isinstance(source, list):  # named templates: [{"name": ..., "template": ...}]
-            source = {entry["name"]: entry["template"] for entry in source}.get("default")
-        if (folder / "chat_template.jinja").exists():
-            source = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        source = _template(folder, settings.get("chat_template"))
         special = {key: _content(v) for key, v in settings.items() if key.endswith("_token")}
         template = ChatTemplate(source, special) if source else None
         return cls(backend, template, _info(settings.get("tokenizer_class"), special, source))
@@ -132,6 +128,22 @@ class TextStream:
         piece = self._tokenizer.decode(self._ids, self._keep)[self._num_sent :]
         self._num_sent += len(piece)
         return piece
+
+
+def _template(folder: Path, given: Any) -> str | None:
+    """The chat template's source: of a file of its own, else what tokenizer_config.json has."""
+    path = folder / "chat_template.jinja"
+    if path.exists():
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if isinstance(given, list):  # named templates: [{"name": ..., "template": ...}]
+        named = [one for one in given if isinstance(one, dict) and one.get("name") == "default"]
+        given = named[0].get("template") if named else None
+    if given is not None and not isinstance(given, str):
+        raise CheckpointError(f"{folder / 'tokenizer_config.json'}: chat_template is not a text")
+    return given
 
 
 def _info(kind: Any, special: Mapping[str, Any], template: Any) -> dict[str, Any]:
