@@ -45,7 +45,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "serve.max_queued_requests": (0, COUNT),
     "serve.max_queued_tokens": (0, 1 << 40),
     "chaos.seconds": (0.001, SECONDS),
-    "chaos.every_s": (5, SECONDS),
+    "chaos.every_s": (0.001, SECONDS),
     "chaos.contexts": (1, COUNT),
     "chaos.long_tokens": (1, COUNT),
     "chaos.short_tokens": (1, COUNT),

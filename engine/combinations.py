@@ -17,18 +17,9 @@ ANY_INTERFACE = ("0.0.0.0", "::", "*")
 
 def check(config: Config) -> list[str]:
     """Values that are of the right type and still cannot be."""
-    if problems := unbounded(config):
-        return problems
-    problems = []
-    passing = -(-config.scheduler.max_step_tokens // config.pool.block_tokens) + 1
-    if config.instances > 1 and passing > config.pool.num_blocks // 2:
-        most = (config.pool.num_blocks // 2 - 1) * config.pool.block_tokens
-        problems.append(
-            f"scheduler.max_step_tokens={config.scheduler.max_step_tokens} lets {passing} blocks "
-            f"of {config.pool.block_tokens} tokens pass through a pool of "
-            f"{config.pool.num_blocks} on their way to creditors, and at most half of it may: "
-            f"lower it to {max(most, 0)}, or raise pool.num_blocks"
-        )
+    problems = unbounded(config)
+    if not problems:
+        problems += _check_passing(config)
     problems += _check_cluster(config)
     problems += _check_ranks(config)
     if config.model.bits == "schedule" and config.model.library != "lendkv":
@@ -47,9 +38,28 @@ def check(config: Config) -> list[str]:
             f"serve.instance_port={config.serve.instance_port} and {config.instances} instances "
             f"want ports up to {last}, and the last one is {PORT[1]}: lower serve.instance_port"
         )
+    if config.serve.instance_port <= config.serve.port <= last and config.serve.instance_port:
+        problems.append(
+            f"serve.port={config.serve.port} is the cluster's, and serve.instance_port="
+            f"{config.serve.instance_port} gives it to an instance too: choose others"
+        )
     if config.generate.prompt and config.generate.prompt_file:
         problems.append("generate.prompt and generate.prompt_file are both set; choose one")
     return problems
+
+
+def _check_passing(config: Config) -> list[str]:
+    """Whether a chunk of a prompt fits on its way to creditors."""
+    passing = -(-config.scheduler.max_step_tokens // config.pool.block_tokens) + 1
+    if config.instances == 1 or passing <= config.pool.num_blocks // 2:
+        return []
+    most = (config.pool.num_blocks // 2 - 1) * config.pool.block_tokens
+    return [
+        f"scheduler.max_step_tokens={config.scheduler.max_step_tokens} lets {passing} blocks "
+        f"of {config.pool.block_tokens} tokens pass through a pool of "
+        f"{config.pool.num_blocks} on their way to creditors, and at most half of it may: "
+        f"lower it to {max(most, 0)}, or raise pool.num_blocks"
+    ]
 
 
 def _check_cluster(config: Config) -> list[str]:

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from engine.errors import ConfigError
+from engine.yaml_tree import parse
 
 T = TypeVar("T")
 Tree = dict[Any, Any]
@@ -42,7 +42,7 @@ def typed(kind: type[T], recipe: str | None, overrides: Sequence[str]) -> T:
 def read(recipe: str) -> Tree:
     """A recipe file's tree. Raises ConfigError."""
     try:
-        layer = OmegaConf.load(recipe)
+        tree = parse(Path(recipe).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         near = sorted(str(p) for p in Path(os.path.dirname(recipe) or ".").glob("*.yaml"))
         there = f"; here are: {', '.join(near)}" if near else ""
@@ -50,29 +50,26 @@ def read(recipe: str) -> Tree:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"recipe {recipe!r} cannot be read: {reason}") from error
-    except (YAMLError, OmegaConfBaseException, RecursionError) as error:
-        raise ConfigError(f"recipe {recipe!r} is not YAML: {_fault(error)}") from error
-    if not isinstance(layer, DictConfig):
+    except ValueError as error:
+        raise ConfigError(f"recipe {recipe!r} is not YAML: {error}") from error
+    if tree is not None and not isinstance(tree, dict):
         raise ConfigError(f"recipe {recipe!r} must hold 'key: value' lines at the top")
-    return _plain(layer)
+    return tree or {}
 
 
 def dotted(text: str, problems: list[str]) -> Tree:
     """The tree of one ``key=value``; a mistake is noted in ``problems``."""
-    key, equals, _ = text.partition("=")
+    key, equals, value = text.partition("=")
     if not equals or not key or key.startswith("-"):
         problems.append(f"override {text!r} is not key=value, such as transport.name=tcp")
         return {}
     try:
-        return _plain(OmegaConf.from_dotlist([text]))
-    except (OmegaConfBaseException, YAMLError, RecursionError) as error:
-        problems.append(f"override {text!r}: {_fault(error)}")
+        tree: Any = parse(value)
+    except ValueError as error:
+        problems.append(f"override {text!r}: {error}")
         return {}
-
-
-def _plain(layer: Any) -> Tree:
-    """As it is written: ``${...}`` is text like any other."""
-    tree: Any = OmegaConf.to_container(layer, resolve=False)
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
     return dict(tree)
 
 
@@ -129,14 +126,6 @@ def _literal(value: Any) -> Any:
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     return [_literal(one) for one in value] if isinstance(value, list) else value
-
-
-def _fault(error: Exception) -> str:
-    """What the parser met, and where."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    if mark is None or not problem:
-        return one_line(error)
-    return f"{problem}, in line {mark.line + 1}, column {mark.column + 1}"
 
 
 def one_line(error: Exception) -> str:

@@ -158,12 +158,13 @@ def _tell(outcomes: list[Outcome], options: Options, model: str, began: datetime
     if outcomes and (options.plot or options.plot_timeline):
         from engine.load import plot
 
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if options.plot:
-            plot.draw_distributions(outcomes, path.with_suffix(".png"))
-            written.append(path.with_suffix(".png"))
+        pictures = {".png": plot.draw_distributions} if options.plot else {}
         if options.plot_timeline:
-            plot.draw_timeline(outcomes, path.with_suffix(".timeline.png"))
-            written.append(path.with_suffix(".timeline.png"))
+            pictures[".timeline.png"] = plot.draw_timeline
+        for suffix, draw in pictures.items():
+            picture = path.with_suffix(suffix)
+            with report.writing(picture):
+                draw(outcomes, picture)
+            written.append(picture)
     for one in written:
         print(f"written: {one}")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -104,6 +105,11 @@ def _files(options: Options) -> Iterator[str]:
         yield f"--dataset-name {options.dataset_name} needs --dataset-path FILE"
     elif needs_file and not Path(options.dataset_path).expanduser().is_file():
         yield f"--dataset-path {options.dataset_path!r}: there is no such file"
+    if options.save_result or options.save_detailed or options.plot or options.plot_timeline:
+        folder = Path(options.result_dir).expanduser().absolute()
+        there = next(one for one in (folder, *folder.parents) if one.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            yield f"--result-dir {options.result_dir!r}: the result cannot be written to {folder}"
     if (options.plot or options.plot_timeline) and find_spec("matplotlib") is None:
         yield "--plot and --plot-timeline need matplotlib: pip install 'lendkv[plots]'"
 

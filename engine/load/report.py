@@ -3,7 +3,8 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -107,9 +108,16 @@ def file_name(options: Options, *, model: str, began: datetime) -> Path:
 
 def save(path: Path, body: Mapping[str, Any]) -> None:
     """Raises ConfigError when it cannot be written."""
+    with writing(path):
+        path.write_text(json.dumps(body), encoding="utf-8")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Makes its folder. Raises ConfigError when it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(body), encoding="utf-8")
+        yield
     except OSError as error:
         raise ConfigError(f"the result cannot be written to {path}: {error.strerror}") from error
 

@@ -19,6 +19,9 @@ from engine.load.sample import Sample
 from engine.load.words import Words
 from engine.model.tokenizer import Tokenizer
 
+MOST = 1e15
+"""of tokens and seconds"""
+
 
 def timed_trace(options: Options, tokenizer: Tokenizer, rng: np.random.Generator) -> list[Sample]:
     """The first ``num_prompts`` rows by arrival. Without times in it, ``--request-rate`` rules."""
@@ -31,8 +34,8 @@ def timed_trace(options: Options, tokenizer: Tokenizer, rng: np.random.Generator
         if num_prompt < 1 or num_output < 1:
             continue
         ids: list[int] = []
-        for block in row.get("hash_ids") or ():
-            own = np.random.default_rng([options.seed, abs(int(block))])
+        for block in _hashes(where, row):
+            own = np.random.default_rng([options.seed, abs(block)])
             ids += words.draw(options.timed_trace_chunk_hash_size, own)
         ids = ids[: int(num_prompt)] + words.draw(max(0, int(num_prompt) - len(ids)), rng)
         samples.append(
@@ -58,11 +61,21 @@ def _arrival(where: str, row: Mapping[str, Any], options: Options) -> float | No
     return None
 
 
+def _hashes(where: str, row: Mapping[str, Any]) -> list[int]:
+    found = row.get("hash_ids") or []
+    if not isinstance(found, list) or not all(type(one) is int for one in found):
+        raise ConfigError(f"{where}: hash_ids is {str(found)[:40]!r}, no list of whole numbers")
+    return found
+
+
 def _number(where: str, row: Mapping[str, Any], *keys: str) -> float:
     for key in keys:
         if row.get(key) is not None:
             try:
-                return float(row[key])
-            except (TypeError, ValueError) as error:
-                raise ConfigError(f"{where}: {key} is {row[key]!r}, no number") from error
+                value = float(row[key])
+                if abs(value) < MOST:  # nor is nan
+                    return value
+            except (TypeError, ValueError, OverflowError):
+                pass
+            raise ConfigError(f"{where}: {key} is {row[key]!r}, no number")
     raise ConfigError(f"{where}: wanted is {' or '.join(keys)}, there is {', '.join(row)}")

@@ -43,6 +43,8 @@ def profiled(config: Config, output: str) -> Config:
         raise ConfigError(f"--output {output}: a file that ends in .yaml is wanted")
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"--output {output}: there is no folder {path.parent}")
+    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        raise ConfigError(f"--output {output}: no file can be written there")
     if config.model.library != "lendkv":
         raise ConfigError("profile times models of model.library=lendkv only")
     sizes = _sizes(config)

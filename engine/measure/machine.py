@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.errors import ConfigError
 from engine.memory.room import available_bytes
 from engine.sim.hardware.model import Model
 from engine.sim.hardware.profile import Device, Link, Measured, Profile
@@ -89,7 +90,11 @@ NOTES = {
 
 
 def save(text: str, path: Path) -> None:
-    """Whole or not at all."""
+    """Whole or not at all. Raises ConfigError when it cannot be written."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    try:
+        partial.write_text(text)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error

@@ -22,7 +22,7 @@ def mode_of(recipe: str | None, overrides: Sequence[str]) -> str:
     for layer in layers:
         mode = layer.get("mode", mode)
     if mode not in MODES:
-        raise ConfigError(f"mode={mode} is none of {', '.join(MODES)}")
+        raise ConfigError(f"mode {mode!r} is none of {', '.join(MODES)}")
     return mode
 
 

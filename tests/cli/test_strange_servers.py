@@ -31,7 +31,7 @@ def answering(answer):
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (b"", "no server answers"),
+        (b"", "broke off"),
         (b"SSH-2.0-OpenSSH_9.6\r\n", "does not speak HTTP"),
         (OK + b"20\r\n\r\n{}", "does not speak HTTP, or broke off"),
         (OK + b"2\r\n\r\n{}", "is no LendKV server"),

@@ -33,7 +33,7 @@ def test_all_of_it_is_told_at_once() -> None:
 
 
 def test_less_than_one_rank_is_none() -> None:
-    with pytest.raises(ConfigError, match="tp is 0; at least 1"):
+    with pytest.raises(ConfigError, match="tp is 0; 1 to"):
         load(None, ["tp=0"])
 
 

@@ -59,16 +59,16 @@ def test_no_number_is_minus_one_or_a_text_that_names_another(name):
 )
 @pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "1e999"])
 def test_seconds_are_finite(name, value):
-    assert f"{name} is" in refusal(f"{name}={value}")
+    assert name.rpartition(".")[2] in refusal(f"{name}={value}")
 
 
 @pytest.mark.parametrize("name", BOUNDS)
 def test_what_is_beyond_a_bound_is_refused_with_both(name):
     low, high = BOUNDS[name]
     for value in (low - 1, 2 * high + 1):
-        assert refusal(f"{name}={value}") == (
-            f"{name} is {value}; {low:,.15g} to {high:,.15g} is allowed"
-        )
+        said = refusal(f"{name}={value}")
+        assert said.startswith(f"{name} is {value}")
+        assert said.endswith(f"; {low:,.15g} to {high:,.15g} is allowed")
 
 
 @pytest.mark.parametrize("kind", [SimConfig, ServingConfig, PlanConfig])
@@ -76,7 +76,7 @@ def test_recipes_of_the_simulator_are_checked_alike(kind, tmp_path):
     path = tmp_path / "recipe.yaml"
     for text, said in (
         ("sedes: 1\nworkloud: 2\n", "unknown key"),
-        ("a: [", "is not YAML: did not find expected"),
+        ("a: [", "is not YAML: expected the node"),
     ):
         path.write_text(text)
         with pytest.raises(ConfigError, match=said):
@@ -93,9 +93,10 @@ def test_what_is_wrong_with_a_recipe_is_told_with_its_place(tmp_path):
     path = tmp_path / "recipe.yaml"
     for text, said in (
         ("instances: 2\nthreads: [1\n", "in line 3, column 1"),
-        ("instances: 1\ninstances: 2\n", "duplicate key instances, in line 2"),
-        ("a: " + 3000 * "[" + 3000 * "]", "nesting depth"),
-        ("a: &a {b: *a}", "recursive"),
+        ("instances: 1\ninstances: 2\n", "the key instances is there twice, in line 2"),
+        ("a: " + 3000 * "[" + 3000 * "]", "more than 100 deep"),
+        ("a: &a {b: *a}", "more than 100 deep"),
+        ("a: &a [*a]", "more than 100 deep"),
         ("instances: ???", "a value is missing"),
         ("instances: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
     ):
@@ -110,6 +111,8 @@ def test_an_address_to_join_has_a_host_and_a_port(where):
 
 def test_ports_of_all_instances_must_be_there():
     assert "ports up to 65536" in refusal("instances=2", "serve.instance_port=65535")
+    own = ("instances=2", "pool.num_blocks=64", "serve.instance_port=7999")
+    assert "serve.port=8000 is the cluster's" in refusal(*own)
 
 
 @pytest.mark.parametrize("name", [":Class", ".module:Class", "no.such:Class"])

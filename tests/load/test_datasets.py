@@ -139,6 +139,13 @@ def test_a_trace_keeps_times_lengths_and_shared_blocks(tokenizer, tmp_path):
         ("custom", "", "has no prompts"),
         ("timed_trace", '{"prompt_tokens": 5}\n', "line 1: wanted is output_tokens or"),
         ("timed_trace", '{"prompt_tokens": "x", "output_tokens": 1}\n', "is 'x', no number"),
+        ("timed_trace", '{"prompt_tokens": NaN, "output_tokens": 1}\n', "is nan, no number"),
+        ("timed_trace", '{"prompt_tokens": 1, "output_tokens": Infinity}\n', "is inf, no number"),
+        (
+            "timed_trace",
+            '{"prompt_tokens": 1, "output_tokens": 1, "hash_ids": "[1]"}\n',
+            "hash_ids is '.1.', no list of whole numbers",
+        ),
         ("timed_trace", "\n", "has no requests"),
         ("custom", b"\xff\xfe", "cannot be read"),
     ],

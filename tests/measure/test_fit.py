@@ -147,6 +147,7 @@ def test_what_is_written_is_what_is_read(tmp_path):
     [
         ([], "machine.json", "a file that ends in .yaml is wanted"),
         ([], "/nowhere/machine.yaml", "there is no folder /nowhere"),
+        ([], "/proc/machine.yaml", "no file can be written there"),
         (["model.library=transformers"], "machine.yaml", "model.library=lendkv only"),
     ],
 )

@@ -3,6 +3,7 @@
 The same recipe gives the same bytes; steps run as one are as if run one by one; nothing is lost.
 """
 
+import gzip
 import json
 import os
 import subprocess
@@ -172,9 +173,26 @@ def test_traces_are_replayed_in_order_with_their_lengths(tmp_path):
     assert again[0] == 0.0 < again[1]
     with pytest.raises(ConfigError, match=r"trace.*No such file"):
         arrivals(WorkloadConfig(trace="nowhere.csv"), 0)
-    trace.write_text("arrival_s,prompt\n1,2\n")
-    with pytest.raises(ConfigError, match="each row needs prompt_tokens"):
-        arrivals(config, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.csv", b"arrival_s,prompt\n1,2\n", "each row needs prompt_tokens"),
+        ("a.csv", b"arrival_s,prompt_tokens,output_tokens\n1,2\n", "each row needs"),
+        ("a.csv", b"arrival_s,prompt_tokens,output_tokens\nnan,2,2\n", "arrival_s is nan"),
+        ("a.csv", b"\xff\xfe", "each row needs"),
+        ("a.jsonl", b"[1]\n", "each row needs"),
+        ("a.jsonl", b'{"prompt_tokens": Infinity, "output_tokens": 1}\n', "each row needs"),
+        ("a.csv.gz", b"no gzip", "Not a gzipped file"),
+        ("a.csv.gz", gzip.compress(b"arrival_s\n" * 9)[:20], "ended before"),
+        ("a.csv", b"", "not one request is left"),
+    ],
+)
+def test_a_damaged_trace_is_a_sentence(tmp_path, name, text, says):
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(ConfigError, match=says):
+        arrivals(WorkloadConfig(trace=str(tmp_path / name)), 0)
 
 
 def test_requests_may_choose_their_instance(tmp_path):
@@ -215,6 +233,9 @@ def test_the_verb_runs_each_system_on_the_same_requests(capsys):
         ("kinds=[join]", "kinds"),
         ("model=llama2-70b", "use a larger tp"),
         ("workload.prompt_tokens=[9]", "at least 1 token wanted"),
+        ("workload.requests=-1", "requests must be at least 1"),
+        ("workload.rate=-1", "at least 0"),
+        ("hardware_changes={inter: {bandwidth: .nan}}", "finite number"),
         ("instances=0", "at least 1"),
         ("placement_options={balanced: {price: 1}}", "price"),
     ],

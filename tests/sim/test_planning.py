@@ -175,8 +175,10 @@ def test_a_sweep_is_a_table_and_a_picture(tmp_path, capsys):
         (["model=gpt-9"], "'gpt-9' is neither.*llama2-70b"),
         (["hardware=tpu"], "'tpu' is neither.*h100.*lendkv profile"),
         (["model=llama2-70b", "devices=1"], "leave no room for 2 blocks.*larger tp"),
-        (["instances=3"], "plan: instances"),
+        (["instances=3"], "unknown key 'instances'"),
         (["sweep.over=price"], "sweep.values"),
+        (["sweep.over=price", "sweep.values=[1]", "sweep.plot=a.txt"], "ends in .png or"),
+        (["sweep.over=price", "sweep.values=[1]", "sweep.plot=/no/a.png"], "can be written there"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(given, says):

@@ -1,15 +1,14 @@
 """Model: the sizes of a decoder that decide how long its steps take and what its cache weighs."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from engine.core import BlockLayout
 from engine.errors import CheckpointError, ConfigError
-from engine.model.checkpoint import describe
+from engine.model.checkpoint import EMBEDDED, describe
 from engine.model.config import LlamaConfig, from_huggingface
+from engine.model.huggingface import read_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,13 +114,15 @@ def model_of(name: str) -> Model:
         return MODELS[name]
     path = Path(name)
     path = path / "config.json" if path.is_dir() else path
-    try:
-        config = from_huggingface(_read(path)) if path.suffix == ".json" else describe(name)
-    except (OSError, ValueError, CheckpointError) as error:
+    if not path.exists() and name != EMBEDDED:
         raise ConfigError(
             f"model {name!r} is neither a Hugging Face folder or config.json, nor a .gguf file, "
             f"nor one of {', '.join(MODELS)}"
-        ) from error
+        )
+    try:
+        config = from_huggingface(read_json(path)) if path.suffix == ".json" else describe(name)
+    except CheckpointError as error:
+        raise ConfigError(f"model {name!r}: {error}") from error
     assert isinstance(config, LlamaConfig)
     return Model(
         num_layers=config.num_layers,
@@ -134,8 +135,3 @@ def model_of(name: str) -> Model:
         max_positions=config.max_positions,
         tied=config.tied,
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    raw: dict[str, Any] = json.loads(path.read_text())
-    return raw

@@ -6,8 +6,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from engine.bounds import endless
 from engine.errors import ConfigError
+from engine.recipe import one_line
 
 FOLDER = Path(__file__).parent / "profiles"
 
@@ -133,7 +136,9 @@ def profile_of(name: str, overrides: dict[str, Any] | None = None) -> Profile:
             OmegaConf.structured(Profile), OmegaConf.load(path), OmegaConf.create(overrides or {})
         )
         profile = OmegaConf.to_object(raw)
-    except (OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"hardware {name}: {str(error).strip().splitlines()[0]}") from error
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+        raise ConfigError(f"hardware {name}: {one_line(error)}") from error
     assert isinstance(profile, Profile)
+    if problems := endless(profile):
+        raise ConfigError(*(f"hardware {name}: {problem}" for problem in problems))
     return profile

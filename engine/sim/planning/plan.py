@@ -1,6 +1,7 @@
 """The verb ``plan``: one question, or one for each value of a sweep."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from engine.sim.planning import report
 from engine.sim.planning.choice import Choice, Question, best, choices, question_of, simulate
 from engine.sim.planning.config import PlanConfig, completed
 from engine.sim.recipes import load_as
+
+PICTURES = (".png", ".svg", ".pdf")
 
 
 def plan(recipe: str | None, overrides: Sequence[str], *, as_json: bool, sweep: bool) -> int:
@@ -51,6 +54,7 @@ def _sweep(
     over, wanted = config.sweep.over, config.sweep.values or _devices(config)
     if config.sweep.plot:
         _require_matplotlib()
+        _require_picture(Path(config.sweep.plot))
     rows: list[dict[str, Any]] = []
     for value in wanted:
         print(f"{over}={value}", file=sys.stderr, flush=True)
@@ -105,6 +109,16 @@ def _table(over: str, rows: Sequence[dict[str, Any]]) -> list[str]:
             + [f"{hours:,.3f}" if hours else "-"]
         )
     return [*report.aligned(told), *problems]
+
+
+def _require_picture(path: Path) -> None:
+    """Before anything is computed for it."""
+    if path.suffix not in PICTURES:
+        raise ConfigError(
+            f"sweep.plot={path}: a file that ends in {' or '.join(PICTURES)} is wanted"
+        )
+    if not os.access(path.absolute().parent, os.W_OK) or path.is_dir():
+        raise ConfigError(f"sweep.plot={path}: no file can be written there")
 
 
 def _require_matplotlib() -> None:

@@ -32,6 +32,12 @@ class WorkloadConfig:
     max_tokens: int = 0
     """leave out requests of more tokens in all; 0: none"""
 
+    def __post_init__(self) -> None:
+        if self.requests < 1 or min(self.rate, self.clients, self.max_tokens) < 0:
+            raise ConfigError(
+                "workload: requests must be at least 1; rate, clients and max_tokens at least 0"
+            )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServingConfig:

@@ -3,7 +3,9 @@
 import csv
 import gzip
 import json
+import math
 import random
+import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -67,11 +69,14 @@ def _replayed(path: str) -> Iterator[Arrival]:
             for row in rows:
                 output = max(1, int(row["output_tokens"]))
                 at, prompt = float(row.get("arrival_s", 0.0)), max(1, int(row["prompt_tokens"]))
+                if not math.isfinite(at):
+                    raise ValueError(f"arrival_s is {at}")
                 to = row.get("instance")
                 yield Arrival(at, prompt, output, None if to in (None, "") else int(to))
-    except OSError as error:
-        raise ConfigError(f"workload.trace: {error.strerror}: {path}") from error
-    except (KeyError, ValueError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"workload.trace: {reason}: {path}") from error
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, csv.Error) as error:
         raise ConfigError(
             f"workload.trace {path}: each row needs prompt_tokens and output_tokens, and may have "
             f"arrival_s and instance; this went wrong: {error!r}"
