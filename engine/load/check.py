@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +9,7 @@ from urllib.parse import urlsplit
 
 from engine.errors import ConfigError
 from engine.load.options import METRICS, Options
+from engine.writable import why_not
 
 OBJECTIVES = ("ttft", "tpot", "e2el")
 AT_LEAST = {
@@ -107,9 +107,8 @@ def _files(options: Options) -> Iterator[str]:
         yield f"--dataset-path {options.dataset_path!r}: there is no such file"
     if options.save_result or options.save_detailed or options.plot or options.plot_timeline:
         folder = Path(options.result_dir).expanduser().absolute()
-        there = next(one for one in (folder, *folder.parents) if one.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            yield f"--result-dir {options.result_dir!r}: the result cannot be written to {folder}"
+        if reason := why_not(folder / "result.json"):
+            yield f"--result-dir: the result cannot be written to {folder}: {reason}"
     if (options.plot or options.plot_timeline) and find_spec("matplotlib") is None:
         yield "--plot and --plot-timeline need matplotlib: pip install 'lendkv[plots]'"
 

@@ -25,6 +25,7 @@ from engine.model.checkpoint import describe
 from engine.protocol import FROM_STEP
 from engine.sim.hardware.model import model_of
 from engine.sim.hardware.profile import Measured
+from engine.writable import why_not
 
 CALM, CALM_S = 0.15, 0.5
 """share of the cores that is used while the instances idle, and how long that is looked at"""
@@ -43,8 +44,8 @@ def profiled(config: Config, output: str) -> Config:
         raise ConfigError(f"--output {output}: a file that ends in .yaml is wanted")
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"--output {output}: there is no folder {path.parent}")
-    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
-        raise ConfigError(f"--output {output}: no file can be written there")
+    if reason := why_not(path):
+        raise ConfigError(f"--output {output}: no file can be written there: {reason}")
     if config.model.library != "lendkv":
         raise ConfigError("profile times models of model.library=lendkv only")
     sizes = _sizes(config)

@@ -1,7 +1,6 @@
 """The verb ``plan``: one question, or one for each value of a sweep."""
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from engine.sim.planning import report
 from engine.sim.planning.choice import Choice, Question, best, choices, question_of, simulate
 from engine.sim.planning.config import PlanConfig, completed
 from engine.sim.recipes import load_as
+from engine.writable import why_not
 
 PICTURES = (".png", ".svg", ".pdf")
 
@@ -71,6 +71,7 @@ def _sweep(
     if config.sweep.plot:
         from engine.sim.planning.plot import draw
 
+        Path(config.sweep.plot).absolute().parent.mkdir(parents=True, exist_ok=True)
         draw(over, rows, Path(config.sweep.plot))
     print(json.dumps(rows) if as_json else "\n".join(_table(over, rows)))
     if config.sweep.plot and not as_json:
@@ -117,8 +118,8 @@ def _require_picture(path: Path) -> None:
         raise ConfigError(
             f"sweep.plot={path}: a file that ends in {' or '.join(PICTURES)} is wanted"
         )
-    if not os.access(path.absolute().parent, os.W_OK) or path.is_dir():
-        raise ConfigError(f"sweep.plot={path}: no file can be written there")
+    if reason := why_not(path):
+        raise ConfigError(f"sweep.plot={path}: no file can be written there: {reason}")
 
 
 def _require_matplotlib() -> None:
