@@ -285,11 +285,8 @@ class Supervisor:
                 f"{len(recent) + 1} times in {RESTART_WINDOW_S:g} s (last status {child.status}); "
                 "giving up"
             )
-        say(
-            f"lendkv: instance {self._world.instance}: the {child.name} process ended "
-            f"(status {child.status}); starting it again",
-            sys.stderr,
-        )
+        ended = f"the {child.name} process ended (status {child.status})"
+        say(f"lendkv: instance {self._world.instance}: {ended}; starting it again", sys.stderr)
         child.pipe.close()
 
     @property
