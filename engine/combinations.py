@@ -33,7 +33,7 @@ def check(config: Config) -> list[str]:
                 )
     problems += _check_device(config)
     last = config.serve.instance_port + config.instances - 1
-    if config.serve.instance_port and last > PORT[1]:
+    if 0 < config.serve.instance_port <= PORT[1] < last:
         problems.append(
             f"serve.instance_port={config.serve.instance_port} and {config.instances} instances "
             f"want ports up to {last}, and the last one is {PORT[1]}: lower serve.instance_port"
