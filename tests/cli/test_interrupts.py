@@ -90,8 +90,9 @@ def test_workers_end_with_a_simulation_that_is_killed():
 def test_ctrl_c_while_a_server_does_not_answer(deaf, words):
     command = Command(*words.format(deaf.getsockname()[1]).split())
     deaf.settimeout(120)
-    deaf.accept()
-    interrupt(command)
+    there, _ = deaf.accept()
+    with there:
+        interrupt(command)
 
 
 def test_a_reader_that_leaves_ends_a_command_without_a_traceback(recipe):
