@@ -20,17 +20,25 @@ HOLDER_S = 5e-4
 LEAST_S = 1e-6
 """of a step, whatever was learned: samples that are all alike do not tell what a step takes"""
 FORGETTING = 0.995
+BELIEF = 1e-6
+"""in the prior: a step that took a second, in the same unit, is worth 1"""
 OUTLIER = 4.0
 """a step that took so many times what was expected met something else, and teaches nothing"""
 
 
 class Performance(StepCost):
-    """Recursive least squares over (1, rows, local keys, remote keys)."""
+    """Least squares over (1, rows, local keys, remote keys), of which older samples count less.
+
+    The prior does not: what no sample tells, such as the price of remote keys where nobody
+    borrows, stays near it, and nothing grows with the number of samples.
+    """
 
     def __init__(self) -> None:
-        self._weights = [1.0] * len(PRIOR)
-        """shares of the prior"""
-        self._covariance = [[1e6 * (i == j) for j in range(len(PRIOR))] for i in range(len(PRIOR))]
+        size = range(len(PRIOR))
+        self._normal = [[BELIEF * (i == j) for j in size] for i in size]
+        self._wanted = [BELIEF] * len(PRIOR)
+        """normal x shares of the prior = wanted"""
+        self._shares = [1.0] * len(PRIOR)
         self.num_samples = 0
         self.coefficients: tuple[float, ...] = PRIOR
         """seconds of a step, a row, a local key, a remote key"""
@@ -46,23 +54,37 @@ class Performance(StepCost):
 
     def learn(self, samples: Sequence[StepSample]) -> None:
         # Four numbers: plain Python takes a third of numpy's time for them.
+        knows = self.num_samples > 20
         for sample in samples:
             counts = (1.0, sample.num_rows, sample.local_keys, sample.remote_keys)
             x = [*map(mul, counts, PRIOR)]
-            expected = _dot(x, self._weights)
-            if self.num_samples > 20 and sample.seconds > OUTLIER * max(expected, 1e-4):
+            if knows and sample.seconds > OUTLIER * max(_dot(x, self._shares), 1e-4):
                 continue
             self.num_samples += 1
-            spread = [_dot(row, x) for row in self._covariance]
-            scale = FORGETTING + _dot(x, spread)
-            gain = [one / scale for one in spread]
-            error = sample.seconds - expected
-            self._weights = [one + error * by for one, by in zip(self._weights, gain, strict=True)]
-            self._covariance = [
-                [(one - by * other) / FORGETTING for one, other in zip(row, spread, strict=True)]
-                for row, by in zip(self._covariance, gain, strict=True)
-            ]
-        self.coefficients = tuple(map(mul, (max(0.0, one) for one in self._weights), PRIOR))
+            for i, one in enumerate(x):
+                row = self._normal[i]
+                for j, other in enumerate(x):
+                    row[j] = FORGETTING * row[j] + one * other
+                row[i] += (1 - FORGETTING) * BELIEF
+                self._wanted[i] = (
+                    FORGETTING * self._wanted[i] + one * sample.seconds + (1 - FORGETTING) * BELIEF
+                )
+        self._shares = _solved(self._normal, self._wanted)
+        self.coefficients = tuple(map(mul, (max(0.0, one) for one in self._shares), PRIOR))
+
+
+def _solved(normal: Sequence[Sequence[float]], wanted: Sequence[float]) -> list[float]:
+    """By elimination; a positive definite matrix needs no other order of its rows."""
+    rows = [[*row, value] for row, value in zip(normal, wanted, strict=True)]
+    for i, pivot in enumerate(rows):
+        for row in rows[i + 1 :]:
+            by = row[i] / pivot[i]
+            row[i:] = [one - by * other for one, other in zip(row[i:], pivot[i:], strict=True)]
+    found = [0.0] * len(rows)
+    for i in reversed(range(len(rows))):
+        known = _dot(rows[i][i + 1 : -1], found[i + 1 :])
+        found[i] = (rows[i][-1] - known) / rows[i][i]
+    return found
 
 
 def _dot(one: Sequence[float], other: Sequence[float]) -> float:
