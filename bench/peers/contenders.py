@@ -12,6 +12,7 @@ from typing import Any
 
 from bench.cases import CASES, NUM_STEPS
 from bench.peers.weights import huggingface_folder
+from engine.parent import die_with_parent
 
 PEERS = Path(".peers")
 """where ``make peers`` puts them"""
@@ -64,7 +65,14 @@ def figures() -> list[str]:
 
 def output(command: list[str], environment: dict[str, str]) -> str:
     """What a program prints; a sentence instead when it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    parent = os.getpid()
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: die_with_parent(parent),
+    )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed: {(done.stderr or done.stdout)[-500:]}")
     return done.stdout
