@@ -23,9 +23,7 @@ test: install ## all tests, on the CPU
 	$(BIN)/pytest -n 2 --dist loadfile
 
 again: install ## up to 3 failed tests once more, alone: those of processes fail where a machine stands still
-	@$(BIN)/python -c 'import json; n = len(json.load(open(".pytest_cache/v/cache/lastfailed"))); \
-	  exit(f"{n} tests failed: too many for an accident" if n > 3 else 0)'
-	$(BIN)/pytest --last-failed --last-failed-no-failures none
+	$(BIN)/python tests/again.py
 
 check: lint types ## what must be clean before a change lands, tests apart
 
