@@ -25,6 +25,7 @@ from engine.sim.serving import run as performance
 
 SHRINK_S = 60.0
 """of real time: what is found by then is said"""
+INTERRUPT = {signal.SIGINT}
 
 
 def simulate(recipe: str | None, overrides: Sequence[str], *, json_only: bool, trace: bool) -> int:
@@ -100,16 +101,23 @@ def shrink(config: SimConfig, seed: int) -> str:
 
 
 def _run(config: SimConfig, seeds: range, *, quiet: bool) -> Iterator[Found]:
-    begin = partial(_as_a_worker, os.getpid())
-    with ProcessPoolExecutor(config.workers, initializer=begin) as workers:
-        results = workers.map(partial(history.run, config), seeds, chunksize=4)
+    workers = ProcessPoolExecutor(config.workers, initializer=_as_a_worker, initargs=(os.getpid(),))
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPT)  # for workers that are being started
+        try:
+            results = workers.map(partial(history.run, config), seeds, chunksize=4)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPT)
         for number, one in enumerate(results, 1):
             if not quiet and sys.stderr.isatty():
                 print(f"\r{number} of {len(seeds)} histories", end="", file=sys.stderr)
             yield one
+    finally:
+        workers.shutdown(cancel_futures=True)  # what has not begun is not waited for
 
 
 def _as_a_worker(parent: int) -> None:
     """Ends with its parent, and at Ctrl-C without a word."""
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPT)
