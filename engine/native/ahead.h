@@ -6,9 +6,9 @@
 // equal part: transposing the keys for the last quarter of the leaf itself; the keys' product, the
 // weights and the values' product for the first three of what comes next.
 //
-// Lines are fetched into the second cache: a core waits for far more lines there
-// than in the first (Zen 4: 24 lines in the first are 13 GB/s at 110 ns, a third of what it can
-// read), and reading a line from there costs next to nothing.
+// Lines are fetched into the second cache: a core waits for far more lines there than in the first
+// (Zen 4: 24 lines in the first are 13 GB/s at 110 ns, a third of what it can read), and reading a
+// line from there costs next to nothing.
 
 #pragma once
 
