@@ -21,7 +21,8 @@ LEAST_S = 1e-6
 """of a step, whatever was learned: samples that are all alike do not tell what a step takes"""
 FORGETTING = 0.995
 BELIEF = 1e-6
-"""in the prior: a step that took a second, in the same unit, is worth 1"""
+"""the prior's weight in each share; a timed step weighs the square of the seconds that it should
+take by the prior, so 10 ms a hundred times as much"""
 OUTLIER = 4.0
 """a step that took so many times what was expected met something else, and teaches nothing"""
 
