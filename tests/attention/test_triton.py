@@ -1,7 +1,6 @@
 """The Triton kernels, in the interpreter where there is no GPU: exact, and the same bits."""
 
 import math
-from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -17,11 +16,9 @@ from test_backends import FEW, SAME_BITS, Work
 from tolerance import TOLERANCE, out_tolerance
 
 from engine.attention.base import Kernel
-from engine.attention.tree import MergeProgram, Node, Piece, Segment, cover
+from engine.attention.tree import MergeProgram, Node, Piece, cover
 from engine.attention.triton import backend as triton_backend
 from engine.attention.triton.backend import TritonBackend, why_not
-from engine.attention.triton.trees import Tree
-from engine.attention.triton.units import Units, level_for
 from engine.core import BlockLayout
 from engine.errors import ConfigError
 
@@ -214,104 +211,6 @@ def test_merge_is_exact_over_any_gap_and_any_empties(
         (only,) = set(range(num)) - empty
         assert bits(out) == bits(out_NTHD[only])
         assert bits(lse) == bits(lse_NTH[only])
-
-
-def piece_of(leaves: list[list[int]], rows: list[int]) -> Piece:
-    starts = np.cumsum([0, *rows]).tolist()
-    return Piece.of(
-        [
-            Segment(start, num, 100, tuple(own), tuple(range(len(own))))
-            for start, num, own in zip(starts, rows, leaves, strict=False)
-        ]
-    )
-
-
-@given(
-    leaves=st.lists(st.sets(st.integers(0, 70)).map(sorted), min_size=1, max_size=4),
-    tile=st.integers(1, 6),
-    level=st.integers(0, 3),
-    max_rows=st.sampled_from([0, 20, 1000]),
-    data=st.data(),
-)
-def test_units_meet_each_leaf_and_token_once_and_their_trees_make_the_nodes(
-    leaves: list[list[int]], tile: int, level: int, max_rows: int, data: st.DataObject
-) -> None:
-    rows = [data.draw(st.integers(0, 7), label="rows") for _ in leaves]
-    piece = piece_of(leaves, rows)
-    found: dict[int, list[Any]] = {}
-    for units in Units.of(piece, tile, level, max_rows):
-        buffer: dict[int, Any] = {}
-        for segment, token, first, num_leaves, row in units.units_U5.tolist():
-            assert num_leaves <= 1 << level
-            own = piece.leaf_index[first : first + num_leaves].tolist()
-            assert own[0] % num_leaves == 0
-            assert own == list(range(own[0], own[0] + num_leaves))
-            for t in range(min(tile, rows[segment] - token)):
-                assert row + t not in buffer
-                buffer[row + t] = [(segment, token + t, leaf) for leaf in own]
-        if units.tree is None:
-            found |= buffer
-            continue
-        assert set(buffer) == set(range(units.num_rows))
-        found |= run(units.tree, buffer)
-    want: dict[int, list[Any]] = {}
-    for number, nodes in enumerate(piece.nodes):
-        for index, node in enumerate(nodes):
-            for t in range(rows[number]):
-                row = int(piece.segments_S6[number, 5]) + index * rows[number] + t
-                first = node.index << node.level
-                want[row] = [(number, t, leaf) for leaf in range(first, first + (1 << node.level))]
-    assert found == want
-
-
-def run(tree: Tree, rows: dict[int, Any]) -> dict[int, Any]:
-    """The tree over any rows that can be added, a round at a time; no round may need itself."""
-    rows, done = dict(rows), {}
-    for at, to, num_rows, first, last in tree.roots_S5.tolist():
-        for i in range(first, last):
-            merges = tree.merges_M2[tree.rounds[i] : tree.rounds[i + 1]].tolist()
-            assert max(Counter(x for pair in merges for x in pair).values()) == 1
-            for left, right in merges:
-                for n in range(num_rows):
-                    rows[left + n] = rows[left + n] + rows[right + n]
-        for n in range(num_rows):
-            done[to + n] = rows[at + n] if at >= 0 else None
-    return done
-
-
-@given(
-    leaves=st.lists(st.sets(st.integers(0, 40)).map(sorted), min_size=1, max_size=4),
-    data=st.data(),
-)
-def test_a_tree_does_what_its_program_does(leaves: list[list[int]], data: st.DataObject) -> None:
-    num_rows = [data.draw(st.integers(1, 3), label="rows") for _ in leaves]
-    starts = np.cumsum([0, *num_rows]).tolist()
-    total = sum(len(own) * n for own, n in zip(leaves, num_rows, strict=True))
-    held, at = [], 0
-    for own, n in zip(leaves, num_rows, strict=True):
-        held.append({Node(0, leaf): at + i * n for i, leaf in enumerate(own)})
-        at += len(own) * n
-    program = MergeProgram.of(list(zip(starts, num_rows, strict=False)), held)
-    rows = {row: f"({row})" for row in range(total)}
-    want, known = {}, dict(rows)
-    for left, right, n in program.merges_M3.tolist():
-        for i in range(n):
-            known[left + i] += known[right + i]
-    for row, to, n in program.roots_S3.tolist():
-        want |= {to + i: known[row + i] if row >= 0 else None for i in range(n)}
-    assert run(Tree.of(program), rows) == want
-
-
-def test_long_contexts_are_cut_up_until_there_is_enough_to_do() -> None:
-    piece = piece_of([list(range(64))], [1])
-    assert [level_for(piece, 4, 2, enough) for enough in (1, 16, 17, 64, 100, 1000)] == [
-        3,
-        3,
-        2,
-        1,
-        0,
-        0,
-    ]
 
 
 def test_without_triton_or_a_gpu_it_is_refused_in_a_sentence(
