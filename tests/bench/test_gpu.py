@@ -83,12 +83,26 @@ def test_a_case_is_measured_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
     asked = []
     monkeypatch.setattr(gpu.flash, "by_pytorch", lambda *args: asked.append(args))
-    row = gpu.measure(CASE, DEVICE, seconds, gpu.machine_rates(DEVICE, seconds, 16))
+    rates = gpu.machine_rates(DEVICE, seconds, 16)
+    row = gpu.measure(CASE, DEVICE, seconds, rates, gpu.Clock(0.0))
     assert min(row.attend_s, row.merge_s, row.write_s, row.flash_s, row.bound_s) > 0
     ((q, k, v, query_ends, key_ends, rows, keys, causal, scale),) = asked
     assert (q.shape, k.shape, v.shape) == ((6, 4, 8), (20, 2, 8), (20, 2, 8))
     assert (query_ends.tolist(), key_ends.tolist()) == ([0, 3, 6], [0, 10, 20])
     assert (rows, keys, causal, scale) == (3, 10, True, 8**-0.5)
+
+
+@needs_triton
+def test_flex_attention_is_timed_while_it_has_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu.Scene, "flash", lambda scene: lambda: None)
+    monkeypatch.setattr(gpu.Scene, "flex", lambda scene: lambda: None)
+    case = replace(CASE, dtype="bfloat16", dim=128, rows=1)
+    assert case.asks_flex
+    clock = gpu.Clock(1e-9)
+    rates = (1.0, 1.0)
+    times = [gpu.measure(case, DEVICE, lambda run: 1.0, rates, clock).flex_s for _ in range(2)]
+    assert times == [1.0, None]
+    assert clock.left_s < 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
