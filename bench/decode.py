@@ -21,6 +21,7 @@ import torch
 
 from bench.cases import CASES, NUM_STEPS
 from bench.rates import matrix_gflops, stream_gb_s
+from engine.callbacks import Callback
 from engine.config import load
 from engine.core import Plan, SamplingParams
 from engine.llm import LLM
@@ -28,20 +29,21 @@ from engine.model.checkpoint import Checkpoint
 from engine.model.layout import fused_weights
 
 
-class Timed:
-    """A runner that notes how long each plan took."""
+class Timed(Callback):
+    """Notes how long each step took, from the last one's end: scheduling and sampling included."""
 
-    def __init__(self, llm: LLM) -> None:
-        self.loop = llm.loops[0]
+    def __init__(self) -> None:
         self.seconds: list[tuple[int, float]] = []
-        self._run = self.loop._runner.run
-        self.loop._runner.run = self.run  # type: ignore[method-assign]
+        self._last = 0.0
 
-    def run(self, plan: Plan) -> Any:
-        began = time.perf_counter()
-        result = self._run(plan)
-        self.seconds.append((plan.num_rows, time.perf_counter() - began))
-        return result
+    def begin(self) -> None:
+        """The first step's time counts from here."""
+        self.seconds.clear()
+        self._last = time.perf_counter()
+
+    def on_step_end(self, plan: Plan, seconds: float, poisoned: frozenset[int]) -> None:
+        last, self._last = self._last, time.perf_counter()
+        self.seconds.append((plan.num_rows, self._last - last))
 
 
 def sizes(checkpoint: Checkpoint) -> tuple[int, int, int]:
@@ -65,8 +67,8 @@ def main(*, prefill_only: bool = False) -> int:
     settings = [f"threads={args.threads}", f"model.path={args.model}", "model.dtype=bfloat16"]
     settings += ["pool.num_blocks=400", "pool.block_tokens=64"]
     settings += ["scheduler.max_num_seqs=64", "scheduler.max_step_tokens=512"]
-    llm = LLM(load(None, [*settings, *overrides]))
-    timed, rng = Timed(llm), random.Random(0)
+    timed, rng = Timed(), random.Random(0)
+    llm = LLM(load(None, [*settings, *overrides]), callbacks=[timed])
     num_matrix, num_head, weight_bytes = sizes(llm.checkpoint)  # type: ignore[arg-type]
     key_bytes = llm.pools[0].layout.block_bytes / llm.pools[0].layout.tokens
     stream, matrix = stream_gb_s(args.threads), matrix_gflops(args.threads)
@@ -78,8 +80,8 @@ def main(*, prefill_only: bool = False) -> int:
     sampling = SamplingParams(max_tokens=1 if prefill_only else NUM_STEPS, ignore_eos=True)
     for _ in range(args.rounds):
         for name, batch, length, prefill in cases:
-            timed.seconds.clear()
             prompts = [[rng.randrange(1000, 40000) for _ in range(length)] for _ in range(batch)]
+            timed.begin()
             llm.generate(prompts, sampling)
             if not prefill_only:
                 steps = [s for rows, s in timed.seconds if rows == batch]

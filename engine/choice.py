@@ -36,15 +36,18 @@ class Chooser:
 
         A sequence whose grammar lets it go nowhere is refused.
         """
-        running = self._scheduler.running_sequence
-        sequences = [running(plan.spans[index].sequence) for index in plan.sampled]
-        prompt = self._prompt_scores(plan, logits_NV[len(sequences) :])
+        running = {one.number: one for one in self._scheduler.running}
+        sequences = [running[plan.spans[index].sequence] for index in plan.sampled]
+        prompt: dict[int, tuple[Score, ...]] = {}
+        if plan.scored:
+            prompt = self._prompt_scores(plan, logits_NV[len(sequences) :])
+            logits_NV = logits_NV[: len(sequences)]
         allowed = self._constrained.allowed(sequences, self._refuse)
         rows = [
             Row(one.request.sampling, one.token_ids, one.num_prompt, allowed.get(index))
             for index, one in enumerate(sequences)
         ]
-        tokens = sample(logits_NV[: len(rows)], rows, self._eos_ids)
+        tokens = sample(logits_NV, rows, self._eos_ids)
         answer, complete = {}, set()
         for row, index in enumerate(plan.sampled):
             num_top = rows[row].params.logprobs

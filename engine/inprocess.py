@@ -208,8 +208,10 @@ class Engine:
             self.loops[to].scheduler.on_offer(offer, self._clock())
         if self._clock() >= self._next_plan:
             self._plan(self._clock())
-        pumped = self.network.pump()
-        return self.loops[instance].step() or pumped or bool(self._offers)
+        loop, pumped = self.loops[instance], self.network.pump()
+        while loop.hear() and self.network.pump():
+            pass  # in one process answers come at once: who waits need not wait for a step
+        return loop.step() or pumped or bool(self._offers)
 
     def _plan(self, now: float) -> None:
         """The planner hears of everybody, and may advise."""

@@ -172,17 +172,17 @@ class Loop:
 
         ``listen`` takes what has come on the file descriptors ``also``.
         """
-        scheduler = self.scheduler
         until = time.monotonic() + min(ANSWER_SHARE * self._step_s, ANSWER_S)
-        self.receive()
-        scheduler.tick(self._clock())
-        self._perform()
-        while scheduler.awaits_answer and (left_s := until - time.monotonic()) > 0:
+        while self.hear() and (left_s := until - time.monotonic()) > 0:
             self.wait(left_s, also)
             listen()
-            self.receive()
-            scheduler.tick(self._clock())
-            self._perform()
+
+    def hear(self) -> bool:
+        """Take what came, and ask for what is wanted next; whether an answer is awaited."""
+        self.receive()
+        self.scheduler.tick(self._clock())
+        self._perform()
+        return self.scheduler.awaits_answer
 
     @property
     def _trip_s(self) -> float:

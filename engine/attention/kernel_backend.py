@@ -4,6 +4,7 @@ import ctypes
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -86,20 +87,20 @@ class NativeBackend(KernelBackend):
         self._lk_store.argtypes = [pointer, ctypes.c_int64, pointer, pointer]
         self._lk_store.restype = None
         self._row_bytes = self.layout.head_dim * KV_BYTES[self.layout.dtype]
-        self._key_at_T = self._scale_at_T = torch.empty(0, dtype=torch.int64)
+        self._key_at_T = self._scale_at_T = np.empty(0, np.int64)
         self._store = StoreCall()
         self._made: _Made | None = None
 
     def place(self, block_T: Tensor, slot_T: Tensor) -> None:
         super().place(block_T, slot_T)
-        addresses = [self.pool.block_address(block) for block in self._block_T.tolist()]
-        layout = self.layout
-        head_at_T = torch.tensor(addresses, dtype=torch.int64) + layout.offset_bytes
-        self._key_at_T = head_at_T + self._slot_T * self._row_bytes
-        self._scale_at_T = head_at_T + layout.scales_offset + self._slot_T * SCALE_BYTES
+        addresses = [self.pool.block_address(block) for block in block_T.tolist()]
+        layout, slots = self.layout, slot_T.numpy()
+        head_at_T = np.array(addresses, np.int64) + layout.offset_bytes
+        self._key_at_T = head_at_T + slots * self._row_bytes
+        self._scale_at_T = head_at_T + layout.scales_offset + slots * SCALE_BYTES
         self._store = StoreCall(
-            key_at=self._key_at_T.data_ptr(),
-            scale_at=self._scale_at_T.data_ptr() if layout.is_scaled else None,
+            key_at=self._key_at_T.ctypes.data,
+            scale_at=self._scale_at_T.ctypes.data if layout.is_scaled else None,
             value_offset=layout.values_offset,
             value_scale=layout.tokens * SCALE_BYTES,
             head_offset=layout.head_bytes,

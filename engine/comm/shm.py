@@ -1,6 +1,7 @@
 """Transport on one host: two rings in shared memory, and a Unix socket for bells and for death."""
 
 import logging
+import math
 import mmap
 import os
 import secrets
@@ -105,8 +106,8 @@ class ShmTransport(Transport):
         self, channels: Sequence[Channel], timeout_s: float, also: Sequence[int] = ()
     ) -> list[Channel]:
         mine = cast(Sequence[ShmChannel], channels)
-        now = monotonic()
-        deadline, may_spin = now + timeout_s, timeout_s > 0
+        now = began = monotonic()
+        deadline, may_spin, has_spun = now + timeout_s, timeout_s > 0, False
         interrupted = False
         while True:
             for channel in mine:
@@ -114,9 +115,11 @@ class ShmTransport(Transport):
                     channel.flush()
             ready: list[Channel] = [channel for channel in mine if channel.ready()]
             if interrupted or (ready and now < self._poll_due):
+                if has_spun:
+                    self._spinning.learn(now - began if ready else math.inf)
                 return ready
             if not ready and may_spin and self.watch is None:
-                may_spin = False
+                may_spin, has_spun = False, True
                 if self._spin(mine, deadline - now):
                     continue
             now = monotonic()
@@ -154,7 +157,7 @@ class ShmTransport(Transport):
             return False
         addresses, values, spin_ns = watched.addresses, watched.values, int(1e9 * spin_s)
         changed = self._atomics.wait_change(addresses, values, watched.num_words, spin_ns)
-        self._spinning.end(came=changed != NOTHING)
+        self._spinning.end()
         return changed != NOTHING
 
     def _work_and_sleep(

@@ -11,7 +11,7 @@ REST_S = 0.05
 
 
 class Spin:
-    """Longer where messages came while it watched, shorter where they did not.
+    """Longer where messages come soon after it slept, shorter where they take too long for it.
 
     A sleeper is woken in some 50 us, on a virtual machine more: a layer's answer takes hardly
     longer. But who spins on a core that others want only delays them: being preempted says so.
@@ -30,10 +30,17 @@ class Spin:
         self._num_preempted = _times_preempted()
         return self._seconds
 
-    def end(self, *, came: bool) -> None:
-        """After watching: whether something came."""
-        grown = self._seconds * (2.0 if came else 0.5)
-        self._learn(min(self._longest_s, max(LEAST_S, grown)))
+    def end(self) -> None:
+        """After watching."""
+        if _times_preempted() != self._num_preempted:
+            self._rests_until = monotonic() + REST_S
+
+    def learn(self, waited_s: float) -> None:
+        """News came after so long, watching or not: does longer watching pay? As watched.h does."""
+        if waited_s <= self._seconds:
+            return
+        better_s = self._seconds * (2.0 if waited_s <= self._longest_s else 0.5)
+        self._seconds = min(self._longest_s, max(LEAST_S, better_s))
 
     def begin_in(self, watched: Watched, now: float) -> None:
         """Let the native library watch, and learn the same meanwhile."""
@@ -41,12 +48,9 @@ class Spin:
         watched.least_spin_ns, watched.most_spin_ns = int(1e9 * LEAST_S), int(1e9 * self._longest_s)
 
     def end_in(self, watched: Watched) -> None:
-        self._learn(1e-9 * watched.spin_ns if watched.spin_ns else self._seconds)
-
-    def _learn(self, seconds: float) -> None:
-        self._seconds = seconds
-        if _times_preempted() != self._num_preempted:
-            self._rests_until = monotonic() + REST_S
+        if watched.spin_ns:
+            self._seconds = 1e-9 * watched.spin_ns
+        self.end()
 
 
 def _times_preempted() -> int:

@@ -67,7 +67,7 @@ class TcpTransport(Transport):
         self, channels: Sequence[Channel], timeout_s: float, also: Sequence[int] = ()
     ) -> list[Channel]:
         mine = cast(Sequence[TcpChannel], channels)
-        now = monotonic()
+        now = began = monotonic()
         deadline, may_spin = now + timeout_s, True
         while True:
             most_s = self._go_on(mine)
@@ -99,6 +99,8 @@ class TcpTransport(Transport):
             ready += [channel for channel in asked.values() if channel.ready()]
             now = monotonic()
             if ready or interrupted or now >= deadline:
+                if not (may_spin or self.watch):
+                    self._spinning.learn(now - began if ready else math.inf)
                 return ready
 
     def close(self) -> None:
@@ -119,7 +121,7 @@ class TcpTransport(Transport):
         now = monotonic()
         if self.watch is None:
             came = self._look(watched, now + min(self._spinning.begin(now), left_s))
-            self._spinning.end(came=came)
+            self._spinning.end()
             return 0.0 if came else left_s
         if not self._watching.is_of((), watched):
             self._watching = Watching((), watched)

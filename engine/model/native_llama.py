@@ -40,9 +40,11 @@ class _ForwardCall(ctypes.Structure):
     """The same fields as ForwardCall in forward.cpp."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("layers", "attention", "hidden", "cos", "sin")),
-        *((name, ctypes.c_void_p) for name in ("attended", "q", "k", "v")),
-        *((name, ctypes.c_int32) for name in ("num_layers", "rows", "size", "heads", "kv_heads")),
+        *((name, ctypes.c_void_p) for name in ("layers", "attention", "embed", "cos", "sin")),
+        *((name, ctypes.c_void_p) for name in ("token_ids", "positions", "hidden", "attended")),
+        *((name, ctypes.c_void_p) for name in ("q", "k", "v")),
+        *((name, ctypes.c_int32) for name in ("vocab", "num_positions", "num_layers", "rows")),
+        *((name, ctypes.c_int32) for name in ("size", "heads", "kv_heads")),
         *((name, ctypes.c_int32) for name in ("dim", "mlp", "num_threads", "int8", "layer")),
         ("eps", ctypes.c_float),
     )
@@ -52,7 +54,7 @@ class _LogitsCall(ctypes.Structure):
     """The same fields as LogitsCall in decoder.h."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("hidden", "norm", "head", "logits")),
+        *((name, ctypes.c_void_p) for name in ("hidden", "row_ids", "norm", "head", "logits")),
         *((name, ctypes.c_int32) for name in ("rows", "size", "vocab", "num_threads", "int8")),
         ("eps", ctypes.c_float),
     )
@@ -76,7 +78,8 @@ class NativeLlama(Llama):
         self._library = load()
         self._int8 = int(self.head.dtype == torch.uint8)
         for function in (self._library.lk_forward, self._library.lk_logits):
-            function.argtypes, function.restype = [ctypes.c_void_p], None
+            function.argtypes = [ctypes.c_void_p]
+        self._library.lk_forward.restype, self._library.lk_logits.restype = ctypes.c_bool, None
         pointers = [
             [_address(getattr(layer, name)) for name in _LAYER_WEIGHTS] for layer in self.layers
         ]
@@ -91,13 +94,18 @@ class NativeLlama(Llama):
         backend: AttentionBackend,
     ) -> Tensor:
         rows, config = len(token_ids_T), self.config
-        hidden_TE = self.embed[token_ids_T].float()
-        cos_TD, sin_TD = (factor.contiguous() for factor in self._rotary(positions_T))
+        # After a step torch's code has left the caches: each of its operators takes some 50 us.
+        hidden_TE = torch.empty(rows, config.hidden_size)
         call = _ForwardCall(
             layers=ctypes.addressof(self._layers),
+            embed=self.embed.data_ptr(),
+            cos=self.cos_PD.data_ptr(),
+            sin=self.sin_PD.data_ptr(),
+            token_ids=token_ids_T.data_ptr(),
+            positions=positions_T.data_ptr(),
             hidden=hidden_TE.data_ptr(),
-            cos=cos_TD.data_ptr(),
-            sin=sin_TD.data_ptr(),
+            vocab=len(self.embed),
+            num_positions=len(self.cos_PD),
             num_layers=len(self._layers),
             rows=rows,
             size=config.hidden_size,
@@ -115,7 +123,9 @@ class NativeLlama(Llama):
         attention = backend.native_step(q_THD)
         if attention is not None:
             call.attention, call.attended = ctypes.addressof(attention), attention.merge.out
-        forward(address)
+        if not forward(address):
+            tokens, positions = f"0 to {call.vocab - 1}", f"0 to {call.num_positions - 1}"
+            raise IndexError(f"a token is not in {tokens}, or a position not in {positions}")
         while attention is not None and call.layer < call.num_layers:
             backend.catch_up(q_THD, call.layer)
             forward(address)
@@ -126,22 +136,24 @@ class NativeLlama(Llama):
             # New memory: a transport may still be sending the last layer's.
             q_THD, k_TKD, v_TKD = self._new_qkv(call)
             forward(address)
-        return self._native_logits(hidden_TE[logit_rows], call.num_threads)
+        return self._native_logits(hidden_TE, logit_rows, call.num_threads)
 
     def _new_qkv(self, call: _ForwardCall) -> tuple[Tensor, ...]:
         """Memory for a layer's queries, keys and values, which the call is told of."""
-        heads = (call.heads, call.kv_heads, call.kv_heads)
-        memory = torch.empty(call.rows * sum(heads), call.dim, dtype=torch.bfloat16)
-        parts = torch.split(memory, [call.rows * count for count in heads])
+        parts = tuple(
+            torch.empty(call.rows, heads, call.dim, dtype=torch.bfloat16)
+            for heads in (call.heads, call.kv_heads, call.kv_heads)
+        )
         call.q, call.k, call.v = (part.data_ptr() for part in parts)
-        return tuple(part.view(call.rows, -1, call.dim) for part in parts)
+        return parts
 
-    def _native_logits(self, hidden_NE: Tensor, num_threads: int) -> Tensor:
-        rows, vocab = len(hidden_NE), self.config.vocab_size
+    def _native_logits(self, hidden_TE: Tensor, row_ids_N: Tensor, num_threads: int) -> Tensor:
+        rows, vocab = len(row_ids_N), self.config.vocab_size
         logits_NV = torch.empty(rows, vocab)
         if rows:
             call = _LogitsCall(
-                hidden=hidden_NE.data_ptr(),
+                hidden=hidden_TE.data_ptr(),
+                row_ids=row_ids_N.data_ptr(),
                 norm=self.norm.data_ptr(),
                 head=self.head.data_ptr(),
                 logits=logits_NV.data_ptr(),

@@ -1,6 +1,6 @@
 """ModelRunner: runs one plan through the model. Knows nothing of sampling or scheduling."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Protocol
 
 import torch
@@ -59,7 +59,6 @@ class ModelRunner:
         Raises WontFit for a sequence whose partials are more than a message may hold, and
         PeerLost where another rank is gone. Logits are rank 0's, on the host.
         """
-        token_ids_T = self._tensor(plan.token_ids)
         positions = [
             position
             for span in plan.spans
@@ -68,21 +67,16 @@ class ModelRunner:
         wanted = [plan.spans[i].row_start + plan.spans[i].num_rows - 1 for i in plan.sampled]
         for one in plan.scored:
             wanted += range(one.row_start, one.row_start + len(one.token_ids))
+        numbers = torch.tensor([*plan.token_ids, *positions, *wanted], device=self._device)
+        counts = [len(plan.token_ids), len(positions), len(wanted)]
         self._begin(plan)
-        logits_NV = self._model.forward(
-            token_ids_T,
-            self._tensor(positions),
-            self._tensor(wanted),
-            self._backend,
-        )
+        token_ids_T, positions_T, logit_rows = torch.split(numbers, counts)
+        logits_NV = self._model.forward(token_ids_T, positions_T, logit_rows, self._backend)
         if self._device != "cpu":
             # All of the step is done when this is: then its blocks may be others'.
             logits_NV = logits_NV.cpu()
             torch.cuda.current_stream(self._device).synchronize()
         return logits_NV, self._of_all_ranks(plan, self._backend.end())
-
-    def _tensor(self, numbers: Sequence[int]) -> Tensor:
-        return torch.tensor(numbers, dtype=torch.int64, device=self._device)
 
     def _begin(self, plan: Plan) -> None:
         own = None

@@ -24,14 +24,16 @@ struct BetweenCall {
     const LayerWeights* next;  // the layer to come, or null
     float* hidden;             // [rows, size]
     const float* attended;     // [rows, heads * dim], of ``done``
-    const float *cos, *sin;    // [rows, dim]; sin with its sign
+    const float *cos, *sin;    // [positions, dim / 2]
+    const int64_t* positions;  // of the rows
     Bf16 *q, *k, *v;           // [rows, heads or kv_heads, dim], of ``next``
     int32_t rows, size, heads, kv_heads, dim, mlp, int8;
     float eps;
 };
 
 struct LogitsCall {  // the same fields as _LogitsCall
-    const float* hidden;  // [rows, size]
+    const float* hidden;      // [.., size]
+    const int64_t* row_ids;   // whose logits are wanted
     const float* norm;
     const void* head;  // [vocab, size]
     float* logits;     // [rows, vocab]
@@ -53,6 +55,12 @@ LK_INLINE Bf16 narrow(float x) {
     return load_as<Bf16>(&two);
 }
 
+inline void narrow(const float* x, int64_t count, Bf16* to) {
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) store_bf16(to + i, load(x + i));
+    for (; i < count; i++) to[i] = narrow(x[i]);
+}
+
 // to = x / sqrt(mean(x^2) + eps) * weight
 inline void rms_norm(const float* x, const float* weight, int size, float eps, Bf16* to) {
     Vec squares = {};
@@ -66,24 +74,19 @@ inline void rms_norm(const float* x, const float* weight, int size, float eps, B
     for (; i < size; i++) to[i] = narrow(x[i] * factor[0] * weight[i]);
 }
 
-// exp(x) for any x.
-LK_INLINE Vec exp_of(Vec x) {
+// x / (1 + exp(-x)), with one division
+LK_INLINE Vec silu(Vec x) {
     VecI negative = x <= 0.0f;
     Vec power = exp2_of_negative(select(negative, x, -x) * LOG2_E);
-    return select(negative, power, 1.0f / power);
+    return x * select(negative, power, set1(1.0f)) / (1.0f + power);
 }
 
 // to = silu(gate) * up
 inline void gated(const float* gate, const float* up, int count, Bf16* to) {
     int i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        Vec g = load(gate + i);
-        store_bf16(to + i, g / (1.0f + exp_of(-g)) * load(up + i));
-    }
-    for (; i < count; i++) {
-        Vec g = set1(gate[i]);
-        to[i] = narrow((g / (1.0f + exp_of(-g)))[0] * up[i]);
-    }
+    for (; i + LANES <= count; i += LANES)
+        store_bf16(to + i, silu(load(gate + i)) * load(up + i));
+    for (; i < count; i++) to[i] = narrow(silu(set1(gate[i]))[0] * up[i]);
 }
 
 // One member's work; ``mixed`` [rows, mlp] is the team's.
@@ -140,9 +143,7 @@ private:
     void after(Team& team) {
         int depth = c_.heads * c_.dim;
         Bf16* x = narrow_rows(depth);
-        int64_t i = 0, count = int64_t(c_.rows) * depth;
-        for (; i + LANES <= count; i += LANES) store_bf16(x + i, load(c_.attended + i));
-        for (; i < count; i++) x[i] = narrow(c_.attended[i]);
+        narrow(c_.attended, int64_t(c_.rows) * depth, x);
         add(team, c_.done->out, x, depth);
         team.barrier();
 
@@ -182,8 +183,7 @@ private:
     void store_head(int t, int head, float* values, float* turned) {
         int dim = c_.dim, num_rotated = c_.heads + c_.kv_heads;
         if (head >= num_rotated) {
-            Bf16* to = c_.v + (int64_t(t) * c_.kv_heads + head - num_rotated) * dim;
-            for (int d = 0; d < dim; d++) to[d] = narrow(values[d]);
+            narrow(values, dim, c_.v + (int64_t(t) * c_.kv_heads + head - num_rotated) * dim);
             return;
         }
         if (c_.next->qk_norm) {
@@ -192,15 +192,17 @@ private:
             float factor = 1.0f / std::sqrt(squares / float(dim) + c_.eps);
             for (int d = 0; d < dim; d++) values[d] *= factor * c_.next->qk_norm[head * dim + d];
         }
-        const float *cos = c_.cos + int64_t(t) * dim, *sin = c_.sin + int64_t(t) * dim;
         int half = dim / 2;
-        for (int d = 0; d < dim; d++) {
-            float other = values[d < half ? d + half : d - half];
-            turned[d] = __builtin_fmaf(other, sin[d], values[d] * cos[d]);
+        const float* cos = c_.cos + c_.positions[t] * half;
+        const float* sin = c_.sin + c_.positions[t] * half;
+        for (int d = 0; d < half; d++) {
+            float low = values[d], high = values[d + half];
+            turned[d] = __builtin_fmaf(high, -sin[d], low * cos[d]);
+            turned[d + half] = __builtin_fmaf(low, sin[d], high * cos[d]);
         }
-        Bf16* to = head < c_.heads ? c_.q + (int64_t(t) * c_.heads + head) * dim
-                                   : c_.k + (int64_t(t) * c_.kv_heads + head - c_.heads) * dim;
-        for (int d = 0; d < dim; d++) to[d] = narrow(turned[d]);
+        narrow(turned, dim,
+               head < c_.heads ? c_.q + (int64_t(t) * c_.heads + head) * dim
+                               : c_.k + (int64_t(t) * c_.kv_heads + head - c_.heads) * dim);
     }
 
     const BetweenCall& c_;
@@ -211,7 +213,7 @@ void logits(const LogitsCall& call) {
     static thread_local Buffer normed;
     auto* x = reinterpret_cast<Bf16*>(normed.floats(int64_t(call.rows) * call.size / 2 + LANES));
     for (int t = 0; t < call.rows; t++)
-        rms_norm(call.hidden + int64_t(t) * call.size, call.norm, call.size, call.eps,
+        rms_norm(call.hidden + call.row_ids[t] * call.size, call.norm, call.size, call.eps,
                  x + int64_t(t) * call.size);
     Threads::together(call.num_threads, [&](Team& team) {
         auto [from, to] = team.share(call.vocab, UNIT_OUTPUTS);

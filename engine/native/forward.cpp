@@ -10,10 +10,13 @@ namespace lk {
 struct ForwardCall {  // the same fields as _ForwardCall in engine/model/native_llama.py
     const LayerWeights* layers;
     AttentionStep* attention;  // null: the caller attends
+    const Bf16* embed;         // [vocab, size]
+    const float *cos, *sin;    // [num_positions, dim / 2]
+    const int64_t *token_ids, *positions;  // [rows]
     float* hidden;             // [rows, size]
-    const float *cos, *sin;    // [rows, dim]; sin with its sign
     float* attended;           // [rows, heads * dim]
     Bf16 *q, *k, *v;           // [rows, heads or kv_heads, dim]
+    int32_t vocab, num_positions;
     int32_t num_layers, rows, size, heads, kv_heads, dim, mlp, num_threads, int8;
     int32_t layer;  // whose attention the caller is to do, or has done; -1 at first
     float eps;
@@ -27,6 +30,19 @@ public:
         static thread_local Buffer mixed;
         mixed_ = reinterpret_cast<Bf16*>(mixed.floats(int64_t(c_.rows) * c_.mlp / 2 + LANES));
         if (c_.attention) attention_.emplace(*c_.attention);
+    }
+
+    // The rows' hidden states before the first layer; false where a token or position is none.
+    bool embed() {
+        for (int t = 0; t < c_.rows; t++) {
+            int64_t token = c_.token_ids[t], position = c_.positions[t];
+            if (token < 0 || token >= c_.vocab || position < 0 || position >= c_.num_positions)
+                return false;
+            const Bf16* from = c_.embed + token * c_.size;
+            float* to = c_.hidden + int64_t(t) * c_.size;
+            for (int i = 0; i < c_.size; i++) to[i] = widen(from[i]);
+        }
+        return true;
     }
 
     // From behind one layer's attention to the next one that is the caller's, or to the end.
@@ -50,7 +66,7 @@ private:
         bool is_last = layer + 1 == c_.num_layers;
         BetweenCall call{layer < 0 ? nullptr : c_.layers + layer,
                          is_last ? nullptr : c_.layers + layer + 1,
-                         c_.hidden, c_.attended, c_.cos, c_.sin, c_.q, c_.k, c_.v,
+                         c_.hidden, c_.attended, c_.cos, c_.sin, c_.positions, c_.q, c_.k, c_.v,
                          c_.rows, c_.size, c_.heads, c_.kv_heads, c_.dim, c_.mlp, c_.int8, c_.eps};
         Between between(call, mixed_);
         between.run(team);
@@ -82,7 +98,13 @@ int32_t lk_has_forward() {
 }
 
 #if defined(LK_HAS_DECODER)
-void lk_forward(lk::ForwardCall* call) { lk::Forward(*call).run(); }
+// False where a token or a position is none of the model's.
+bool lk_forward(lk::ForwardCall* call) {
+    lk::Forward forward(*call);
+    if (call->layer < 0 && !forward.embed()) return false;
+    forward.run();
+    return true;
+}
 void lk_logits(const lk::LogitsCall* call) { lk::logits(*call); }
 #endif
 

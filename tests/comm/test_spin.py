@@ -17,18 +17,20 @@ def core(monkeypatch):
     return state
 
 
-def watch(spinning, core, *, came):
+def watch(spinning, core, *, waited_s):
     seconds = spinning.begin(core["now"])
-    spinning.end(came=came)
+    spinning.end()
+    spinning.learn(waited_s)
     return seconds
 
 
-def test_it_watches_longer_where_messages_come_and_shorter_where_none_do(core):
+def test_it_watches_longer_where_that_would_have_met_the_news_and_shorter_where_not(core):
     spinning = Spin(LONGEST_S)
-    grown = [watch(spinning, core, came=True) for _ in range(12)]
+    grown = [watch(spinning, core, waited_s=0.9 * LONGEST_S) for _ in range(12)]
     assert grown == sorted(grown)
     assert grown[-1] == LONGEST_S
-    shrunk = [watch(spinning, core, came=False) for _ in range(12)]
+    assert [watch(spinning, core, waited_s=LEAST_S) for _ in range(3)] == [LONGEST_S] * 3
+    shrunk = [watch(spinning, core, waited_s=2 * LONGEST_S) for _ in range(12)]
     assert shrunk == sorted(shrunk, reverse=True)
     assert shrunk[-1] == LEAST_S
 
@@ -37,12 +39,12 @@ def test_once_preempted_it_rests(core):
     spinning = Spin(LONGEST_S)
     assert spinning.begin(core["now"]) > 0
     core["preempted"] += 1
-    spinning.end(came=True)
+    spinning.end()
     assert spinning.begin(core["now"] + REST_S / 2) == 0
     assert spinning.begin(core["now"] + REST_S) > 0
 
 
 def test_none_is_none(core):
     spinning = Spin(0.0)
-    assert watch(spinning, core, came=True) == 0
-    assert watch(spinning, core, came=True) == 0
+    assert watch(spinning, core, waited_s=LONGEST_S) == 0
+    assert watch(spinning, core, waited_s=LONGEST_S) == 0

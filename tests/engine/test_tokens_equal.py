@@ -103,7 +103,8 @@ def test_tokens_are_right_wherever_the_context_lies(
         assert not all(remote[1::2])
     if layout == "all_sealed_remote":
         assert all(remote[: len(PROMPTS[0]) // 4])
-    assert report.moved_bytes == sum(remote) * llm.pools[0].layout.block_bytes
+    # Some may have come home again.
+    assert report.moved_bytes >= sum(remote) * llm.pools[0].layout.block_bytes
     if way == "mapped":
         assert report.query_bytes == 0
     llm.close()

@@ -104,7 +104,7 @@ def head_alone(tmp_path, size, vocab):
 @pytest.mark.parametrize(("size", "vocab"), [(64, 128), (72, 50), (200, 33), (20, 16)])
 def test_a_product_is_exact_but_for_the_steps_of_its_row(tmp_path, size, vocab):
     model, head, hidden = head_alone(tmp_path, size, vocab)
-    found = model._native_logits(hidden, 1)
+    found = model._native_logits(hidden, torch.arange(len(hidden)), 1)
     rows = hidden.double()
     norm = (
         model.norm.double() / (rows.square().mean(-1, keepdim=True) + model.config.norm_eps).sqrt()
@@ -147,7 +147,7 @@ def test_logits_are_near_those_of_the_given_weights(tmp_path, family, settings):
 def test_what_is_no_number_stays_visible(tmp_path, wrong):
     model, _, hidden = head_alone(tmp_path, 64, 128)
     hidden[5, 7] = wrong
-    found = model._native_logits(hidden, 1)
+    found = model._native_logits(hidden, torch.arange(len(hidden)), 1)
     assert not found[5].isfinite().any()
     assert found[6].isfinite().all()
 
