@@ -142,6 +142,25 @@ def test_all_layers_in_one_call_have_the_bits_of_one_after_the_other(tmp_path, t
 
 
 @needs_bf16
+def test_logits_are_of_the_rows_that_are_wanted(tmp_path):
+    model = load(make_tiny(tmp_path / "model")).model
+    whole = run(model, PROMPT)
+    tokens, backend = torch.tensor(PROMPT), DenseBackend(model.config.num_layers)
+    wanted = torch.tensor([17, 3, 139])
+    assert torch.equal(model.forward(tokens, torch.arange(140), wanted, backend), whole[wanted])
+
+
+@needs_bf16
+@pytest.mark.parametrize(("token", "position"), [(128, 0), (-1, 0), (0, 512), (0, -1)])
+def test_what_is_no_token_or_position_reads_no_other_memory(tmp_path, token, position):
+    model = load(make_tiny(tmp_path / "model")).model
+    assert (model.config.vocab_size, model.config.max_positions) == (128, 512)
+    numbers = [torch.tensor([number]) for number in (token, position, 0)]
+    with pytest.raises(IndexError, match="0 to 127, or a position not in 0 to 511"):
+        model.forward(*numbers, DenseBackend(model.config.num_layers))
+
+
+@needs_bf16
 def test_no_row_may_be_wanted(tmp_path):
     model = load(make_tiny(tmp_path / "model")).model
     none = torch.arange(0)
