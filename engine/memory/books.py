@@ -26,15 +26,18 @@ class Books:
     """States of ``num_blocks`` blocks. Every method changes all it names, or raises and nothing."""
 
     def __init__(self, num_blocks: int, *, num_last: int = 0) -> None:
-        """The last ``num_last`` blocks are taken only when no other is free."""
+        """The last ``num_last`` blocks are taken only when no other is free or cached unread: a
+        sequence that lies in slower memory pays in each step, who finds nothing cached pays once.
+        """
         self.num_blocks = num_blocks
         self._first_last = num_blocks - num_last
         self._states = [BlockState.FREE] * num_blocks
         self._counts = Counter({BlockState.FREE: num_blocks})
-        self._free = deque(reversed(range(num_blocks)))
-        """taken from the right"""
-        self._idle: dict[int, None] = {}
-        """cached and unpinned, the longest idle first"""
+        first, last = range(self._first_last), range(self._first_last, num_blocks)
+        self._free = [*reversed(first)], [*reversed(last)]
+        """those that are taken first, and the last ones; each from its end"""
+        self._idle: tuple[dict[int, None], dict[int, None]] = {}, {}
+        """cached and unpinned, the longest idle first; as ``_free``"""
         self._pins: dict[int, int] = {}
         """cached and pinned: how often"""
         self._content: dict[int, bytes] = {}
@@ -59,7 +62,12 @@ class Books:
     @property
     def num_available(self) -> int:
         """Blocks that ``take`` can give: free ones and idle cached ones."""
-        return len(self._free) + len(self._idle)
+        return self.num_first_available + len(self._free[1]) + len(self._idle[1])
+
+    @property
+    def num_first_available(self) -> int:
+        """So many of them before it gives any of the last ones."""
+        return len(self._free[0]) + len(self._idle[0])
 
     def take(self, num_blocks: int, state: BlockState) -> list[int]:
         """Blocks for a new holder; the longest idle cached ones when free ones run out."""
@@ -69,10 +77,13 @@ class Books:
             raise CapacityError(
                 f"{num_blocks} blocks wanted, {self.num_available} free of {self.num_blocks}"
             )
-        for block in list(islice(self._idle, max(0, num_blocks - len(self._free)))):
-            self._forget(block)
-            self._let_go(block)
-        taken = [self._free.pop() for _ in range(num_blocks)]
+        taken: list[int] = []
+        for free, idle in zip(self._free, self._idle, strict=True):
+            missing = num_blocks - len(taken)
+            for block in list(islice(idle, max(0, missing - len(free)))):
+                self._forget(block)
+                self._let_go(block)
+            taken += [free.pop() for _ in range(min(missing, len(free)))]
         for block in taken:
             self._move(block, state)
         return taken
@@ -100,7 +111,7 @@ class Books:
         self._move(block, BlockState.CACHED)
         self._content[block] = content
         self._cached[content] = block
-        self._idle[block] = None
+        self._idle[self._part(block)][block] = None
         self.num_cachings += 1
         return True
 
@@ -109,13 +120,13 @@ class Books:
 
     def is_idle(self, block: int) -> bool:
         """Whether it is cached, and nobody has it pinned."""
-        return block in self._idle
+        return block in self._idle[self._part(block)]
 
     def pin(self, block: int) -> None:
         """Protect a cached block from being reclaimed; pins add up."""
         if self.state(block) is not BlockState.CACHED:
             raise ValueError(f"block {block} is {self.state(block).name}")
-        self._idle.pop(block, None)
+        self._idle[self._part(block)].pop(block, None)
         self._pins[block] = self._pins.get(block, 0) + 1
 
     def unpin(self, block: int) -> None:
@@ -124,7 +135,7 @@ class Books:
         self._pins[block] -= 1
         if not self._pins[block]:
             del self._pins[block]
-            self._idle[block] = None
+            self._idle[self._part(block)][block] = None
 
     @property
     def contents(self) -> list[bytes]:
@@ -141,12 +152,17 @@ class Books:
         assert len(self._states) == self.num_blocks
         assert +self._counts == Counter(self._states)
         assert sum(self._counts.values()) == self.num_blocks
-        assert sorted(self._free) == self.blocks(BlockState.FREE)
-        cached = set(self.blocks(BlockState.CACHED))
-        assert not self._idle.keys() & self._pins.keys()
-        assert self._idle.keys() | self._pins.keys() == cached == self._content.keys()
+        assert sorted([*self._free[0], *self._free[1]]) == self.blocks(BlockState.FREE)
+        cached, idle = set(self.blocks(BlockState.CACHED)), {*self._idle[0], *self._idle[1]}
+        assert not idle & self._pins.keys()
+        assert idle | self._pins.keys() == cached == self._content.keys()
+        assert all(block < self._first_last for block in (*self._free[0], *self._idle[0]))
+        assert all(block >= self._first_last for block in (*self._free[1], *self._idle[1]))
         assert self._cached == {content: block for block, content in self._content.items()}
         assert all(pins > 0 for pins in self._pins.values())
+
+    def _part(self, block: int) -> int:
+        return int(block >= self._first_last)
 
     def _known(self, block: int) -> int:
         if not 0 <= block < self.num_blocks:
@@ -160,13 +176,10 @@ class Books:
 
     def _let_go(self, block: int) -> None:
         self._move(block, BlockState.FREE)
-        if block < self._first_last:
-            self._free.append(block)
-        else:
-            self._free.appendleft(block)
+        self._free[self._part(block)].append(block)
 
     def _forget(self, block: int) -> None:
-        del self._idle[block]
+        del self._idle[self._part(block)][block]
         content = self._content.pop(block)
         del self._cached[content]
         self.num_cachings += 1

@@ -83,13 +83,13 @@ class Lending:
     ) -> int:
         """Blocks it would lend now, to this debtor's request."""
         num_lent = self._books.count(BlockState.LENT)
-        kept = self.config.keep_blocks + self.config.host_blocks
-        free = self._books.num_available - kept - self.recalls.num_kept(now, debtor, seniority)
+        kept = self.config.keep_blocks + self.recalls.num_kept(now, debtor, seniority)
+        free = self._books.num_first_available - kept
         return max(0, min(self.num_lend_cap - num_lent, free))
 
     def num_drawable(self, *, host: bool) -> int:
         """Blocks the own step may draw; its host memory only as the last resort."""
-        return max(0, self._books.num_available - (0 if host else self.config.host_blocks))
+        return self._books.num_available if host else self._books.num_first_available
 
     @property
     def num_used(self) -> int:

@@ -31,18 +31,19 @@ class BooksMachine(RuleBasedStateMachine):
     @rule(num_blocks=st.integers(0, 7), state=st.sampled_from(HELD))
     def take(self, num_blocks, state):
         free = {b for b, s in self.states.items() if s is FREE}
+        idle = set(self.idle)
         if num_blocks > len(free) + len(self.idle):
             with pytest.raises(CapacityError):
                 self.books.take(num_blocks, state)
             return
         taken = self.books.take(num_blocks, state)
         assert len(set(taken)) == num_blocks
-        left = free - set(taken)
-        if any(b < self.first_last for b in left):  # the last ones only when no other is free
-            assert all(b < self.first_last for b in taken)
-        reclaimed = set(taken) - free
-        assert reclaimed <= set(self.idle)
-        assert len(reclaimed) == max(0, num_blocks - len(free))
+        first = {b for b in free | idle if b < self.first_last}
+        assert len(first & set(taken)) == min(num_blocks, len(first))
+        for part in (first, (free | idle) - first):  # what is cached is kept while any is free
+            if part & set(taken) & idle:
+                assert part & free <= set(taken)
+        assert set(taken) <= free | idle
         for block in taken:
             self.states[block] = state
             self.content.pop(block, None)

@@ -200,6 +200,17 @@ def test_host_memory_is_never_lent_and_drawn_last():
     assert len(talk.ask(STEP, p.Draw(8, host=True)).blocks) == 3
 
 
+def test_what_is_cached_gives_way_before_a_sequence_goes_to_host_memory():
+    talk = Talk(num_blocks=5, host_blocks=2)
+    talk.step(STEP)
+    blocks = talk.ask(STEP, p.Draw(3)).blocks
+    talk.say(STEP, p.Give(blocks, [b"a", b"b", b"c"]))
+    drawn = talk.ask(STEP, p.Draw(4, host=True))
+    assert (sorted(drawn.blocks), drawn.num_host) == ([0, 1, 2, 3], 1)
+    talk.say(STEP, p.Give([0, 1]))
+    assert sorted(talk.ask(STEP, p.Draw(4)).blocks) == [0, 1], "host memory in use counts twice"
+
+
 def test_the_share_that_is_lent_is_of_what_is_no_host_memory():
     talk = Talk(num_blocks=8, host_blocks=4, lend_fraction=0.5)
     talk.ask(1, hello(1))
