@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.comm import TRANSPORTS
+from engine.comm import TRANSPORTS, frame
 from engine.comm.base import Channel, Transport
 from engine.comm.loopback import LoopbackNetwork
+from engine.errors import PeerLost
 
 PATIENCE_S = 20.0
 """upper bound for things that happen at once on an idle machine; only a failing test waits so"""
@@ -25,6 +26,9 @@ NIXL = {
 """that transport over shared memory and over TCP: what UCX does is its own in each"""
 TRANSPORT_NAMES = [*(name for name in TRANSPORTS.names() if name != "nixl"), *NIXL]
 PROCESS_TRANSPORT_NAMES = [name for name in TRANSPORT_NAMES if name != "loopback"]
+
+LIMIT = {"max_body_bytes": 10_000}
+"""for tests of garbage"""
 
 
 @dataclass
@@ -98,6 +102,34 @@ def next_message(
         meanwhile()
         transport.wait([channel], 0.01)
     raise AssertionError("no message came")
+
+
+def drain(transport: Transport, channel: Channel) -> bool:
+    """Receive until there is nothing more; whether the peer was lost."""
+    try:
+        for _ in range(1000):
+            message = channel.receive()
+            if message is None and not transport.wait([channel], 0.001):
+                return False
+            if message is not None:
+                assert len(message[1]) <= LIMIT["max_body_bytes"]
+                sum(bytes(message[1])[:10])
+    except PeerLost:
+        return True
+    raise AssertionError("messages without end")
+
+
+def fresh(net: Link) -> tuple[Transport, Transport, str]:
+    """A listening server, a client, and the server's address."""
+    server = net.transport()
+    return server, net.transport(), server.listen()
+
+
+def header(
+    magic: int = frame.MAGIC, head: int = 0, body: int = 0, zero: int = 0, number: int = 0
+) -> bytes:
+    """A frame's, without a tag."""
+    return frame.HEADER.pack(magic, head, body, zero, number) + frame.NO_TAG
 
 
 def until(condition: Callable[[], object]) -> None:

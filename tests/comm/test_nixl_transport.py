@@ -3,23 +3,16 @@
 The contract that it shares with the other transports is tested with theirs.
 """
 
-import importlib
 import os
 import signal
-import sys
 from contextlib import contextmanager
 
 import pytest
 from comm_harness import NIXL, PATIENCE_S, link, next_message, peer_process, until
-from hypothesis import given
-from hypothesis import strategies as st
 
 from engine.comm import nixl_agent, nixl_window
-from engine.comm.frame import align
 from engine.comm.nixl_channel import OFFER, PLACE, QUIET, TAKEN, WANT, WRITTEN
-from engine.comm.nixl_transport import NixlTransport
-from engine.comm.nixl_window import Places
-from engine.errors import ConfigError, PeerLost
+from engine.errors import PeerLost
 
 LARGE = 100_000
 
@@ -285,52 +278,3 @@ def test_where_a_later_write_fails_the_peer_is_lost(monkeypatch):
         with pytest.raises(PeerLost, match="disconnected"):
             far.send(b"fails", bytes(LARGE))
         assert next_message(client, far) == (b"said before", b"")
-
-
-def test_what_cannot_work_is_refused_in_a_sentence(monkeypatch):
-    with pytest.raises(ConfigError, match="cannot start UCX over ucx_tls='no such'.*must name tcp"):
-        NixlTransport(NixlTransport.Config(ucx_tls="no such"))
-    with pytest.raises(ConfigError, match="bulk_bytes is 0"):
-        NixlTransport(NixlTransport.Config(bulk_bytes=0))
-    with pytest.raises(ConfigError, match="bodies_under_way is 0"):
-        NixlTransport(NixlTransport.Config(bodies_under_way=0))
-    monkeypatch.setitem(sys.modules, "nixl_cu12", None)
-    monkeypatch.delitem(sys.modules, "engine.comm.nixl_agent")
-    with pytest.raises(ConfigError, match=r"package nixl-cu12.*pip install 'lendkv\[nixl\]'"):
-        importlib.import_module("engine.comm.nixl_agent")
-
-
-def test_the_environment_is_left_as_it_was(monkeypatch):
-    monkeypatch.setenv("UCX_LOG_LEVEL", "error")
-    before = dict(os.environ)
-    nixl_agent.Agent("tcp").close()
-    assert dict(os.environ) == before
-
-
-@given(
-    num_bytes=st.integers(1, 40).map(lambda n: 64 * n),
-    steps=st.lists(st.one_of(st.none(), st.integers(1, 2600)), max_size=60),
-)
-def test_places_never_overlap_and_what_fits_is_taken(num_bytes, steps):
-    places, taken = Places(num_bytes), []
-    for wanted in steps:
-        if wanted is None:
-            if taken:
-                places.give_back()
-                taken.pop(0)
-            continue
-        offset = places.take(wanted)
-        if offset is None:
-            first, last = (taken[0][0], align(taken[-1][1])) if taken else (0, 0)
-            room = first - last if taken and first >= last else max(num_bytes - last, first)
-            assert align(wanted) > room
-            continue
-        assert offset % 64 == 0
-        assert 0 <= offset <= num_bytes - wanted
-        for start, end in taken:
-            assert offset + wanted <= start or end <= offset
-        taken.append((offset, offset + wanted))
-    for _ in taken:
-        places.give_back()
-    with pytest.raises(PeerLost):
-        places.give_back()

@@ -16,6 +16,7 @@ import test_backends as backends  # noqa: E402
 import test_placements as placements  # noqa: E402
 import test_pool_contract as pools  # noqa: E402
 import test_transport_contract as transports  # noqa: E402
+import test_transport_peers as peers  # noqa: E402
 from comm_harness import Link  # noqa: E402
 
 from engine.comm import TRANSPORTS  # noqa: E402
@@ -70,6 +71,7 @@ def contract(module: Any, fixture: str) -> dict[str, Any]:
 
 
 globals().update(contract(transports, "net"))
+globals().update(contract(peers, "net"))
 globals().update(contract(pools, "pool"))
 globals().update(contract(pools, "region_pool"))
 

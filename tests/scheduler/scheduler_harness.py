@@ -8,6 +8,7 @@ once. Messages wait in queues until the test delivers them, in order per channel
 from collections import deque
 from dataclasses import dataclass, field
 
+from fake_memory import FakeMemory
 from scheduler_checks import LAYOUT, TOKENS, check_plan
 
 from engine import protocol as p
@@ -33,24 +34,6 @@ MAX_POSITIONS = 64
 def next_token(prefix):
     """What the fake model says after these tokens."""
     return (sum(prefix) * 7 + len(prefix) * 13) % 97
-
-
-class FakeMemory:
-    """Per block and slot, the tokens whose keys lie there."""
-
-    layout = LAYOUT
-
-    def __init__(self, num_blocks):
-        self.num_blocks = num_blocks
-        self.generations = [0] * num_blocks
-        self.keys = [[None] * TOKENS for _ in range(num_blocks)]
-
-    def generation(self, block):
-        return self.generations[block]
-
-    def bump(self, block):
-        self.generations[block] += 1
-        self.keys[block] = [None] * TOKENS
 
 
 @dataclass
