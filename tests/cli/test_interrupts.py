@@ -79,6 +79,23 @@ def test_ctrl_c_ends_a_simulation_with_its_workers():
     interrupt(command)
 
 
+class AtItsForks(Command):
+    """Ctrl-C in the moment in which each process of it is forked."""
+
+    def program(self):
+        code = (
+            "import os, signal; from engine.__main__ import run; "
+            "os.register_at_fork(after_in_child=lambda: os.killpg(0, signal.SIGINT)); "
+            "raise SystemExit(run())"
+        )
+        return ["-c", code]
+
+
+def test_ctrl_c_while_workers_of_a_simulation_are_started():
+    done = AtItsForks("simulate", "seeds=100000", "workers=3").finish()
+    assert (done.status, done.err) == (INTERRUPTED, "")
+
+
 def test_workers_end_with_a_simulation_that_is_killed():
     command = Command("simulate", "seeds=100000", "workers=2")
     command.wait_until(lambda: len(command.pids()) >= 3)
