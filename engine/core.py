@@ -9,6 +9,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Annotated, NamedTuple
 
 from msgspec import Meta, Struct
@@ -16,6 +17,8 @@ from msgspec import Meta, Struct
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=1 << 24)]
 """bounds hold where they are decoded: a message may be garbage"""
+MAX_SEED = 1 << 48
+"""other seeds are taken modulo it"""
 MAX_GRAMMAR = 1 << 17
 """characters: one of so many takes about a second to compile"""
 
@@ -132,22 +135,22 @@ class SamplingParams:
     """of the whole answer, those of earlier attempts among them"""
     min_tokens: Annotated[int, Meta(ge=0, le=1 << 31)] = 0
     """so many come before anything that would stop the answer"""
-    temperature: float = 0.0
-    top_p: float = 1.0
+    temperature: Annotated[float, Meta(ge=0)] = 0.0
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Meta(ge=0, le=1 << 31)] = 0
-    min_p: float = 0.0
+    min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
     """tokens less probable than so many times the likeliest are out"""
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     """both for tokens of the answer; repetition also for those of the prompt"""
-    repetition_penalty: float = 1.0
+    repetition_penalty: Annotated[float, Meta(gt=0)] = 1.0
     logit_bias: tuple[tuple[TokenId, float], ...] = ()
     allowed_token_ids: TokenIds = ()
     """empty: all are"""
     bad_words: tuple[TokenIds, ...] = ()
     """sequences of tokens that must not come"""
     stop_token_ids: TokenIds = ()
-    seed: Annotated[int, Meta(ge=0, le=1 << 48)] = 0
+    seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] = 0
     ignore_eos: bool = False
     logprobs: Annotated[int, Meta(ge=0, le=1 << 10)] | None = None
     """a Score for each token of the answer, with so many of the likeliest"""
@@ -201,6 +204,13 @@ class Request:
     """its keys are used by requests of the same salt only"""
     max_borrowed: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
     """blocks of others that its tenant's requests may have at one instance; None: any number"""
+
+    @property
+    def largest_token(self) -> TokenId:
+        """Of all that a model looks up for it; 0 where there is none."""
+        biased = (token for token, _ in self.sampling.logit_bias)
+        ids = (self.prompt_ids, self.answer_ids, self.sampling.allowed_token_ids, biased)
+        return max(chain(*ids, *self.sampling.bad_words), default=0)
 
 
 Seniority = tuple[float, float]

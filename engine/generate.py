@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from engine.client import Answer, Client
 from engine.config import Component, Config, recipe_path
-from engine.core import SamplingParams
+from engine.core import MAX_SEED, SamplingParams
 from engine.errors import ConfigError
 from engine.model.checkpoint import load_tokenizer
 from engine.model.tokenizer import Tokenizer
@@ -52,8 +52,8 @@ class Generate:
             max_tokens=wanted.max_tokens,
             temperature=wanted.temperature,
             top_p=wanted.top_p,
-            top_k=wanted.top_k,
-            seed=wanted.seed,
+            top_k=max(wanted.top_k, 0),
+            seed=wanted.seed % MAX_SEED,
             ignore_eos=wanted.ignore_eos,
         )
 

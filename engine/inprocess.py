@@ -9,6 +9,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count
+from operator import index
+
+import msgspec
 
 from engine.attention.answer import PoolServer
 from engine.attention.local import LocalBackend
@@ -101,6 +105,8 @@ class Engine:
         self.loops: list[Loop] = []
         self.addresses: list[str] = []
         self._dead: set[int] = set()
+        self._names = count()
+        self._closed = False
         for instance in range(config.instances):
             memory = build_pool(config, layout, None if isinstance(pool, str) else pool)
             transport = build_transport(config, memory, network=self.network)
@@ -142,7 +148,19 @@ class Engine:
             self.loops.append(loop)
 
     def submit(self, request: Request, instance: int = 0) -> Completion:
-        """Queue a request at an instance; ``run`` fills in the completion."""
+        """Queue a request at an instance; ``run`` fills in the completion.
+
+        Raises LendKVError for what a step would not take from a frontend either.
+        """
+        if self._closed:
+            raise LendKVError("this engine was closed: make another one")
+        if not 0 <= instance < len(self.loops):
+            here = f"there are {len(self.loops)}, counted from 0"
+            raise ConfigError(f"there is no instance {instance!r}: {here}")
+        try:
+            request = msgspec.convert(msgspec.to_builtins(request), Request)
+        except (msgspec.ValidationError, TypeError, OverflowError) as error:
+            raise LendKVError(f"request {request.request_id}: {error}") from error
         self._completions[request.request_id] = completion = Completion()
         self.loops[instance].submit(request)
         return completion
@@ -165,19 +183,26 @@ class Engine:
         instances: Sequence[int] = (0,),
     ) -> list[Completion]:
         """Complete token-id prompts, dealt to ``instances`` in turn; LendKVError if one fails."""
-        completions = [
-            self.submit(
-                Request(
-                    request_id=str(number),
-                    prompt_ids=tuple(prompt),
-                    sampling=sampling or SamplingParams(),
-                ),
-                instances[number % len(instances)],
-            )
-            for number, prompt in enumerate(prompts)
-        ]
-        for _ in self.run():
-            pass
+        sampling = sampling or SamplingParams()
+        if type(sampling) is not SamplingParams:
+            raise ConfigError(f"sampling is a SamplingParams, not {sampling!r}")
+        if not instances:
+            raise ConfigError("instances is empty: name those that shall work, such as [0]")
+        completions = []
+        try:
+            for number, prompt in enumerate(prompts):
+                try:
+                    ids = tuple(map(index, prompt))
+                except TypeError as error:
+                    raise ConfigError(f"prompt {number} is no token ids: {error}") from error
+                name = str(next(self._names))
+                request = Request(request_id=name, prompt_ids=ids, sampling=sampling)
+                completions.append(self.submit(request, instances[number % len(instances)]))
+            for _ in self.run():
+                pass
+        except BaseException:  # a prompt that is none, or Ctrl-C: the next call begins anew
+            self._abort()
+            raise
         for completion in completions:
             if completion.error:
                 raise LendKVError(completion.error)
@@ -195,12 +220,22 @@ class Engine:
             loop.scheduler.holdings.store.check()
 
     def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         for loop in self.loops:
             loop.close()
         for server in self.servers:
             server.close()
         for pool in self.pools:
             pool.close()
+
+    def _abort(self) -> None:
+        """Nobody waits any more for what is under way."""
+        for request_id in self._completions:
+            for loop in self.loops:
+                loop.abort(request_id)
+        self._completions.clear()
 
     def _step(self, instance: int) -> bool:
         while self._offers:

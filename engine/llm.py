@@ -20,6 +20,8 @@ class LLM(Engine):
         self, recipe: Config | str | os.PathLike[str] | None = None, *overrides: str, **parts: Any
     ) -> None:
         """``parts`` are those of Engine. Raises ConfigError, CheckpointError."""
+        if not all(isinstance(text, str) for text in overrides):
+            raise ConfigError(f"overrides are texts such as 'instances=3', not {overrides}")
         if not isinstance(recipe, Config):
             recipe = load(None if recipe is None else os.fspath(recipe), overrides)
         elif overrides:
@@ -28,15 +30,17 @@ class LLM(Engine):
 
     def generate(
         self,
-        prompts: Sequence[str | Sequence[int]],
+        prompts: str | Sequence[str | Sequence[int]],
         sampling: SamplingParams | None = None,
         *,
         instances: Sequence[int] = (0,),
     ) -> list[Completion]:
-        """Complete texts or token ids, dealt to ``instances`` in turn; in the prompts' order.
+        """Complete a text, or texts and token ids, dealt to ``instances`` in turn; in their order.
 
         Raises LendKVError with the reason if one is refused.
         """
+        if isinstance(prompts, str):
+            prompts = [prompts]
         done = self.complete(
             [self._ids(prompt) for prompt in prompts], sampling, instances=instances
         )

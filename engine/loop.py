@@ -111,7 +111,11 @@ class Loop:
         return self._clock()
 
     def submit(self, request: Request) -> None:
-        if request.sampling.grammar:
+        vocab_size = self._backend.local.shape.vocab_size
+        if (largest := request.largest_token) >= vocab_size:
+            reason = f"token id {largest} is not below {vocab_size}, the model's number of tokens"
+            self._to_client(request.request_id, Failed(request.request_id, reason))
+        elif request.sampling.grammar:
             self.constrained.prepare(request)
         else:
             self.scheduler.add(request)

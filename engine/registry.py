@@ -48,7 +48,9 @@ class Registry:
 
 
 def own_config(cls: type[Any]) -> Any:
-    """A part's default options."""
+    """A part's default options. Raises ConfigError where it is no part."""
+    if not hasattr(cls, "Config"):
+        raise ConfigError(f"{cls.__name__} is no part: it has no nested Config dataclass")
     return cls.Config()
 
 

@@ -4,13 +4,11 @@ import hashlib
 import secrets
 from dataclasses import replace
 
-from engine.core import SamplingParams
+from engine.core import MAX_SEED, SamplingParams
 from engine.model.generation import GenerationDefaults
 from engine.server.problems import Problem
 from engine.server.prompts import Prompts
 from engine.server.schemas import ChatBody, Common, CompletionBody
-
-MAX_SEED = 1 << 48
 
 
 class Sampling:

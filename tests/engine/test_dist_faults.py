@@ -20,7 +20,6 @@ from cluster_harness import (
 )
 
 from engine.core import Request
-from engine.errors import ConfigError
 from engine.llm import LLM, Completion
 from engine.loop import MAX_MISSED_STEPS
 from engine.memory.books import BlockState
@@ -293,9 +292,3 @@ def test_a_copy_is_forgotten_with_its_holder(tiny: Checkpoint, tiny_path: Path) 
     assert {ref.instance for ref in staging._copies} == {1}
     assert len(staging._free) + len(staging._copies) == 30
     scene.llm.close()
-
-
-def test_more_staging_than_half_of_the_pool_is_refused(tiny: Checkpoint) -> None:
-    options = ["attention.options.way=copy", "attention.options.staging_blocks=33"]
-    with pytest.raises(ConfigError, match="staging_blocks=33 .* 64 blocks"):
-        cluster(tiny, *options)
