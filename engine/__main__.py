@@ -1,24 +1,16 @@
 """``python -m engine`` is ``lendkv``."""
 
-import os
-import sys
-
-INTERRUPTED, UNREAD = 130, 141
-"""exit statuses, as shells have them: after Ctrl-C, and when who reads the output has left"""
-
 
 def run() -> int:
-    try:
-        from engine.cli import main  # takes a moment, in which Ctrl-C may come
+    try:  # what is imported takes a moment, in which Ctrl-C may come
+        from engine.output import guarded, open_closed
 
-        status = main()
-        sys.stdout.flush()
+        open_closed()
+        from engine.cli import main
+
+        return guarded(main)
     except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes there
-        return UNREAD
-    return status
+        return 130  # output.INTERRUPTED, which may not have been loaded yet
 
 
 if __name__ == "__main__":

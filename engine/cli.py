@@ -26,10 +26,17 @@ from engine.lending import lending
 from engine.load.bench import add_bench, bench
 from engine.measure.command import Profiling, is_model, profiled
 from engine.model.checkpoint import describe
+from engine.output import INTERRUPTED, guarded
 from engine.parent import die_with_parent
+from engine.recipe import as_yaml
 from engine.serve import gateways
+from engine.sim.config import SimConfig
+from engine.sim.planning.config import PlanConfig
 from engine.sim.planning.plan import plan
+from engine.sim.recipes import load_as, mode_of
+from engine.sim.serving.config import ServingConfig
 from engine.sim.simulate import simulate
+from engine.supervisor import Frontend
 from engine.world import STATUS_FILE, STOP_FILE
 
 VERBS = {
@@ -44,10 +51,15 @@ VERBS = {
     "chaos": "Strike the processes of a cluster under load, and compare every token",
     "doctor": "Look at this machine and recipe: what is fine, what is not, what to do",
 }
-NOTE = (
-    "Without torchrun it starts as many processes as the recipe has instances. "
-    "key=value overrides a recipe's value, such as transport.name=tcp."
-)
+OWN = {
+    "evacuate": ("INSTANCE", "its number"),
+    "explain": ("REQUEST", "its id, such as cmpl-0123abcd"),
+    "lending": ("INSTANCE", "its number, and on or off; none: what all lend is shown"),
+}
+"""what stands in a recipe's place"""
+RECIPE = ("recipe", "a YAML file; defaults where it is left out")
+PROCESSES = "Without torchrun it starts as many processes as the recipe has instances. "
+NOTE = "key=value overrides a recipe's value, such as transport.name=tcp."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parse(sys.argv[1:] if argv is None else argv)
         if args.verb == "bench":
             return bench(args)
+        if args.verb in ("simulate", "plan") and args.print_config:
+            print(as_yaml(_simulated(args)), end="")
+            return 0
         if args.verb == "simulate":
             return simulate(args.recipe, args.overrides, json_only=args.json, trace=args.trace)
         if args.verb == "plan":
@@ -88,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"lendkv: {line}", file=sys.stderr, flush=True)
         return _leave(USER_ERROR, under_torchrun)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     if config.instances > 1 and not under_torchrun:
         return _torchrun(config, sys.argv[1:] if argv is None else list(argv))
     try:
@@ -96,15 +111,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.verb == "serve":
                 mains = partial(gateways, config, folder=Path(folder))
                 status = launch(config, mains, serves=True)
-            elif args.verb == "profile":
-                profiling = Profiling(config, args.output)
-                profiling.pin(int(os.environ.get("RANK", "0")))
-                status = launch(config, lambda world: {} if world.rank else {"frontend": profiling})
             else:
-                main = Generate(config, args.recipe, as_json=args.json)
-                status = launch(config, lambda world: {} if world.rank else {"frontend": main})
+                frontend: Frontend
+                if args.verb == "profile":
+                    frontend = profiling = Profiling(config, args.output)
+                    profiling.pin(int(os.environ.get("RANK", "0")))
+                else:
+                    frontend = Generate(config, args.recipe, as_json=args.json)
+                one = {"frontend": partial(guarded, frontend)}
+                status = launch(config, lambda world: {} if world.rank else one)
     except KeyboardInterrupt:  # before the supervisor has its own handler
-        status = 130
+        status = INTERRUPTED
     return _leave(status, under_torchrun)
 
 
@@ -118,13 +135,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         prog="lendkv", description="LLM serving instances that lend each other KV-cache memory."
     )
     parser.add_argument("--version", action="version", version=f"lendkv {__version__}")
-    common = _Parser(add_help=False)
-    common.add_argument("recipe", nargs="?", help="a YAML file; defaults where it is left out")
-    common.add_argument("overrides", nargs="*", metavar="key=value")
-    common.add_argument("--print-config", action="store_true", help="show the merged tree")
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=_Parser)
     for verb, text in VERBS.items():
-        one = verbs.add_parser(verb, parents=[common], help=text, description=f"{text}. {NOTE}")
+        note = PROCESSES + NOTE if verb in ("generate", "serve") else NOTE
+        one = verbs.add_parser(verb, help=text, description=f"{text}. {note}")
+        name, told = OWN.get(verb, RECIPE)
+        one.add_argument("recipe", nargs="?", metavar=name, help=told)
+        one.add_argument("overrides", nargs="*", metavar="key=value")
+        one.add_argument("--print-config", action="store_true", help="show the merged tree")
         if verb == "generate":
             prompt = one.add_mutually_exclusive_group()
             prompt.add_argument("--prompt", metavar="TEXT")
@@ -166,6 +184,16 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         args.overrides.insert(0, args.recipe)
         args.recipe = None
     return args
+
+
+def _simulated(args: argparse.Namespace) -> PlanConfig | ServingConfig | SimConfig:
+    """The tree of a recipe for plan or simulate. Raises ConfigError."""
+    given = args.recipe, args.overrides
+    if args.verb == "plan":
+        return load_as(PlanConfig, *given)
+    if mode_of(*given) == "performance":
+        return load_as(ServingConfig, *given)
+    return load_as(SimConfig, *given)
 
 
 def _prompted(config: Config, args: argparse.Namespace) -> Config:

@@ -17,7 +17,7 @@ from engine.combinations import check
 from engine.comm.kv_publisher import KvPublisher
 from engine.errors import ConfigError
 from engine.memory.lending import Lending
-from engine.recipe import apply, leaves, one_line, typed
+from engine.recipe import apply, as_yaml, leaves, one_line, typed
 from engine.registry import Registry
 from engine.scheduler.gmanager import GManager
 from engine.scheduler.scheduler import Scheduler
@@ -191,7 +191,7 @@ def options_of(kind: Registry, key: str, part: Component | PoolConfig) -> tuple[
 def to_yaml(config: Config) -> str:
     """The tree as a recipe, but for what is secret in it."""
     masked = dataclasses.replace(config.serve, api_keys=[MASK] * len(config.serve.api_keys))
-    return OmegaConf.to_yaml(OmegaConf.structured(dataclasses.replace(config, serve=masked)))
+    return as_yaml(dataclasses.replace(config, serve=masked))
 
 
 def recipe_path(recipe: str | None, name: str) -> Path:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -23,6 +22,7 @@ from engine.memory.room import available_bytes
 from engine.model.checkpoint import describe
 from engine.model.shard import require_shards
 from engine.native import library
+from engine.output import Printed
 from engine.picture import human
 from engine.serve import listen
 from engine.server.api_keys import ApiKeys
@@ -61,7 +61,7 @@ def examine(config: Config) -> Iterator[Finding]:
 
 def doctor(config: Config) -> int:
     """Print the report; status 1 when something is wrong."""
-    console = Console()
+    console = Printed()
     styles = {"fine": "green", "note": "yellow", "wrong": "bold red"}
     findings = []
     table = Table(box=None, pad_edge=False, header_style="dim")

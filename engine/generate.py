@@ -14,8 +14,9 @@ from engine.client import Answer, Client
 from engine.config import Component, Config, recipe_path
 from engine.core import MAX_SEED, SamplingParams
 from engine.errors import ConfigError
-from engine.model.checkpoint import load_tokenizer
+from engine.model.checkpoint import require_tokenizer
 from engine.model.tokenizer import Tokenizer
+from engine.output import Printed
 from engine.picture import PoolUse, picture
 
 
@@ -59,9 +60,8 @@ class Generate:
 
     def _prompt(self) -> tuple[Tokenizer, list[int]]:
         wanted = self._config.generate
-        tokenizer = load_tokenizer(self._config.model.path, library=self._config.model.library)
-        if tokenizer is None:
-            raise ConfigError(f"model {self._config.model.path!r} has no tokenizer.json")
+        model = self._config.model
+        tokenizer = require_tokenizer(model.path, library=model.library)
         text = read_prompt(self._config, self._recipe)
         if wanted.chat and tokenizer.template is not None:
             return tokenizer, tokenizer.chat([{"role": "user", "content": text}])
@@ -166,7 +166,7 @@ class Generate:
             }
             print(json.dumps(facts))
             return
-        out = Console()
+        out = Printed()
         out.print(
             picture(
                 report.holders,

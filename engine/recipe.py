@@ -61,7 +61,8 @@ def dotted(text: str, problems: list[str]) -> Tree:
     """The tree of one ``key=value``; a mistake is noted in ``problems``."""
     key, equals, value = text.partition("=")
     if not equals or not key or key.startswith("-"):
-        problems.append(f"override {text!r} is not key=value, such as transport.name=tcp")
+        hint = "; there is one recipe only" if text.endswith((".yaml", ".yml")) else ""
+        problems.append(f"override {text!r} is not key=value, such as transport.name=tcp{hint}")
         return {}
     try:
         tree: Any = parse(value)
@@ -126,6 +127,11 @@ def _literal(value: Any) -> Any:
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     return [_literal(one) for one in value] if isinstance(value, list) else value
+
+
+def as_yaml(config: Any) -> str:
+    """A tree of dataclasses as a recipe."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
 def one_line(error: Exception) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from engine.comm.auth import KEY_VARIABLE, read_key
 from engine.config import Config
 from engine.errors import ConfigError
-from engine.model.checkpoint import describe, end_ids, load_tokenizer
+from engine.model.checkpoint import describe, end_ids, require_tokenizer
 from engine.model.generation import GenerationDefaults, generation_defaults
 from engine.saying import say
 from engine.server.api_keys import ApiKeys
@@ -62,9 +62,7 @@ class Serve:
 
         config, wanted = self.config, self.config.serve
         shape = describe(config.model.path, library=config.model.library).shape
-        tokenizer = load_tokenizer(config.model.path, library=config.model.library)
-        if tokenizer is None:
-            raise ConfigError(f"model {config.model.path!r} has no tokenizer.json")
+        tokenizer = require_tokenizer(config.model.path, library=config.model.library)
         model = wanted.model_name or config.model.path
         defaults = GenerationDefaults()
         if wanted.generation_config == "auto":

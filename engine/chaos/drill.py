@@ -31,7 +31,8 @@ from engine.chaos.schedule import Fault, Times, draw_schedule
 from engine.children import Child, fork, stop
 from engine.config import Config, recipe_path
 from engine.errors import ConfigError, LendKVError
-from engine.model.checkpoint import load_tokenizer
+from engine.model.checkpoint import require_tokenizer
+from engine.output import Printed
 
 FINISH_S = 150.0
 WAIT_S = 2.0
@@ -78,7 +79,7 @@ def chaos(config: Config, recipe: str | None, overrides: Sequence[str], *, as_js
         shown = Table("what", "found", title="chaos")
         for what, found in table(facts):
             shown.add_row(what, found)
-        Console().print(shown)
+        Printed().print(shown)
     return 1 if facts["wrong_tokens"] or facts["failed_requests"] else 0
 
 
@@ -86,9 +87,7 @@ def _contexts(
     config: Config, recipe: str | None, children: list[Child], say: Progress
 ) -> list[Context]:
     """The prompts and, where only one answer is right, that: a process of its own makes them."""
-    tokenizer = load_tokenizer(config.model.path, library=config.model.library)
-    if tokenizer is None:
-        raise ConfigError(f"model {config.model.path!r} has no tokenizer.json")
+    tokenizer = require_tokenizer(config.model.path, library=config.model.library)
     path = recipe_path(recipe, config.chaos.prompt_file)
     try:
         prompts = cut_prompts(tokenizer.encode(path.read_text(encoding="utf-8")), config.chaos)
@@ -108,8 +107,7 @@ def _contexts(
 
 def _judge(config: Config, answers: Sequence[Answer], children: list[Child], say: Progress) -> None:
     """Count what is wrong with each answer, equal ones once; in a process of its own."""
-    tokenizer = load_tokenizer(config.model.path, library=config.model.library)
-    assert tokenizer is not None
+    tokenizer = require_tokenizer(config.model.path, library=config.model.library)
     asked = questions(answers, tokenizer, config.chaos.max_tokens)
     child = fork("teacher", partial(teach, config, list(asked)))
     children.append(child)

@@ -26,8 +26,7 @@ from engine.load.sample import Sample
 from engine.load.server import find_model
 from engine.model.checkpoint import EMBEDDED, load_tokenizer
 from engine.model.tokenizer import Tokenizer
-
-INTERRUPTED = 130
+from engine.output import INTERRUPTED
 
 
 def add_bench(parser: argparse.ArgumentParser, kind: type[argparse.ArgumentParser]) -> None:

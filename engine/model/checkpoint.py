@@ -146,6 +146,16 @@ def load_tokenizer(path_or_name: str, *, library: str = "lendkv") -> Tokenizer |
     return Tokenizer.from_huggingface(source.path)
 
 
+def require_tokenizer(path_or_name: str, *, library: str) -> Tokenizer:
+    """The tokenizer, for who reads and writes texts. Raises CheckpointError where there is none."""
+    found = load_tokenizer(path_or_name, library=library)
+    if found is None:
+        raise CheckpointError(
+            f"model {path_or_name!r} has no tokenizer.json, which texts need: put its own there"
+        )
+    return found
+
+
 def _form(dtype: str, quantization: str) -> Form:
     """How the matrices are stored: for the C++ decoder where there can be one."""
     import torch

@@ -8,6 +8,8 @@ import pytest
 from command import Command
 from tiny_checkpoint import PROMPT, make_tiny_checkpoint
 
+from engine.cli import main
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
@@ -165,3 +167,31 @@ def test_any_prompt_is_taken_as_it_is_and_goes_before_the_recipes(recipe, prompt
 def test_two_prompts_and_no_text_are_refused(recipe):
     assert "not allowed with" in refused(recipe, "--prompt-file", "x", processes=0).err
     assert "not UTF-8" in refused(recipe, processes=0, prompt="a\udcff").err
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["plan", "devices=3"], "devices: 3"),
+        (["simulate", "seeds=7"], "seeds: 7"),
+        (["simulate", "mode=performance", "limit_s=5"], "limit_s: 5"),
+    ],
+)
+def test_print_config_shows_what_a_simulator_would_take_and_runs_nothing(capsys, words, shown):
+    assert main([*words, "--print-config"]) == 0
+    said = capsys.readouterr()
+    assert shown in said.out.splitlines() or f"{shown}.0" in said.out.splitlines()
+    assert not said.err
+
+
+def test_a_second_recipe_is_told(recipe):
+    assert "there is one recipe only" in refused(recipe, str(recipe), processes=0).err
+
+
+@pytest.mark.parametrize(("verb", "wants"), [("evacuate", "INSTANCE"), ("explain", "REQUEST")])
+def test_help_names_what_a_verb_wants(capsys, verb, wants):
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    said = capsys.readouterr().out
+    assert f"[{wants}] [key=value ...]" in said
+    assert "torchrun" not in said

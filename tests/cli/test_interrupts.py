@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment, a parent that is killed, a reader that leaves: no traceback, no orphan."""
+"""Ctrl-C at any moment, a parent that is killed: no traceback, no orphan."""
 
 import os
 import signal
@@ -110,10 +110,3 @@ def test_ctrl_c_while_a_server_does_not_answer(deaf, words):
     there, _ = deaf.accept()
     with there:
         interrupt(command)
-
-
-def test_a_reader_that_leaves_ends_a_command_without_a_traceback(recipe):
-    command = Command("doctor", recipe, "--print-config")
-    command.process.stdout.close()
-    done = command.finish()
-    assert (done.status, done.err) == (141, "")
