@@ -3,6 +3,7 @@
 import logging
 import socket
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,15 +24,20 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket, made before anything starts; ConfigError when it is not to be had."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-        listener.set_inheritable(True)
+        with ExitStack() as undone:
+            listener = undone.enter_context(socket.socket(family))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            listener.listen(BACKLOG)
+            listener.set_inheritable(True)
+            undone.pop_all()
     except (OSError, OverflowError) as error:
+        advice = "choose another serve.port or serve.host, or end the server that has it"
+        if isinstance(error, PermissionError):
+            advice = "choose a serve.port from 1024, or run it with CAP_NET_BIND_SERVICE"
         raise ConfigError(
             f"cannot serve HTTP at {host}:{port} ({getattr(error, 'strerror', None) or error}); "
-            "choose another serve.port or serve.host, or end the server that has it"
+            + advice
         ) from error
     return listener
 

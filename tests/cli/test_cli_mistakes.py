@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from command import Command
 from tiny_checkpoint import PROMPT, make_tiny_checkpoint
 
 from engine.cli import main
+from engine.errors import ConfigError
+from engine.serve import listen
 
 
 @pytest.fixture(scope="module")
@@ -195,3 +198,12 @@ def test_help_names_what_a_verb_wants(capsys, verb, wants):
     said = capsys.readouterr().out
     assert f"[{wants}] [key=value ...]" in said
     assert "torchrun" not in said
+
+
+def test_a_port_that_only_root_may_bind_is_told(monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(ConfigError, match="1:80 .Permission denied.; .* from 1024, .*CAP_NET_BIND"):
+        listen("127.0.0.1", 80)
