@@ -104,13 +104,16 @@ class Recalls:
     ) -> int:
         """Free blocks that are not for this debtor's request: others called them back."""
         kept = [self._own, self._frozen]
-        others = [claim for of, claim in self._claims.items() if of != debtor]
-        kept += [claim for claim in others if claim.seniority <= seniority]
-        return sum(claim.num_blocks for claim in kept if now < claim.until)
+        if self._claims:
+            others = [claim for of, claim in self._claims.items() if of != debtor]
+            kept += [claim for claim in others if claim.seniority <= seniority]
+        return sum([claim.num_blocks for claim in kept if now < claim.until])
 
     def is_due(self, now: float) -> bool:
         """Whether something did not come back in time, or may be called back now."""
-        return self.is_wanted(now) or any(ends <= now for ends in self._pending.values())
+        if not self._pending:
+            return self.is_wanted(now)
+        return self.is_wanted(now) or min(self._pending.values()) <= now
 
     def overdue(self, now: float) -> list[tuple[Loan, int]]:
         """Slots that did not come back in time."""

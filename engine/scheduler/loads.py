@@ -23,8 +23,9 @@ class Loads:
         self._instance = instance
         self._epoch = epoch
         self._samples: deque[StepSample] = deque(maxlen=MAX_SAMPLES)
-        self._counted: tuple[Plan | None, int, int] = (None, 0, 0)
-        """the plan that ran last, and its keys at home and at others: a stride runs it again"""
+        self._counted: tuple[Plan | None, int, int, int] = (None, 0, 0, 0)
+        """the plan that ran last, its rows if it only decodes, and its keys at home and at others:
+        a stride runs it again"""
         self._lent: dict[int, tuple[int, int]] = {}
         """sequence -> the version of its table, and how many of its leaves are lent"""
         self._held: dict[int, tuple[tuple[int, int], list[Share]]] = {}
@@ -58,23 +59,20 @@ class Loads:
         self.reuse["hits_own"] += tokens * (len(here) - num_lent)
         self.reuse["hits_other"] += tokens * num_lent
 
-    def ran(self, num_rows: int) -> None:
-        """A step of so many query tokens was run."""
-        self._step_tokens.add(num_rows)
-        self._num_steps += 1
+    def ran(self, num_rows: int, num_steps: int = 1) -> None:
+        """Steps of so many query tokens each were run."""
+        self._step_tokens.add(num_rows, num_steps)
+        self._num_steps += num_steps
 
     def timed(self, plan: Plan, seconds: float, tokens: int) -> None:
         """A step took so long; ``tokens`` to a block. Only decode steps are samples."""
         self._step_s.add(seconds)
-        if plan.num_rows > len(plan.spans):
-            return
         if plan is not self._counted[0]:
-            remote = tokens * sum(map(self._num_lent, plan.spans))
-            keys = sum(span.first_position + 1 for span in plan.spans)
-            self._counted = plan, max(0, keys - remote), remote
-        _, local, remote = self._counted
-        self._samples.append(StepSample(plan.num_rows, local, remote, seconds))
-        self.step_s += (seconds - self.step_s) * (SMOOTHING if self.step_s else 1.0)
+            self._counted = (plan, *self._count(plan, tokens))
+        _, num_rows, local, remote = self._counted
+        if num_rows:
+            self._samples.append(StepSample(num_rows, local, remote, seconds))
+            self.step_s += (seconds - self.step_s) * (SMOOTHING if self.step_s else 1.0)
 
     def report(
         self,
@@ -150,6 +148,14 @@ class Loads:
             return at, [Share(table[0].instance, len(table))]
         blocks = Counter(sequence.holders())
         return at, [Share(instance, blocks[instance]) for instance in sorted(blocks)]
+
+    def _count(self, plan: Plan, tokens: int) -> tuple[int, int, int]:
+        """Its rows, and the keys that they see at home and at others; none where prefills run."""
+        if plan.num_rows > len(plan.spans):
+            return 0, 0, 0
+        remote = tokens * sum(map(self._num_lent, plan.spans))
+        keys = sum(span.first_position + 1 for span in plan.spans)
+        return plan.num_rows, max(0, keys - remote), remote
 
     def _num_lent(self, span: Span) -> int:
         """Leaves of its table that others hold; counted again only when one has moved."""

@@ -36,8 +36,8 @@ class Performance(StepCost):
 
     def __init__(self) -> None:
         size = range(len(PRIOR))
-        self._normal = [[BELIEF * (i == j) for j in size] for i in size]
-        self._wanted = [BELIEF] * len(PRIOR)
+        self._normal = tuple(tuple(BELIEF * (i == j) for j in size) for i in size)
+        self._wanted = (BELIEF,) * len(PRIOR)
         """normal x shares of the prior = wanted"""
         self._shares = [1.0] * len(PRIOR)
         self.num_samples = 0
@@ -56,20 +56,35 @@ class Performance(StepCost):
     def learn(self, samples: Sequence[StepSample]) -> None:
         # Four numbers: plain Python takes a third of numpy's time for them.
         knows = self.num_samples > 20
+        keep, again = FORGETTING, (1 - FORGETTING) * BELIEF
         for sample in samples:
-            counts = (1.0, sample.num_rows, sample.local_keys, sample.remote_keys)
-            x = [*map(mul, counts, PRIOR)]
-            if knows and sample.seconds > OUTLIER * max(_dot(x, self._shares), 1e-4):
-                continue
+            seconds = sample.seconds
+            p, q, r, s = (
+                PRIOR[0],
+                sample.num_rows * PRIOR[1],
+                sample.local_keys * PRIOR[2],
+                sample.remote_keys * PRIOR[3],
+            )
+            if knows:
+                step, row, local, remote = self._shares
+                expected = p * step + q * row + r * local + s * remote
+                if seconds > OUTLIER * max(expected, 1e-4):
+                    continue
             self.num_samples += 1
-            for i, one in enumerate(x):
-                row = self._normal[i]
-                for j, other in enumerate(x):
-                    row[j] = FORGETTING * row[j] + one * other
-                row[i] += (1 - FORGETTING) * BELIEF
-                self._wanted[i] = (
-                    FORGETTING * self._wanted[i] + one * sample.seconds + (1 - FORGETTING) * BELIEF
-                )
+            # Written out, for this is most of what a planner does with a report.
+            (pp, pq, pr, ps), (_, qq, qr, qs), (_, _, rr, rs), (_, _, _, ss) = self._normal
+            pq, pr, ps = keep * pq + p * q, keep * pr + p * r, keep * ps + p * s
+            qr, qs, rs = keep * qr + q * r, keep * qs + q * s, keep * rs + r * s
+            pp, qq = keep * pp + p * p + again, keep * qq + q * q + again
+            rr, ss = keep * rr + r * r + again, keep * ss + s * s + again
+            self._normal = (pp, pq, pr, ps), (pq, qq, qr, qs), (pr, qr, rr, rs), (ps, qs, rs, ss)
+            step, row, local, remote = self._wanted
+            self._wanted = (
+                keep * step + p * seconds + again,
+                keep * row + q * seconds + again,
+                keep * local + r * seconds + again,
+                keep * remote + s * seconds + again,
+            )
         self._shares = _solved(self._normal, self._wanted)
         self.coefficients = tuple(map(mul, (max(0.0, one) for one in self._shares), PRIOR))
 

@@ -32,8 +32,9 @@ class Prices:
     def timed(self, plan: Plan, seconds: float, trip_s: float) -> None:
         """A step was run; ``trip_s``: what it takes longer when it asks another instance."""
         self._trip_s = trip_s
-        if plan.num_rows >= FEW and any(span.num_rows > 1 for span in plan.spans):
-            self._token_s += LEARNING * (seconds / plan.num_rows - self._token_s)
+        num_rows = plan.num_rows
+        if num_rows >= FEW and num_rows > len(plan.spans):  # else it only decoded
+            self._token_s += LEARNING * (seconds / num_rows - self._token_s)
 
     def copied(self, seconds: float) -> None:
         """A block was, in so long."""

@@ -22,7 +22,7 @@ from engine.protocol import (
     Submit,
     Tokens,
 )
-from engine.scheduler.affinity import Affinity
+from engine.scheduler.affinity import Affinity, beginnings_of
 from engine.scheduler.census import Census
 from engine.scheduler.entry import HANDED_OVER, LOST, Entry
 from engine.scheduler.kept import Kept
@@ -229,8 +229,8 @@ class RequestTable:
         """Begin the next attempt at an instance that is ready; else it waits for one."""
         members = [m for m in self._members if m.instance != leaving and not m.draining]
         self.loads.end(entry.request.request_id)
-        prompt_ids, salt = entry.request.prompt_ids, entry.request.cache_salt
-        cached = self._affinity.find(prompt_ids, salt) if len(members) > 1 else {}
+        beginnings = beginnings_of(entry.request.prompt_ids, entry.request.cache_salt)
+        cached = self._affinity.find(beginnings) if len(members) > 1 else {}
         load = self.loads.tokens
         most = entry.request.max_borrowed
         instance = route(entry.num_tokens, members, load, self.block_tokens, cached, most)
@@ -238,7 +238,7 @@ class RequestTable:
         if instance is None:
             return
         self.loads.begin(entry.request.request_id, instance, entry.num_tokens)
-        self._affinity.note(prompt_ids, salt, instance)
+        self._affinity.note(beginnings, instance)
         address = next(m.step_address for m in self._members if m.instance == instance)
         entry.begin(instance, address, now)
         self._effects.append(ToStep(entry.address, submit_of(entry, now, stays=self._stays)))

@@ -52,7 +52,7 @@ class Roster:
 
     def note_arrivals(self, now: float) -> None:
         """Those that came since the last time: a request that is sent again is as old as it was."""
-        for sequence in self.all():
+        for sequence in self._admission.waiting:  # where all begin
             if sequence.arrived is None:
                 sequence.came(now - sequence.request.age_s)
                 num_before = max(0, len(self._admission.waiting) - 1)
