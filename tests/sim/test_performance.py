@@ -99,6 +99,28 @@ def test_the_same_seed_gives_the_same_bytes_in_any_process():
     assert len(said[0]) > 1000
 
 
+SCENARIO = ["workload.rate=10", "workload.requests=60", "systems=[balanced]"]
+"""docs/simulator.md's, of 10,000 requests there"""
+
+
+def test_the_published_scenario_gives_the_same_bytes_in_any_process():
+    """32 instances with long prompts among short ones, by its command."""
+    said = []
+    for hash_seed in ("1", "2"):
+        command = ["simulate", "recipes/paper/cluster.yaml", *SCENARIO, "--json"]
+        environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.getcwd()}
+        done = subprocess.run(
+            [sys.executable, "-m", "engine", *command],
+            env=environment,
+            capture_output=True,
+            check=True,
+        )
+        said.append(done.stdout)
+    assert said[0] == said[1]
+    [found] = json.loads(said[0])
+    assert (found["instances"], found["answered"]) == (32, 60)
+
+
 @pytest.mark.parametrize("name", ["vllm-multi", "vllm-single"])
 def test_a_stride_is_as_if_its_steps_were_run_one_by_one(name):
     config = replace(TIGHT, pool_blocks=400)

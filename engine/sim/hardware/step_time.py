@@ -5,7 +5,7 @@ partial travels back, beside the own part. ``fetch``: in each layer the keys tra
 layer before; what tiers do that move the cache to the query.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Literal
 
@@ -41,6 +41,13 @@ class Work(Struct, frozen=True):
     own: Keys
     remote: Mapping[int, Keys] = {}
     """by holder"""
+
+
+def further(work: Work, num_steps: int) -> Work:
+    """A decode step's work so many steps later: each row has as many keys more, at home."""
+    more, own = num_steps * work.num_rows, work.own
+    keys = Keys(own.rows, own.read + more, own.pairs + more)
+    return Work(work.num_rows, work.num_sampled, keys, work.remote)
 
 
 class Took(Struct, frozen=True):
@@ -94,6 +101,15 @@ class StepTime:
         # Parts of all layers are alike, so what shows in one shows in each.
         ask_s = known.ask_s * len(work.remote) if known else 0.0
         return Took(linear_s + max(own_s, answered_s) + ask_s, serving_s, answered_s)
+
+    def alone(self, work: Work, num_steps: int) -> Iterator[float]:
+        """Seconds of so many decode steps in a row, this one the first, all of whose keys are here:
+        the time of each is that ``of`` would give for ``further`` work.
+        """
+        linear_s = self._linear_s(work.num_rows, work.num_sampled)
+        attention_s, own = self.costs.attention_s, work.own
+        for more in range(0, num_steps * work.num_rows, work.num_rows):
+            yield linear_s + attention_s(own.read + more, own.pairs + more)
 
     def mapped(self, work: Work) -> Took:
         """All is read here, from where it lies in the host's memory."""

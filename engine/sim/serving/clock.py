@@ -1,7 +1,7 @@
 """Clock: virtual time; what happens at the same moment happens in the order in which it was set."""
 
-import heapq
 from collections.abc import Callable
+from heapq import heappop, heappush
 from math import inf
 
 Action = Callable[[], None]
@@ -16,7 +16,8 @@ class Clock:
     def at(self, time: float, action: Action) -> None:
         """Never before now."""
         self.num_events += 1
-        heapq.heappush(self._events, (max(time, self.now), self.num_events, action))
+        time = time if time > self.now else self.now
+        heappush(self._events, (time, self.num_events, action))
 
     def after(self, seconds: float, action: Action) -> None:
         self.at(self.now + seconds, action)
@@ -30,6 +31,7 @@ class Clock:
 
     def run(self, is_over: Callable[[], bool], limit: float = inf) -> None:
         """Until it is over, nothing is left to happen, or the time is ``limit``."""
-        while self._events and not is_over() and self._events[0][0] <= limit:
-            self.now, _, action = heapq.heappop(self._events)
+        events = self._events
+        while events and not is_over() and events[0][0] <= limit:
+            self.now, _, action = heappop(events)
             action()

@@ -68,7 +68,7 @@ def figures(
         "e2e_s": _spread([(one.ended_at or 0.0) - one.arrived for one in good]),
         **relief,
         "recomputed_tokens": cluster.front.recomputed_tokens,
-        "longest": max((one.num_tokens for one in good), default=0),
+        "longest": cluster.front.longest,
         "steps": sum(one.num_steps for one in cluster.instances),
         "busy_share": _rounded(
             sum(one.busy_s for one in cluster.instances) / len(cluster.instances) / seconds

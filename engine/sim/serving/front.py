@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,8 @@ class Front:
             now=0.0,
         )
         self.ended: list[Entry] = []
+        self.longest = 0
+        """tokens of the longest request that was answered, prompt and answer"""
         self.recomputed_tokens = 0
         self.num_advised = 0
         self._num_come = 0
@@ -110,7 +113,9 @@ class Front:
         table.on_message(message, self._clock.now)
         if isinstance(message, p.HandedOver):
             self._push()
-        if entry.done:  # keep what is measured, and let the table forget it
+        if entry.done:  # keep what is measured, but not the prompt, and let the table forget it
+            self.longest = max(self.longest, 0 if entry.error else entry.num_tokens)
+            entry.request = replace(entry.request, prompt_ids=())
             self.ended.append(entry)
             del self._asked[name]
             table.changed.clear()

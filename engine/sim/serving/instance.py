@@ -22,11 +22,17 @@ from engine.scheduler.effects import (
 )
 from engine.scheduler.reports import Series
 from engine.scheduler.scheduler import Scheduler
-from engine.sim.hardware.step_time import Work
+from engine.sim.hardware.step_time import Work, further
 from engine.sim.serving.pool import Pool
 from engine.sim.serving.step_work import StepWork, new_prompts
 from engine.sim.serving.strain import Strain
-from engine.sim.serving.stride import TOKEN, advance, further, num_quiet_steps, quiet_until
+from engine.sim.serving.stride import (
+    TOKEN,
+    advance,
+    all_have_begun,
+    num_quiet_steps,
+    quiet_until,
+)
 
 if TYPE_CHECKING:
     from engine.sim.serving.cluster import Cluster
@@ -146,6 +152,10 @@ class Instance:
     def _begin(self, plan: Plan) -> None:
         ready = () if self._cluster.config.prefill else new_prompts(self.scheduler)
         work = self._work.of(plan, ready)
+        if self._is_alone(work) and all_have_begun(self.scheduler):
+            self._begin_stride(plan, work, first=0)
+            if self._stride is not None:
+                return
         seconds = self._strain.charged(work) + self._strain.felt()
         self._step = plan
         ends = self._clock.now + seconds
@@ -159,7 +169,7 @@ class Instance:
         self._count(plan, seconds)
         self.perform()
         if not self._inbox and self._cluster.config.strides:
-            self._begin_stride(plan, work)
+            self._begin_stride(plan, work, first=1)
         if self._stride is None:
             self._wait_until = self._clock.now + min(ANSWER_SHARE * seconds, ANSWER_S)
             self._turn_at(self._clock.now)
@@ -171,7 +181,13 @@ class Instance:
 
     # --- strides ------------------------------------------------------------------------------
 
-    def _begin_stride(self, plan: Plan, work: Work) -> None:
+    def _is_alone(self, work: Work) -> bool:
+        """Nothing has come, and nobody's work but its own is in its steps' time."""
+        is_lending = work.remote or self.pool.num_lent or not self._strain.is_steady
+        return not self._inbox and not is_lending and self._cluster.config.strides
+
+    def _begin_stride(self, plan: Plan, work: Work, *, first: int) -> None:
+        """Of the plan's own step (``first`` 0), or of those behind it, which is committed (1)."""
         config, now = self._cluster.config, self._clock.now
         num_steps = num_quiet_steps(plan, self.scheduler, config.block_tokens)
         until = quiet_until(self.scheduler, config.scheduler.max_num_seqs) if num_steps else now
@@ -179,15 +195,15 @@ class Instance:
             return
         until = min(until, self.reports_at)
         ends, lasted, felt_s = [], [], self._strain.felt()
-        for step in range(1, num_steps + 1):
-            seconds = self._strain.seconds(further(work, step)) + felt_s
-            felt_s = 0.0
+        first_work = further(work, first)
+        for seconds in self._strain.seconds(first_work, num_steps):
+            seconds, felt_s = seconds + felt_s, 0.0
             now += seconds
             ends.append(now)
             lasted.append(seconds)
             if now >= until:
                 break
-        self._stride, self._stride_ends = (plan, ends, lasted, further(work, 1)), ends[-1]
+        self._stride, self._stride_ends = (plan, ends, lasted, first_work), ends[-1]
         self._clock.at(ends[-1], self._end_stride)
 
     def _cut_stride(self) -> None:

@@ -6,10 +6,11 @@ Beyond a step's own work: what its device did for others, neighbours on the host
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from engine.attention.ways import Ways
-from engine.sim.hardware.step_time import Took, Work
+from engine.sim.hardware.step_time import Took, Work, further
 
 if TYPE_CHECKING:
     from engine.sim.serving.cluster import Cluster
@@ -37,6 +38,11 @@ class Strain:
         self._ended = 0.0
         """its last step"""
 
+    @property
+    def is_steady(self) -> bool:
+        """Its steps take what their own work takes, whatever goes on beside them."""
+        return self._measured is None and not self._owed_s
+
     def owe(self, seconds: float) -> None:
         """The device computed partials for others."""
         self._owed_s += seconds
@@ -60,8 +66,14 @@ class Strain:
             self._cluster.instances[holder].owe(serving_s)
         return self._beside(took.seconds, work)
 
-    def seconds(self, work: Work) -> float:
-        return self._beside(self._took(work).seconds, work)
+    def seconds(self, work: Work, num_steps: int) -> Iterator[float]:
+        """Of so many decode steps in a row, this one the first: each row has a key more in each."""
+        if work.remote:
+            return (
+                self._beside(self._took(further(work, n)).seconds, work) for n in range(num_steps)
+            )
+        alone = self._cluster.times.alone(work, num_steps)
+        return (self._beside(seconds, work) for seconds in alone) if self._measured else alone
 
     def _took(self, work: Work) -> Took:
         """By the way that the engine's own rule prefers where memory can be read in place."""

@@ -6,11 +6,20 @@ awaited. Asking the scheduler before each of them would give the same plan with 
 
 from engine.core import Plan
 from engine.scheduler.scheduler import Scheduler
-from engine.sim.hardware.step_time import Keys, Work
+
+
+def all_have_begun(scheduler: Scheduler) -> bool:
+    """Each has told a token, and has nothing put aside that its next one would give back."""
+    return all(
+        one.num_output > len(one.request.answer_ids) and len(one.spare) <= 1
+        for one in scheduler.running
+    )
 
 
 def num_quiet_steps(plan: Plan, scheduler: Scheduler, block_tokens: int) -> int:
-    """How many steps behind this one, which is committed, do nothing new."""
+    """How many steps from now on do nothing new: this one's and those behind it, or if it is
+    committed those behind it.
+    """
     running = scheduler.running
     if len(plan.spans) != len(running) or plan.num_rows != len(running) or scheduler.batch.short:
         return 0
@@ -39,13 +48,6 @@ def quiet_until(scheduler: Scheduler, max_num_seqs: int) -> float:
     return until
 
 
-def further(work: Work, num_steps: int) -> Work:
-    """A decode step's work so many steps later: each row has as many keys more, at home."""
-    more, own = num_steps * work.num_rows, work.own
-    keys = Keys(own.rows, own.read + more, own.pairs + more)
-    return Work(work.num_rows, work.num_sampled, keys, work.remote)
-
-
 def advance(scheduler: Scheduler, plan: Plan, num_steps: int) -> list[tuple[str, int]]:
     """Each sequence has so many tokens more; returns each one's request, and the first's index."""
     told = []
@@ -54,8 +56,7 @@ def advance(scheduler: Scheduler, plan: Plan, num_steps: int) -> list[tuple[str,
         sequence.token_ids.extend([TOKEN] * num_steps)
         sequence.num_computed += num_steps
         scheduler.admission.turns.answered(sequence.request.tenant, num_steps)
-    for _ in range(num_steps):
-        scheduler.loads.ran(plan.num_rows)
+    scheduler.loads.ran(plan.num_rows, num_steps)
     return told
 
 
