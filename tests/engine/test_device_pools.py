@@ -70,13 +70,13 @@ ON_TIERS = ["pool.name=tiered", "pool.options.device=cpu", "attention.options.lo
 def test_tokens_are_right_where_sequences_reach_into_host_memory(
     tiny: Checkpoint, tiny_path: Path, instances: int
 ) -> None:
-    """Three contexts of 22 to 17 blocks; the device has 24, or each of three has 12."""
+    """Three contexts of 22 to 17 blocks; the device has 20, or each of three has 12."""
     llm = cluster(
         tiny,
         f"instances={instances}",
         "placement.name=ledger",
         *ON_TIERS,
-        f"pool.num_blocks={24 if instances == 1 else 12}",
+        f"pool.num_blocks={20 if instances == 1 else 12}",
         "pool.lending.host_blocks=48",
         "scheduler.max_step_tokens=12",
     )
