@@ -46,7 +46,8 @@ class Scene:
     """A case's keys and values in blocks, its queries, and what the kernels need."""
 
     def __init__(self, case: Case, device: torch.device) -> None:
-        from engine.attention.triton.launch import Launch, Tiles
+        from engine.attention.triton.launch import Launch
+        from engine.attention.triton.tiles import Tiles
 
         self.case = case
         dtype, dim, layout = DTYPES[case.dtype], case.dim, case.layout

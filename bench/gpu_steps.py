@@ -1,9 +1,10 @@
 """Whole decode steps for bench.gpu: one instance, one that has lent half of each context, a peer.
 
-A step is what ``ModelRunner.run`` takes, logits on the host at its end; contexts grow by a token
-with each, as they do in service. Its bound is one reading of the matrices and of all keys and
-values at the rate of a copy. The second instance's pool role is on a thread of the same process
-with a stream of its own, as a step's own is, and has half of the GPU's work then.
+A step is what ``ModelRunner.run`` takes, logits on the host at its end, with CUDA graphs and
+without; contexts grow by a token with each, as they do in service. Its bound is one reading of the
+matrices and of all keys and values at the rate of a copy. The second instance's pool role is on a
+thread of the same process with a stream of its own, as a step's own is, and has half of the GPU's
+work then.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from engine.protocol import VERSION, Ack, Granted, Hello, Message, Reserve, Writ
 STEPS, WARM_UP = 12, 3
 LEASE_S, WAIT_S = 3600.0, 60.0
 """the first step of a holder compiles its kernels"""
+MOST_OFF = 0.02
+"""logits of a step with CUDA graphs and of one without, relative to the largest"""
 PEER_S = 150.0
 """for so long transformers may take, prefill and all"""
 
@@ -68,10 +71,12 @@ LLAMA = StepCase(name="Llama 3 8B", settings=LLAMA_3_8B, batch=32, keys=4096)
 class Instance:
     """Steps of a case; ``share``: of each context's rBlocks, the first ones, lie with another."""
 
-    def __init__(self, case: StepCase, model: RandomModel, share: float = 0.0) -> None:
+    def __init__(
+        self, case: StepCase, model: RandomModel, share: float = 0.0, *, graphs: bool = True
+    ) -> None:
         self.case, self._number = case, 0
         device = str(model.device)
-        self._config = _config(case, device)
+        self._config = _config(case, device, graphs)
         self._shape = model.config.shape
         self.layout = build.layout_of(self._config, self._shape)
         num_leaves = self.layout.blocks_for(case.keys)
@@ -99,6 +104,7 @@ class Instance:
             self._holder = HostedPool(partial(self._serve, memory), device)
             self._lenders.connect(1, self._holder.address, WAIT_S, WAIT_S)
             lent = self._lend(memory.num_blocks)
+        torch.manual_seed(1)
         for pool in self.pools:
             _fill(pool)
         own_refs = [BlockRef(0, block) for block in range(own.num_blocks)]
@@ -110,14 +116,14 @@ class Instance:
             for row in range(case.batch)
         ]
 
-    def step_s(self) -> float:
-        """Median."""
+    def step_s(self) -> tuple[float, torch.Tensor]:
+        """Median; logits of the last."""
         times = []
         for number in range(WARM_UP + STEPS):
             began = time.perf_counter()
-            self.step(self.case.keys - WARM_UP - STEPS + number)
+            logits_NV = self.step(self.case.keys - WARM_UP - STEPS + number)
             times.append(time.perf_counter() - began)
-        return median(times[WARM_UP:])
+        return median(times[WARM_UP:]), logits_NV
 
     def step(self, position: int) -> torch.Tensor:
         """Logits behind one token of each sequence at ``position``."""
@@ -193,6 +199,8 @@ class StepRow:
     case: str
     bound_s: float
     own_s: float
+    plain_s: float
+    """without CUDA graphs"""
     lent_s: float
     """with half of each context at a second instance on the same GPU"""
     peer_s: float | None
@@ -201,15 +209,21 @@ class StepRow:
 
 
 def measure_steps(case: StepCase, device: torch.device, bytes_per_s: float) -> StepRow:
-    """The peer runs in a process of its own, which ends in time; so it comes last."""
+    """The peer runs in a process of its own, which ends in time; so it comes last. Raises
+    SystemExit where steps with CUDA graphs compute something else than steps without."""
     model = case.model(device)
-    times = []
-    for share in (0.0, 0.5):
-        instance = Instance(case, model, share)
-        times.append(instance.step_s())
+    times, logits = [], []
+    for share, graphs in ((0.0, True), (0.0, False), (0.5, True)):
+        instance = Instance(case, model, share, graphs=graphs)
+        step_s, logits_NV = instance.step_s()
+        times.append(step_s)
+        logits.append(logits_NV)
         bound_s = case.bound_s(model, instance.layout, bytes_per_s)
         instance.close()
         del instance
+    off = (logits[0] - logits[1]).abs().max() / logits[1].abs().max()
+    if not off <= MOST_OFF:
+        raise SystemExit(f"steps with CUDA graphs are wrong: logits are off by {off:.2g}")
     del model
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -239,8 +253,8 @@ def step_table(rows: list[StepRow]) -> str:
         peer = "" if row.peer_s is None else f"{1e3 * row.peer_s:.2f} "
         lines.append(
             f"{row.case}: {1e3 * row.own_s:.2f} {row.bound_s / row.own_s:.0%} of the bound "
-            f"{1e3 * row.bound_s:.2f}; half lent on this GPU {1e3 * row.lent_s:.2f} "
-            f"{row.lent_s / row.own_s:.2f} x; {peer}({row.peer})"
+            f"{1e3 * row.bound_s:.2f}; without graphs {1e3 * row.plain_s:.2f}; half lent on this "
+            f"GPU {1e3 * row.lent_s:.2f} {row.lent_s / row.own_s:.2f} x; {peer}({row.peer})"
         )
     return "\n".join(lines)
 
@@ -249,12 +263,13 @@ def _name(case: StepCase) -> str:
     return f"{case.name}, {case.batch} x {case.keys}, {case.dtype}"
 
 
-def _config(case: StepCase, device: str) -> Config:
+def _config(case: StepCase, device: str, graphs: bool) -> Config:
     return load(
         None,
         [
             f"model.dtype={case.dtype}",
             f"model.device={device}",
+            f"model.cuda_graphs={str(graphs).lower()}",
             "pool.name=device",
             f"pool.options.device={device}",
             f"pool.block_tokens={case.tokens}",

@@ -138,12 +138,17 @@ def build_runner(
 ) -> tuple[ModelRunner, DistAttention]:
     """The model over ``pool``, or with ``collective`` one tp rank's part of it."""
     from engine.attention.travel import Travels
+    from engine.model.cuda_graphs import CudaRecorder
+    from engine.model.graphed import GraphedLlama
+    from engine.model.llama import Llama
     from engine.model.runner import ModelRunner
     from engine.model.shard import Shard
 
     shape, layout = checkpoint.config.shape, pool.layout
     if collective is None:
         model: Any = checkpoint.model
+        if config.model.cuda_graphs and checkpoint.device != "cpu" and isinstance(model, Llama):
+            model = GraphedLlama(model, CudaRecorder(checkpoint.device))
     else:
         assert isinstance(checkpoint, Checkpoint), "checked with the configuration"
         whole = checkpoint.config

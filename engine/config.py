@@ -45,6 +45,9 @@ class ModelConfig:
     """int8: matrices become 8-bit integers with a scale for each 64; faster, bfloat16 only"""
     device: str = "auto"
     """where it runs: auto (where the pool's blocks lie), cpu, cuda, or one GPU as cuda:1"""
+    cuda_graphs: bool = False
+    """on a GPU, with the backend triton: steps of decodes are recorded once and replayed; not yet
+    tried on one"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

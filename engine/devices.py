@@ -4,11 +4,16 @@ Must not be asked in a supervisor: a process that has looked for GPUs cannot for
 them.
 """
 
+from __future__ import annotations
+
 import re
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor, device
 
 KNOWN = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
 
@@ -43,6 +48,23 @@ def pick(name: str) -> str:
             f"cuda:{there - 1}"
         )
     return name
+
+
+def sent(table: Tensor, to: device) -> Tensor:
+    """What lies on the host, for kernels that this thread launches from now on; nobody waits."""
+    if to.type == "cpu":
+        return table
+    return table.pin_memory().to(to, non_blocking=True)
+
+
+def fetched(there: Tensor) -> Tensor:
+    """A copy on the host, for which it waits, and so for all that this thread has launched."""
+    import torch
+
+    host = torch.empty(there.shape, dtype=there.dtype, pin_memory=True)
+    host.copy_(there, non_blocking=True)
+    torch.cuda.current_stream(there.device).synchronize()
+    return host
 
 
 def show(owner: object, first: int, num_bytes: int) -> None:

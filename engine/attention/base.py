@@ -28,6 +28,7 @@ from engine.core import BlockLayout, Plan
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from engine.attention.fixed import FixedStep
     from engine.attention.native_calls import NativeStep
 
 
@@ -130,6 +131,11 @@ class AttentionBackend(ABC):
     def catch_up(self, q_THD: Tensor, layer: int) -> None:
         """Get the layer's answers for which the native library has not waited."""
         raise NotImplementedError(f"{type(self).__name__} has nobody to wait for")
+
+    def fixed_step(self) -> FixedStep | None:
+        """This step, begun, for launches that are replayed instead of ``write``, ``start`` and
+        ``finish``; None: layer by layer."""
+        return None
 
     @abstractmethod
     def end(self) -> frozenset[int]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from engine.attention.attached import Attached
 from engine.attention.base import AttentionBackend, Partial, Rotary
 from engine.attention.block_reads import BlockReads
+from engine.attention.fixed import FixedStep
 from engine.attention.kernel_backend import as_numpy
 from engine.attention.lenders import Lenders
 from engine.attention.local import LocalBackend, NodeRows
@@ -111,9 +112,8 @@ class DistAttention(AttentionBackend):
                 table = [(leaf, ref.loan, ref.slot) for leaf, ref in leaves.items()]
                 self._attached.tell(instance, plan.spans[index].sequence, table)
             spans = step.ask_spans(self._attached.versions(instance))
-            self._budget_s[instance] = (
-                self._config.wait_s + self._config.wait_per_key_s * step.num_row_keys * per_leaf
-            )
+            keys = step.num_row_keys * per_leaf
+            self._budget_s[instance] = self._config.wait_s + self._config.wait_per_key_s * keys
             begin = Begin(plan.step, self.local.scale, spans, self._heads)
             if not self._lenders.send(instance, begin):
                 self._failed.add(instance)
@@ -139,7 +139,7 @@ class DistAttention(AttentionBackend):
         self.local.attend(self._reading.piece, q_THD, layer, self._reading.rows)
         self.ways.learn_work(time.perf_counter() - began, self._own_keys)
         if self._asking:
-            self._collect()
+            self.collect()
         if self._steps and not self._failed:
             self.ways.learn_trip(time.perf_counter() - self._asked_at, self._lent_keys)
         partial = self.local.merge(self._reading.program, self._reading.rows, len(q_THD))
@@ -177,12 +177,12 @@ class DistAttention(AttentionBackend):
             self._asking[instance, layer, number] = self._answer_rows(instance, number)
             if not was_asked and instance not in self._failed:
                 self._ask(instance, number, q_THD, layer)
-        self._collect()
-        for instance in self._failed & self._steps.keys():
-            for number in range(len(self._steps[instance].slices)):
-                self._answer_rows(instance, number).clear()
+        self.collect()
         self._asks.open(self._lenders, left_out=self._failed)
         self._lend_time(self._native)
+
+    def fixed_step(self) -> FixedStep | None:
+        return FixedStep.of(self._reading, self.local, self.start, self.collect)
 
     def end(self) -> frozenset[int]:
         if self._native is not None:
@@ -254,13 +254,12 @@ class DistAttention(AttentionBackend):
 
     def _ask(self, instance: int, number: int, q_THD: Tensor, layer: int) -> None:
         self._asking[instance, layer, number] = self._answer_rows(instance, number)
-        queries = as_numpy(q_THD[self._steps[instance].slices[number].rows])
-        body = queries.data.cast("B")
+        body = as_numpy(q_THD[self._steps[instance].slices[number].rows]).data.cast("B")
         if not self._lenders.send(instance, Ask(self._plan.step, layer, number), body):
             self._failed.add(instance)
 
-    def _collect(self) -> None:
-        """Wait for the layer's answers, within each holder's budget for the step."""
+    def collect(self) -> None:
+        """Wait for the layer's answers, within the holders' budgets; failed ones have no keys."""
         while waiting := {key[0] for key in self._asking} - self._failed:
             began = time.monotonic()
             # A budget is below 0 when the last answer came late and yet before it was looked at.
@@ -275,6 +274,9 @@ class DistAttention(AttentionBackend):
                     self.missed[instance] += 1
                     self.travels.num_missed += 1
         self._asking.clear()
+        for instance in self._failed & self._steps.keys():
+            for number in range(len(self._steps[instance].slices)):
+                self._answer_rows(instance, number).clear()
 
     def _on_answer(self, instance: int, message: Answer, body: memoryview) -> None:
         key = (instance, message.layer, message.slice)

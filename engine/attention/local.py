@@ -6,12 +6,13 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from engine import devices
 from engine.attention.base import AttentionBackend, Partial
 from engine.attention.native_calls import NativeStep
 from engine.attention.stored import Stored, keys_and_values
@@ -19,6 +20,9 @@ from engine.attention.tree import MergeProgram, Node, Piece, Segment
 from engine.core import BlockLayout, ModelShape, Plan
 from engine.errors import ConfigError
 from engine.memory.base import MemoryPool, header_bytes
+
+if TYPE_CHECKING:
+    from engine.attention.fixed import Fixed
 
 SEGMENT_ROWS = 32
 """query rows that are attended together; a holder is never busy with one unit for long"""
@@ -68,7 +72,7 @@ class NodeRows:
             return False
         got, num_out = np.frombuffer(body, np.float32), self.out_RHD.numel()
         if self.out_RHD.device.type != "cpu":
-            there = torch.tensor(got).to(self.out_RHD.device)
+            there = devices.sent(torch.tensor(got), self.out_RHD.device)
             self.out_RHD.view(-1).copy_(there[:num_out])
             self.lse_RH.view(-1).copy_(there[num_out:])
             return True
@@ -162,6 +166,11 @@ class LocalBackend(AttentionBackend):
         self, piece: Piece, program: MergeProgram, rows: NodeRows, q_THD: Tensor
     ) -> NativeStep | None:
         """``native_step`` with somebody else's piece and program."""
+        return None
+
+    def fix(self, piece: Piece, program: MergeProgram, num_node_rows: int) -> Fixed | None:
+        """Have what this step's launches read where later ones of its kind will have it; until
+        ``place`` they read it there. Each segment has one row. None: it has no such place."""
         return None
 
     def place_writes(self, plan: Plan) -> None:

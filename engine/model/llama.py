@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.attention.base import AttentionBackend, Rotary
+from engine.attention.fixed import FixedStep
 from engine.model.config import LlamaConfig
 from engine.model.rope import rotary_tables
 
@@ -59,44 +60,51 @@ class Llama:
         The backend gets contiguous q, k, v in the model's dtype, rotated, and applies the scale
         ``1 / sqrt(D)``; the step was begun by the caller, who also ends it.
         """
-        rotary = self._rotary(positions_T)
-        hidden_TE = self._embed(token_ids_T)
-        for index, layer in enumerate(self.layers):
-            hidden_TE = hidden_TE + self._attention(index, layer, hidden_TE, rotary, backend)
-            hidden_TE = hidden_TE + self._mlp(layer, hidden_TE)
-        return self._logits(_rms_norm(hidden_TE[logit_rows], self.norm, self.config.norm_eps))
+        rotary = self.rotary(positions_T)
+        hidden_TE = self.embedded(token_ids_T)
+        for index in range(len(self.layers)):
+            pending = backend.start(self.queries(index, hidden_TE, rotary, backend), index)
+            hidden_TE = self.behind(index, hidden_TE, backend.finish(pending).out_THD)
+        return self.logits(hidden_TE[logit_rows])
 
-    def _attention(
-        self,
-        index: int,
-        layer: _Layer,
-        hidden_TE: Tensor,
-        rotary: Rotary,
-        backend: AttentionBackend,
+    def queries(
+        self, index: int, hidden_TE: Tensor, rotary: Rotary, keys: AttentionBackend | FixedStep
     ) -> Tensor:
+        """The layer's queries [T, H, D]; its keys and values are written."""
         config, dtype, rows = self.config, hidden_TE.dtype, len(hidden_TE)
+        layer = self.layers[index]
         num_qk = config.num_heads + config.num_kv_heads
         normed_TE = _rms_norm(hidden_TE, layer.attn_norm, config.norm_eps).to(dtype)
         qkv = self._qkv(normed_TE, layer).view(rows, -1, config.head_dim)
         qk, v_TKD = qkv[:, :num_qk], qkv[:, num_qk:]
         if layer.qk_norm is not None:
             qk = _rms_norm(qk, None, config.norm_eps) * layer.qk_norm
-        pending = backend.start(backend.write_rotated(qk, v_TKD, rotary, index), index)
-        out_THD = backend.finish(pending).out_THD
-        return self._product(out_THD.reshape(rows, -1).to(hidden_TE), layer.out)
+        return keys.write_rotated(qk, v_TKD, rotary, index)
 
-    def _embed(self, token_ids_T: Tensor) -> Tensor:
+    def behind(self, index: int, hidden_TE: Tensor, out_THD: Tensor) -> Tensor:
+        """Hidden states behind the layer, given its attention."""
+        layer, out_TF = self.layers[index], out_THD.reshape(len(hidden_TE), -1).to(hidden_TE)
+        hidden_TE = hidden_TE + self._out(layer, out_TF)
+        return hidden_TE + self._mlp(layer, hidden_TE)
+
+    def logits(self, hidden_NE: Tensor) -> Tensor:
+        return self._logits(_rms_norm(hidden_NE, self.norm, self.config.norm_eps))
+
+    def embedded(self, token_ids_T: Tensor) -> Tensor:
         return F.embedding(token_ids_T, self.embed)
 
     def _qkv(self, normed_TE: Tensor, layer: _Layer) -> Tensor:
         return self._product(normed_TE, layer.qkv, layer.qkv_bias)
+
+    def _out(self, layer: _Layer, out_TF: Tensor) -> Tensor:
+        return self._product(out_TF, layer.out)
 
     def _mlp(self, layer: _Layer, hidden_TE: Tensor) -> Tensor:
         normed_TE = _rms_norm(hidden_TE, layer.mlp_norm, self.config.norm_eps).to(hidden_TE.dtype)
         gate, up = self._product(normed_TE, layer.gate_up).chunk(2, -1)
         return self._product(F.silu(gate) * up, layer.down)
 
-    def _rotary(self, positions_T: Tensor) -> Rotary:
+    def rotary(self, positions_T: Tensor) -> Rotary:
         """Factors ``[T, 1, D]`` of ``x * cos + roll(x, D / 2) * sin``, the sign within sin."""
         cos, sin = self.cos_PD[positions_T], self.sin_PD[positions_T]
         return torch.cat((cos, cos), -1)[:, None], torch.cat((-sin, sin), -1)[:, None]

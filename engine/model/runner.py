@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from engine import devices
 from engine.attention.base import AttentionBackend
 from engine.comm.collective import Collective
 from engine.core import Plan
@@ -67,15 +68,16 @@ class ModelRunner:
         wanted = [plan.spans[i].row_start + plan.spans[i].num_rows - 1 for i in plan.sampled]
         for one in plan.scored:
             wanted += range(one.row_start, one.row_start + len(one.token_ids))
-        numbers = torch.tensor([*plan.token_ids, *positions, *wanted], device=self._device)
+        numbers = torch.tensor([*plan.token_ids, *positions, *wanted])
+        if self._device != "cpu":
+            numbers = devices.sent(numbers, torch.device(self._device))
         counts = [len(plan.token_ids), len(positions), len(wanted)]
         self._begin(plan)
         token_ids_T, positions_T, logit_rows = torch.split(numbers, counts)
         logits_NV = self._model.forward(token_ids_T, positions_T, logit_rows, self._backend)
         if self._device != "cpu":
             # All of the step is done when this is: then its blocks may be others'.
-            logits_NV = logits_NV.cpu()
-            torch.cuda.current_stream(self._device).synchronize()
+            logits_NV = devices.fetched(logits_NV)
         return logits_NV, self._of_all_ranks(plan, self._backend.end())
 
     def _begin(self, plan: Plan) -> None:

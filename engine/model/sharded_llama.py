@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.attention.base import AttentionBackend, Rotary
 from engine.comm.collective import Collective
 from engine.model.config import LlamaConfig
 from engine.model.llama import Llama, _Layer
@@ -36,7 +35,7 @@ class ShardedLlama(Llama):
         self._collective = collective
         self._widths = [len(part) for part in deal(whole.vocab_size, collective.size)]
 
-    def _embed(self, token_ids_T: Tensor) -> Tensor:
+    def embedded(self, token_ids_T: Tensor) -> Tensor:
         own_T = token_ids_T - self._shard.vocab.start
         missing_T = (own_T < 0) | (own_T >= len(self.embed))
         rows_TE = F.embedding(own_T.masked_fill(missing_T, 0), self.embed)
@@ -54,16 +53,8 @@ class ShardedLlama(Llama):
         parts = zip(torch.split(layer.qkv, sizes), biases, strict=True)
         return torch.cat([self._product(normed_TE, *part) for part in parts], -1)
 
-    def _attention(
-        self,
-        index: int,
-        layer: _Layer,
-        hidden_TE: Tensor,
-        rotary: Rotary,
-        backend: AttentionBackend,
-    ) -> Tensor:
-        part_TE = super()._attention(index, layer, hidden_TE, rotary, backend)
-        return self._collective.sum(part_TE)
+    def _out(self, layer: _Layer, out_TF: Tensor) -> Tensor:
+        return self._collective.sum(super()._out(layer, out_TF))
 
     def _mlp(self, layer: _Layer, hidden_TE: Tensor) -> Tensor:
         return self._collective.sum(super()._mlp(layer, hidden_TE))

@@ -32,7 +32,8 @@ class Kernels(Kernel):
     fingerprint = "triton"
 
     def __init__(self, context: Context, **tiles: int) -> None:
-        from engine.attention.triton.launch import Launch, Tiles
+        from engine.attention.triton.launch import Launch
+        from engine.attention.triton.tiles import Tiles
 
         self.device = torch.device("cpu" if triton_backend.is_interpreted() else "cuda")
         if self.device.type == "cuda":

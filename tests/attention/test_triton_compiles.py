@@ -14,7 +14,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from engine.attention.triton.attend import attend_kernel
-from engine.attention.triton.launch import Launch, Tiles
+from engine.attention.triton.launch import Launch
+from engine.attention.triton.tiles import Tiles
 from engine.attention.triton.merge import merge_kernel
 from engine.attention.triton.write import write_kernel
 from engine.core import BlockLayout

@@ -68,8 +68,12 @@ def test_steps_are_measured_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_steps, "ask_peer", lambda case, device: (0.5, "peer"))
     row = measure_steps(TINY, CPU, 1e9)
     assert row.case == "tiny, 2 x 128, float32"
-    assert min(row.own_s, row.lent_s, row.bound_s) > 0
+    assert min(row.own_s, row.plain_s, row.lent_s, row.bound_s) > 0
     assert (row.peer_s, row.peer) == (0.5, "peer")
+    wrong = iter([torch.ones(1), torch.zeros(1) + 0.9, torch.ones(1)])
+    monkeypatch.setattr(Instance, "step_s", lambda instance: (1.0, next(wrong)))
+    with pytest.raises(SystemExit, match="CUDA graphs are wrong: logits are off by 0.11"):
+        measure_steps(TINY, CPU, 1e9)
 
 
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
@@ -121,9 +125,10 @@ def test_a_peer_that_does_not_run_says_why(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_table_of_steps() -> None:
-    rows = [StepRow("a", 0.01, 0.02, 0.05, 0.04, "peer"), StepRow("b", 1, 1, 1, None, "none")]
-    _, first, second = step_table(rows).splitlines()
+    known = StepRow("a", 0.01, 0.02, 0.03, 0.05, 0.04, "peer")
+    _, first, second = step_table([known, replace(known, peer_s=None, peer="no")]).splitlines()
     assert first == (
-        "a: 20.00 50% of the bound 10.00; half lent on this GPU 50.00 2.50 x; 40.00 (peer)"
+        "a: 20.00 50% of the bound 10.00; without graphs 30.00; "
+        "half lent on this GPU 50.00 2.50 x; 40.00 (peer)"
     )
-    assert second.endswith("; (none)")
+    assert second.endswith("; (no)")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from engine import devices
 from engine.attention.base import Partial, Rotary
+from engine.attention.fixed import Fixed
 from engine.attention.local import LocalBackend, NodeRows
 from engine.attention.tree import MergeProgram, Piece
 from engine.core import KV_BYTES, SCALE_BYTES
@@ -74,11 +75,12 @@ class TritonBackend(LocalBackend):
                 devices.show(self, self.pool.block_address(0), num_bytes)
         # Imported here: whoever does not use it pays for no triton, and needs none.
         launch = import_module("engine.attention.triton.launch")
-        tiles, device = launch.Tiles.suited(rows=config.tile_rows), torch.device(self.device)
+        tiles = import_module("engine.attention.triton.tiles").Tiles.suited(config.tile_rows)
+        device = torch.device(self.device)
         self._launch: Launch = launch.Launch(
             self.layout, self.shape.num_heads, self.bytes_PB.view(-1), device, tiles
         )
-        self._slots_2T = torch.empty(2, 0, dtype=torch.int64)
+        self._slots_2T = self._host_slots_2T = torch.empty(2, 0, dtype=torch.int64)
         self.fingerprint = f"triton/{version('triton')}/{_where()}/rows {config.tile_rows}"
 
     def device_over(self, pool: MemoryPool) -> str:
@@ -92,8 +94,16 @@ class TritonBackend(LocalBackend):
         head_T = block_T * layout.block_bytes + layout.offset_bytes
         items_T = head_T // KV_BYTES[layout.dtype] + slot_T * layout.head_dim
         scales_T = (head_T + layout.scales_offset) // SCALE_BYTES + slot_T
-        self._slots_2T = torch.stack([items_T, scales_T]).to(self.device)
+        self._host_slots_2T = torch.stack([items_T, scales_T])
+        self._slots_2T = devices.sent(self._host_slots_2T, torch.device(self.device))
         self._launch.moved_on()
+
+    def fix(self, piece: Piece, program: MergeProgram, num_node_rows: int) -> Fixed | None:
+        slots_2T = self._host_slots_2T.numpy()
+        fixed = self._launch.fix(piece, program, slots_2T, num_node_rows)
+        if fixed is not None:
+            self._slots_2T = fixed["slots"]
+        return fixed
 
     def write(self, k_TKD: Tensor, v_TKD: Tensor, layer: int) -> None:
         self._launch.write(k_TKD.to(self.device), v_TKD.to(self.device), self._slots_2T, layer)

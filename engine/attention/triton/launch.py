@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import gcd
 from typing import Any, NamedTuple
 
@@ -12,46 +11,22 @@ import triton
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine import devices
 from engine.attention.base import Rotary
 from engine.attention.stored import DTYPES, LARGEST
 from engine.attention.tree import MergeProgram, Piece
 from engine.attention.triton.attend import attend_kernel
+from engine.attention.triton.fixed import FixedTables, Sizes
 from engine.attention.triton.merge import merge_kernel
+from engine.attention.triton.tiles import LEAST_TILE, TILE_BYTES, Tiles
 from engine.attention.triton.trees import Tree
 from engine.attention.triton.units import Units, level_for
 from engine.attention.triton.write import write_kernel
 from engine.core import BlockLayout
 
 LOG2_E = 1.4426950408889634
-LEAST_TILE = 16
-"""rows and columns of the smallest matrix product"""
-TILE_BYTES = 32 << 10
-"""of keys, and as many of values, at once: two stages are 128 of the 227 KiB of an SM"""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tiles:
-    """What a program does at once. Results depend on ``rows`` alone; the rest is speed."""
-
-    rows: int = LEAST_TILE
-    """query rows of a KV head that are attended together"""
-    programs: int = 4 * 132
-    """so many are wanted before one takes several leaves: four for each SM of an H100"""
-    pairs: int = 4
-    """(row, head) pairs of a merge program"""
-    merges: int = 8
-    """of a round that it does together"""
-    writes: int = 16
-    """(token, head) pairs of a write program"""
-    scratch_bytes: int = 256 << 20
-    """for partials of parts of nodes; a longer piece is computed in turns"""
-
-    @staticmethod
-    def suited(rows: int = LEAST_TILE) -> Tiles:
-        """For an H100; in the interpreter few programs, since each costs milliseconds."""
-        if triton.knobs.runtime.interpret:
-            return Tiles(rows=rows, programs=1, pairs=64, merges=4, writes=256)
-        return Tiles(rows=rows)
+MOST_FIXED = 32
+"""sizes of fixed tables that are kept, those that were used last"""
 
 
 class _Forest(NamedTuple):
@@ -99,6 +74,10 @@ class Launch:
         self._tables: _Tables | None = None
         self._programs: list[tuple[MergeProgram, _Forest]] = []
         """the latest two: a layer may merge a piece, then all pieces"""
+        self._cut: tuple[Piece, list[Units]] | None = None
+        self._kept: dict[Sizes, FixedTables] = {}
+        self._fixed: FixedTables | None = None
+        """this step's, where it has such"""
         group = heads // layout.kv_heads
         block_m = max(LEAST_TILE, self.tiles.rows, triton.next_power_of_2(group))
         self._tile_tokens = block_m // group
@@ -145,7 +124,9 @@ class Launch:
         """Fill the piece's node rows, float32; ``q`` has the layout's dtype of queries."""
         assert q_THD.dtype == self._query_dtype
         tables = self._tables
-        if tables is None or tables.piece is not piece:
+        if self._fixed is not None:
+            tables = _fixed_tables(piece, self._fixed)
+        elif tables is None or tables.piece is not piece:
             tables = self._tables = self._tables_of(piece)
         shape = (self._heads, self._layout.head_dim)
         for units, num_rows, forest in tables.batches:
@@ -173,8 +154,33 @@ class Launch:
 
     def moved_on(self) -> None:
         """A new step: the positions of the piece's segments may have changed."""
+        self._fixed = None
         if self._tables is not None:
-            self._tables.segments.copy_(torch.from_numpy(self._tables.piece.segments_S6))
+            segments = self._put(self._tables.piece.segments_S6)
+            self._tables.segments.copy_(segments, non_blocking=True)
+
+    def fix(
+        self,
+        piece: Piece,
+        program: MergeProgram,
+        slots_2T: NDArray[np.int64],
+        num_node_rows: int,
+    ) -> FixedTables | None:
+        """Until the step moves on, launches take what these tables say, which are the same tensors
+        for all steps of the same Sizes. Each segment has one row; None where there is too much."""
+        if self._cut is None or self._cut[0] is not piece:
+            self._cut = piece, self._units_of(piece)
+        if len(self._cut[1]) != 1:
+            return None
+        (units,) = self._cut[1]
+        sizes = Sizes.of(piece, units, len(piece.segments_S6), num_node_rows)
+        fixed = self._kept.pop(sizes, None)
+        if fixed is None:
+            fixed = FixedTables(sizes, self._heads, self._layout.head_dim, self._device)
+        self._kept = {**dict(list(self._kept.items())[1 - MOST_FIXED :]), sizes: fixed}
+        fixed.fill(piece, program, units, self._offsets_of(piece), slots_2T)
+        self._fixed, self._tables = fixed, None
+        return fixed
 
     def merge(
         self,
@@ -186,7 +192,9 @@ class Launch:
     ) -> None:
         """Run the program over node rows (which it overwrites) into finished rows."""
         known = next((forest for of, forest in self._programs if of is program), None)
-        if known is None:
+        if self._fixed is not None:
+            known = _fixed_forest(self._fixed, "step")
+        elif known is None:
             known = self._forest(Tree.of(program))
             self._programs = [*self._programs[-1:], (program, known)]
         self._merge(known, out_RHD, lse_RH, out_THD, lse_TH)
@@ -249,25 +257,43 @@ class Launch:
             )
 
     def _tables_of(self, piece: Piece) -> _Tables:
-        tile, kv_heads = self._tile_tokens, self._layout.kv_heads
-        level = level_for(piece, tile, kv_heads, self.tiles.programs)
-        row_bytes = 4 * self._heads * (self._layout.head_dim + 1)
-        batches = Units.of(piece, tile, level, self.tiles.scratch_bytes // row_bytes)
-        from_first = piece.address.astype(np.int64) - self._items.data_ptr()
         return _Tables(
             piece,
             self._put(piece.segments_S6.copy()),
             self._put(piece.leaf_index),
-            self._put(from_first // self._items.element_size()),
+            self._put(self._offsets_of(piece)),
             [
                 _Batch(self._put(u.units_U5), u.num_rows, self._forest(u.tree) if u.tree else None)
-                for u in batches
+                for u in self._units_of(piece)
             ],
         )
+
+    def _units_of(self, piece: Piece) -> list[Units]:
+        tile, kv_heads = self._tile_tokens, self._layout.kv_heads
+        level = level_for(piece, tile, kv_heads, self.tiles.programs)
+        row_bytes = 4 * self._heads * (self._layout.head_dim + 1)
+        return Units.of(piece, tile, level, self.tiles.scratch_bytes // row_bytes)
+
+    def _offsets_of(self, piece: Piece) -> NDArray[np.int64]:
+        """Items from the memory's first to each leaf's rBlock."""
+        from_first = piece.address.astype(np.int64) - self._items.data_ptr()
+        offsets: NDArray[np.int64] = from_first // self._items.element_size()
+        return offsets
 
     def _forest(self, tree: Tree) -> _Forest:
         merges, rounds, roots = map(self._put, (tree.merges_M2, tree.rounds, tree.roots_S5))
         return _Forest(merges, rounds, roots, tree.max_rows)
 
     def _put(self, table: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(table)).to(self._device)
+        return devices.sent(torch.from_numpy(np.ascontiguousarray(table)), self._device)
+
+
+def _fixed_tables(piece: Piece, fixed: FixedTables) -> _Tables:
+    forest = _fixed_forest(fixed, "parts") if fixed.sizes.is_cut_up else None
+    batch = _Batch(fixed["units"], fixed.sizes.units, forest)
+    return _Tables(piece, fixed["segments"], fixed["leaves"], fixed["offsets"], [batch])
+
+
+def _fixed_forest(fixed: FixedTables, name: str) -> _Forest:
+    """Of partials of one row each."""
+    return _Forest(fixed[f"{name} merges"], fixed[f"{name} rounds"], fixed[f"{name} roots"], 1)

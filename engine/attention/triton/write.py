@@ -74,7 +74,7 @@ def write_kernel(
     turned,  # [T, H, D], where rotated queries go
     pool,  # items; of 8 bits: int8
     scales,  # float32, from the same address; unused where items are not 8-bit
-    slots,  # int64 [T]: items from ``pool`` to the key row of head 0 in layer 0
+    slots,  # int64 [T]: items from ``pool`` to the key row of head 0 in layer 0; -1: nowhere
     scale_slots,  # int64 [T]: floats from ``scales`` to that row's scale
     layer_bytes,  # from layer 0 to this one
     num_tokens,
@@ -95,7 +95,9 @@ def write_kernel(
         here = pair < num_tokens * KV_HEADS
         token = pair // KV_HEADS
         offset = layer_bytes + (pair % KV_HEADS).to(tl.int64) * HEAD_BYTES
-        to = tl.load(slots + token, mask=here, other=0) + offset // ITEM_BYTES
+        slot = tl.load(slots + token, mask=here, other=-1)
+        here = here & (slot >= 0)
+        to = slot + offset // ITEM_BYTES
         scale_to = tl.load(scale_slots + token, mask=here, other=0) + offset // 4
         row = token * (HEADS + KV_HEADS) + HEADS + pair % KV_HEADS
         x = rows_of(keys, row, token, cos, sin, here, DIM, BLOCK_D, HEADS > 0, dtype)
