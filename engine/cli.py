@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import NoReturn
 from engine import __version__
 from engine.chaos.drill import chaos
 from engine.children import USER_ERROR
+from engine.closing import ONE_S
 from engine.config import Config, load, to_yaml
 from engine.doctor import doctor
 from engine.errors import ConfigError, LendKVError
@@ -37,7 +39,7 @@ from engine.sim.recipes import load_as, mode_of
 from engine.sim.serving.config import ServingConfig
 from engine.sim.simulate import simulate
 from engine.supervisor import Frontend
-from engine.world import STATUS_FILE, STOP_FILE
+from engine.world import AT_ONCE, STATUS_FILE, STOP_FILE
 
 VERBS = {
     "generate": "Answer one prompt and show where its context lay",
@@ -242,13 +244,15 @@ def _torchrun(config: Config, argv: list[str]) -> int:
         parent = os.getpid()
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += ["--nproc-per-node", str(config.instances), "-m", "engine", *argv]
-        caught: list[int] = []
+        caught: list[tuple[int, float]] = []
         child: subprocess.Popen[bytes] | None = None
 
         def leave(number: int, _frame: object) -> None:
-            stop_file.touch()
-            caught.append(number)
-            if len(caught) > 1 and child is not None:  # asked twice: do not wait for anybody
+            now = time.monotonic()
+            if not caught or now - caught[-1][1] > ONE_S:
+                caught.append((number, now))
+            stop_file.write_text("" if len(caught) == 1 else AT_ONCE)
+            if len(caught) > 2 and child is not None:  # they do not listen
                 child.terminate()
 
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -261,5 +265,5 @@ def _torchrun(config: Config, argv: list[str]) -> int:
         )
         status = child.wait()
         if caught:
-            return 0 if caught[0] == signal.SIGTERM else 128 + caught[0]
+            return 0 if caught[0][0] == signal.SIGTERM else 128 + caught[0][0]
         return int(status_file.read_text()) if status_file.exists() else status

@@ -222,7 +222,7 @@ class Supervisor:
             self._closing.begin(now)
             step = self._steps.leader if self._steps else None
             where = (self._planner_address, self._frontends, step, self._pool)
-            if self._closing.may_end(*where, now):
+            if self._closing.may_end(*where, now) or self._world.told_to_stop_at_once:
                 return 0
         for child in children:
             child.poll()  # first the status, then the last words: they were said before

@@ -2,11 +2,14 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 STATUS_FILE = "LENDKV_STATUS_FILE"
 """where rank 0 leaves its exit status for the ``lendkv`` that started torchrun"""
 STOP_FILE = "LENDKV_STOP_FILE"
 """all ranks leave when this file is there: torchrun answers signals with a traceback"""
+AT_ONCE = "at once"
+"""what it says when they are to wait for nobody"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +47,10 @@ class World:
         """Whether the ``lendkv`` that started torchrun wants all to leave."""
         path = os.environ.get(STOP_FILE)
         return path is not None and os.path.exists(path)
+
+    @property
+    def told_to_stop_at_once(self) -> bool:
+        return self.told_to_stop and Path(os.environ[STOP_FILE]).read_text() == AT_ONCE
 
     @property
     def under_torchrun(self) -> bool:

@@ -4,6 +4,8 @@ import json
 import os
 import select
 import signal
+import time
+from contextlib import suppress
 
 import pytest
 from command import Command
@@ -76,6 +78,19 @@ def num_rings(pid):
     """Shared-memory channels that a process has open."""
     with open(f"/proc/{pid}/maps") as maps:
         return sum("lendkv-r" in line for line in maps)
+
+
+@pytest.mark.parametrize("gap_s", [0.1, 0.7])
+def test_nor_when_it_is_told_twice(recipe, gap_s):
+    command = start(recipe, tokens=3000, processes=0)
+    until_it_speaks(command)
+    command.process.send_signal(signal.SIGINT)
+    time.sleep(gap_s)
+    with suppress(ProcessLookupError):
+        command.process.send_signal(signal.SIGINT)
+    done = command.finish()
+    assert done.status == 130
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
