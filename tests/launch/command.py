@@ -53,6 +53,8 @@ class Command:
             cwd=ROOT,
             env=os.environ | {"OMP_NUM_THREADS": "1", MARK: self.mark} | environment,
             start_new_session=True,
+            # Where the tests themselves run in the background, it is ignored and would stay so.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def program(self) -> list[str]:
