@@ -1,6 +1,6 @@
 """Chooser: the next tokens of a step's sequences, and what is told with them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from torch import Tensor
@@ -40,7 +40,7 @@ class Chooser:
         sequences = [running[plan.spans[index].sequence] for index in plan.sampled]
         prompt: dict[int, tuple[Score, ...]] = {}
         if plan.scored:
-            prompt = self._prompt_scores(plan, logits_NV[len(sequences) :])
+            prompt = _prompt_scores(plan, logits_NV[len(sequences) :], running)
             logits_NV = logits_NV[: len(sequences)]
         allowed = self._constrained.allowed(sequences, self._refuse)
         rows = [
@@ -60,16 +60,19 @@ class Chooser:
         next_ids = dict(zip(plan.sampled, tokens, strict=True))
         return Choices(next_ids, Scores(answer, prompt), frozenset(complete))
 
-    def _prompt_scores(self, plan: Plan, logits_NV: Tensor) -> dict[int, tuple[Score, ...]]:
-        found = {}
-        rows = iter(logits_NV)
-        for one in plan.scored:
-            sequence = self._scheduler.running_sequence(plan.spans[one.span].sequence)
-            num_top = sequence.request.sampling.prompt_logprobs or 0
-            found[one.span] = tuple(
-                score(next(rows).numpy(force=True), token, num_top) for token in one.token_ids
-            )
-        return found
-
     def _refuse(self, sequence: Sequence, reason: str) -> None:
         self._scheduler.refuse(sequence.number, reason, "grammar")
+
+
+def _prompt_scores(
+    plan: Plan, logits_NV: Tensor, running: Mapping[int, Sequence]
+) -> dict[int, tuple[Score, ...]]:
+    found = {}
+    rows = iter(logits_NV)
+    for one in plan.scored:
+        sequence = running[plan.spans[one.span].sequence]
+        num_top = sequence.request.sampling.prompt_logprobs or 0
+        found[one.span] = tuple(
+            score(next(rows).numpy(force=True), token, num_top) for token in one.token_ids
+        )
+    return found

@@ -155,9 +155,6 @@ class Scheduler(Desk):
     def has_effects(self) -> bool:
         return bool(self._effects)
 
-    def running_sequence(self, number: int) -> Sequence:
-        return next(one for one in self.running if one.number == number)
-
     # --- inside -------------------------------------------------------------------------------
 
     def _stop(self, sequence: Sequence) -> None:
