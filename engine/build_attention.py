@@ -11,7 +11,7 @@ from engine.attention.base import Kernel
 from engine.config import Component, Config, options_of
 from engine.core import BlockLayout, ModelShape
 from engine.errors import ConfigError
-from engine.memory import POOLS
+from engine.memory import OF_THE_STEP, POOLS
 from engine.memory.base import MemoryPool
 from engine.model import checkpoint as checkpoints
 from engine.model.checkpoint import Checkpoint
@@ -31,10 +31,27 @@ def model_device(config: Config) -> str:
     wanted = config.model.device
     if wanted != "auto":
         return devices.pick(wanted)
-    if config.tp > 1 or config.model.library != "lendkv" or config.model.quantization != "none":
+    if config.model.library != "lendkv" or config.model.quantization != "none":
         return "cpu"
     _, options = options_of(POOLS, "pool", config.pool)
     return devices.pick(getattr(options, "device", "cpu"))
+
+
+def seated(config: Config, rank: int, *, number_here: int, num_here: int) -> Config:
+    """The configuration as tp rank ``rank`` has it, of instance ``number_here`` of ``num_here`` on
+    this host: where ``cuda`` stood, or ``auto`` means it, there is the GPU that is its own."""
+    seat, seats = number_here * config.tp + rank, num_here * config.tp
+
+    def own(name: str) -> str:
+        return devices.own(name, seat, seats, tp=config.tp)
+
+    model, pool = config.model, config.pool
+    if model.device != "auto":  # else it is where the pool's blocks lie
+        model = replace(model, device=own(model.device))
+    if pool.name in OF_THE_STEP:
+        device = own(str(pool.options.get("device", "auto")))
+        pool = replace(pool, options=pool.options | {"device": device})
+    return replace(config, model=model, pool=pool)
 
 
 def load_model(config: Config) -> Checkpoint | TransformersCheckpoint:

@@ -114,6 +114,11 @@ def _check_device(config: Config) -> list[str]:
         ]
     if fault := fault_of(model.device):
         return [*problems, f"model.device={fault}"]
+    if config.tp > 1 and ":" in model.device:
+        problems.append(
+            f"model.device={model.device} is one GPU, and each of tp={config.tp} ranks needs its "
+            "own: use model.device=cuda"
+        )
     if model.device in ("auto", "cpu"):
         return problems
     return problems + [
@@ -121,7 +126,6 @@ def _check_device(config: Config) -> list[str]:
         for name, value, allowed, advice in (
             ("model.library", model.library, "lendkv", "use model.library=lendkv"),
             ("model.quantization", model.quantization, "none", "use model.quantization=none"),
-            ("tp", config.tp, 1, "its ranks add up over gloo; use tp=1"),
         )
         if value != allowed
     ]
@@ -138,6 +142,7 @@ def _check_ranks(config: Config) -> list[str]:
             ("model.library", model.library, "lendkv", "that library's models are not split"),
             ("model.quantization", model.quantization, "none", "8-bit matrices are not split"),
             ("model.bits", model.bits, "any", "sums over ranks depend on the rows of a step"),
+            ("model.cuda_graphs", model.cuda_graphs, False, "sums over ranks are not recorded"),
             ("attention.options.way", options.get("way", ""), None, "ranks have no staging blocks"),
             ("cluster.donor", config.cluster.donor, False, "a donor runs no steps"),
         )

@@ -44,7 +44,8 @@ class ModelConfig:
     quantization: Literal["none", "int8"] = "none"
     """int8: matrices become 8-bit integers with a scale for each 64; faster, bfloat16 only"""
     device: str = "auto"
-    """where it runs: auto (where the pool's blocks lie), cpu, cuda, or one GPU as cuda:1"""
+    """where it runs: auto (where the pool's blocks lie), cpu, cuda (each step process of a host has
+    its own GPU), or one GPU as cuda:1"""
     cuda_graphs: bool = False
     """on a GPU, with the backend triton: steps of decodes are recorded once and replayed; not yet
     tried on one"""

@@ -6,6 +6,7 @@ them.
 
 from __future__ import annotations
 
+import logging
 import re
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from engine.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor, device
+
+log = logging.getLogger(__name__)
 
 KNOWN = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
 
@@ -33,7 +36,7 @@ def pick(name: str) -> str:
         return name
     import torch
 
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = num_gpus()
     if name == "auto":
         return "cuda" if there else "cpu"
     if not there:
@@ -48,6 +51,54 @@ def pick(name: str) -> str:
             f"cuda:{there - 1}"
         )
     return name
+
+
+def num_gpus() -> int:
+    """Those that PyTorch can use."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def own(name: str, seat: int, seats: int, *, tp: int = 1) -> str:
+    """``pick`` for one of ``seats`` step processes of a host, each of which is to have its own GPU.
+
+    With fewer GPUs than seats instances share them; but the ``tp`` ranks of one, which add up over
+    NCCL, cannot: then ``auto`` is the CPU, with a warning. Raises ConfigError.
+    """
+    picked = pick(name)
+    if picked != "cuda":  # the CPU, or one by its number
+        return picked
+    if tp > 1 and (reason := why_no_group(seats)):
+        if name != "auto":
+            raise ConfigError(f"the device {name} is wanted for tp={tp} ranks, and {reason}")
+        if not seat:
+            log.warning("tp=%d ranks compute on the CPU: %s", tp, reason)
+        return "cpu"
+    return f"cuda:{seat % num_gpus()}"
+
+
+def why_no_group(seats: int) -> str:
+    """Why so many ranks cannot add up over this host's GPUs, or nothing."""
+    import torch.distributed as dist
+
+    there = num_gpus()
+    if seats > there:
+        return (
+            f"NCCL needs a GPU for each of the {seats} ranks of all instances here, and there are "
+            f"{there}: lower tp or instances, or set model.device=cpu"
+        )
+    if not dist.is_nccl_available():
+        return "this build of PyTorch has no NCCL: use one for CUDA, or set model.device=cpu"
+    return ""
+
+
+def enter(name: str) -> None:
+    """From now on this thread's kernels are launched on the device ``name``."""
+    if ":" in name:
+        import torch
+
+        torch.cuda.set_device(name)
 
 
 def sent(table: Tensor, to: device) -> Tensor:

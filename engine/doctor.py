@@ -145,13 +145,14 @@ def _gpu(config: Config) -> Iterator[Finding]:
 def _device(config: Config) -> Iterator[Finding]:
     """Where keys and weights would lie."""
     with contextlib.suppress(ImportError):  # told among the packages
-        from engine.build_attention import model_device
+        from engine.build_attention import model_device, seated
         from engine.memory import OF_THE_STEP
 
         on_device = config.pool.name in OF_THE_STEP
         try:
-            where = model_device(config)
-            device = devices.pick(str(config.pool.options.get("device", "auto")))
+            first = seated(config, 0, number_here=0, num_here=config.instances)
+            where = model_device(first)
+            device = devices.pick(str(first.pool.options.get("device", "auto")))
         except ConfigError as error:
             yield Finding("device", "wrong", "not as they must be", str(error))
             return
@@ -163,6 +164,11 @@ def _device(config: Config) -> Iterator[Finding]:
         else:
             advice = "pools on devices are tested on the CPU; nobody has run them on a GPU yet"
             yield Finding("device", "note", found, advice)
+        if config.tp > 1 and where == "cpu" and devices.num_gpus():
+            reason = devices.why_no_group(config.tp * config.instances)
+            advice = "model.device=cuda gives each a GPU of its own, over NCCL; nobody has tried it"
+            found = f"tp={config.tp} ranks compute on the processor"
+            yield Finding("tensor parallelism", "note", found, reason or advice)
 
 
 def _model(config: Config) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 import logging
 from multiprocessing.connection import Connection
 
+from engine import devices
 from engine.build import build_follower, build_transport
 from engine.children import LOST_ANOTHER
 from engine.errors import PeerLost
@@ -25,17 +26,19 @@ def follow(
     """Runs its part of what rank 0 says, until that leaves; returns its exit status."""
     import torch
 
-    from engine.build_attention import load_model
+    from engine.build_attention import load_model, model_device
     from engine.comm.torch_collective import TorchCollective
     from engine.model.checkpoint import Checkpoint
 
-    config = place.config
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(place.config.threads)
     try:
         start = TO_RANK(leader.recv_bytes())
     except EOFError:  # rank 0 has told the supervisor why
         return 0
     assert isinstance(start, Start)
+    config = place.seated(rank).config
+    device = model_device(config)
+    devices.enter(device)
     checkpoint = load_model(config)
     assert isinstance(checkpoint, Checkpoint), "checked with the configuration"
     try:
@@ -47,7 +50,7 @@ def follow(
             checkpoint=checkpoint,
             pool=memory,
             transport=build_transport(config, key=start.key),
-            collective=TorchCollective(meeting_file, rank=rank, size=config.tp),
+            collective=TorchCollective(meeting_file, rank, config.tp, device),
             leader=leader,
         )
         follower.serve()

@@ -5,7 +5,7 @@ import secrets
 import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from multiprocessing.connection import Connection
 
@@ -43,8 +43,20 @@ class Place:
     host: str = field(default_factory=socket.gethostname)
     lends: bool = True
     """what an operator said last"""
+    num_here: int = 1
+    """instances that this launch has on this host"""
+    number_here: int = 0
+    """this one's among them"""
     next_number: int = 0
     """what the planner gives first to who joins: lower ones were given before it started"""
+
+    def seated(self, rank: int) -> "Place":
+        """As that tp rank's process has it, with a device of its own. Looks for GPUs, so not in a
+        supervisor. Raises ConfigError."""
+        from engine.build_attention import seated
+
+        here = {"number_here": self.number_here, "num_here": self.num_here}
+        return replace(self, config=seated(self.config, rank, **here))
 
 
 def farewell(place: Place) -> int:

@@ -1,4 +1,4 @@
-"""The roles as processes: what each forked child of a supervisor runs. Only step imports torch."""
+"""The roles of an instance, as processes: its pool and its step. Only step imports torch."""
 
 import dataclasses
 import logging
@@ -9,9 +9,9 @@ from multiprocessing.connection import Connection
 
 from msgspec.structs import replace
 
+from engine import devices
 from engine.build import (
     build_loop,
-    build_planner,
     build_pool,
     build_pool_server,
     build_transport,
@@ -27,7 +27,6 @@ from engine.meeting import GONE, Place, PlannerLife, meet
 from engine.memory.base import MemoryPool
 from engine.protocol import (
     FROM_PLANNER,
-    TO_PLANNER,
     TO_STEP,
     Abort,
     BorrowOffer,
@@ -60,34 +59,6 @@ IDLE_S = 0.05
 LOAD_EVERY_S = 0.25
 LEAVE_S = 30.0
 """how long a pool that leaves waits for others to give back what it lent them"""
-
-
-def planner(pipe: Connection, place: Place) -> int:
-    """Answers heartbeats and queries; a restarted one listens where the old one did."""
-    config = place.config
-    server = ControlServer(TO_PLANNER, place.key)
-    port = int(place.planner.rpartition(":")[2]) if place.planner else config.cluster.port
-    address = server.bind(config.cluster.host, port)
-    machine = build_planner(
-        config,
-        cluster=place.cluster,
-        layout=layout_of(config, place.shape),
-        num_first=place.next_number,
-        now=time.monotonic(),
-    )
-    pipe.send({"planner": advertised(address, config.cluster.advertise)})
-    next_number = machine.next_number
-    while True:
-        said: list[tuple[bytes, Message]] = []
-        for peer, message in server.receive(min(1.0, config.planner.plan_s or 1.0)):
-            said += machine.handle(peer, message, time.monotonic())
-        said += machine.tick(time.monotonic())
-        if machine.next_number != next_number:  # the supervisor knows it before its owner does
-            next_number = machine.next_number
-            pipe.send({"next_number": next_number})
-        for to, message in said:
-            with suppress(PeerLost):  # it asked and left
-                server.send(to, message)
 
 
 def pool(pipe: Connection, place: Place, memory: MemoryPool) -> int:
@@ -156,9 +127,12 @@ def step(pipe: Connection, place: Place, memory: MemoryPool | None, team: Team =
     """
     import torch
 
-    from engine.build_attention import load_model
+    from engine.build_attention import load_model, model_device
 
+    place = place.seated(0)
     config = place.config
+    device = model_device(config)
+    devices.enter(device)
     torch.set_num_threads(config.threads)
     planner_address, key = meet(place)
     if planner_address == GONE:  # rank 0 has said why
@@ -208,7 +182,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool | None, team: Team =
         to_planner=to_planner,
         to_client=to_client,
         clock=_boottime,
-        collective=team.meet(),
+        collective=team.meet(device),
         ranks=team.pipes,
     )
     publisher = None

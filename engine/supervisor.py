@@ -15,7 +15,7 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from engine import meeting, roles
+from engine import meeting, planner_role, roles
 from engine.build import build_shared_pool, layout_of
 from engine.children import Child, fork, stop
 from engine.closing import Closing
@@ -145,7 +145,7 @@ class Supervisor:
 
     def _start_planner(self) -> None:
         place = self._place()
-        self._planner = fork("planner", lambda pipe: roles.planner(pipe, place))
+        self._planner = fork("planner", lambda pipe: planner_role.planner(pipe, place))
         self._planner_address = self._first_word(self._planner)["planner"]
 
     def _start_instance(self) -> None:
@@ -191,6 +191,8 @@ class Supervisor:
             key=self._key,
             store=self._world.store,
             lends=self._lends,
+            num_here=self._world.num_here,
+            number_here=self._world.number_here,
             next_number=self._next_number,
         )
 

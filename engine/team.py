@@ -32,13 +32,13 @@ class Team:
             except OSError as error:
                 raise PeerLost(f"tp rank {rank} is gone before it was started") from error
 
-    def meet(self) -> Collective | None:
-        """Waits for all of them. Raises PeerLost."""
+    def meet(self, device: str) -> Collective | None:
+        """Waits for all of them; ``device``: where the model runs. Raises PeerLost."""
         if not self.pipes:
             return None
         from engine.comm.torch_collective import TorchCollective
 
-        return TorchCollective(self.meeting_file, rank=0, size=len(self.pipes) + 1)
+        return TorchCollective(self.meeting_file, 0, len(self.pipes) + 1, device)
 
 
 ALONE = Team()

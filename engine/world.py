@@ -22,6 +22,8 @@ class World:
     """the rank, or the number that a running cluster gave"""
     num_here: int = 1
     """processes of the launch on this host"""
+    number_here: int = 0
+    """this one's among them"""
     cluster: str = "alone"
     store: tuple[str, int] | None = None
     """host and port of torchrun's key-value store"""
@@ -38,6 +40,7 @@ class World:
             instance=int(os.environ["RANK"]),
             size=int(os.environ["WORLD_SIZE"]),
             num_here=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+            number_here=int(os.environ.get("LOCAL_RANK", "0")),
             cluster=f"{run}/{attempt}/{port}",
             store=(os.environ["MASTER_ADDR"], port),
         )

@@ -78,8 +78,7 @@ def _zeros(device: str, num_blocks: int, block_bytes: int) -> torch.Tensor:
         require_room(wanted_bytes)
         there = "this process may not have so many"
     else:
-        if ":" in device:  # kernels are launched on this thread's GPU
-            torch.cuda.set_device(device)
+        devices.enter(device)
         free, total = torch.cuda.mem_get_info(device)
         there = f"{free:,} of {total:,} are free on {device}"
         if wanted_bytes > free:

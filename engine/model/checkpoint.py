@@ -67,10 +67,7 @@ class Checkpoint:
 
         if "head" in self.weights and self.weights["head"].ndim > 2:  # packed for it
             return NativeLlama(self.config, self.weights)  # its rows are steady anyhow
-        weights = self.weights
-        if self.device != "cpu":
-            weights = {name: weight.to(self.device) for name, weight in weights.items()}
-        return Llama(self.config, weights, steady=self.steady)
+        return Llama(self.config, self._there(self.weights), steady=self.steady)
 
     def part(self, collective: Collective) -> Model:
         """One tp rank's part of the model."""
@@ -78,7 +75,14 @@ class Checkpoint:
         from engine.model.sharded_llama import ShardedLlama
 
         assert self.ranks == collective.size, "its weights are cut for others"
-        return ShardedLlama(self.config, of_rank(self.weights, collective.rank), collective)
+        weights = of_rank(self.weights, collective.rank)
+        return ShardedLlama(self.config, self._there(weights), collective)
+
+    def _there(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Where the model runs."""
+        if self.device == "cpu":
+            return weights
+        return {name: weight.to(self.device) for name, weight in weights.items()}
 
 
 def load(

@@ -77,7 +77,8 @@ class ModelRunner:
         logits_NV = self._model.forward(token_ids_T, positions_T, logit_rows, self._backend)
         if self._device != "cpu":
             # All of the step is done when this is: then its blocks may be others'.
-            logits_NV = devices.fetched(logits_NV)
+            leads = self._collective is None or self._collective.rank == 0
+            logits_NV = devices.fetched(logits_NV if leads else logits_NV[:0])
         return logits_NV, self._of_all_ranks(plan, self._backend.end())
 
     def _begin(self, plan: Plan) -> None:

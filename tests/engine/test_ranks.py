@@ -1,6 +1,7 @@
 """Tensor parallelism and lending: each rank asks holders for its own heads, all agree on faults."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,8 +10,11 @@ from native_step import LENGTHS, decodes
 from ranked_step import RankedStep
 from tiny_models import LOGITS, reference_logits
 
+from engine import devices
+from engine.core import BlockRef, Plan, Span
 from engine.errors import WontFit
 from engine.model.checkpoint import Checkpoint
+from engine.model.runner import ModelRunner
 
 LEND_TO_BOTH = ({0: 1, 1: 1, 2: 2, 4: 1, 5: 2}, {1: 2, 2: 2})
 LENT = {1: ({}, {}), 2: ({0: 1, 1: 1, 4: 1}, {1: 1}), 3: LEND_TO_BOTH}
@@ -119,3 +123,18 @@ def test_what_does_not_fit_at_one_rank_is_run_by_none(models: dict[int, Checkpoi
         step.run(decodes(0))
     assert refused.value.sequence == 0
     step.close()
+
+
+@pytest.mark.parametrize(("rank", "fetched"), [(0, (1, 7)), (1, (0, 7))])
+def test_on_gpus_only_rank_0_has_logits_on_the_host(
+    monkeypatch: pytest.MonkeyPatch, rank: int, fetched: tuple[int, int]
+) -> None:
+    """All of them wait for their GPU: then the step's blocks may be others'."""
+    crossed = []
+    monkeypatch.setattr(devices, "sent", lambda table, to: table.to(to))
+    monkeypatch.setattr(devices, "fetched", lambda x: crossed.append(tuple(x.shape)) or x)
+    model = SimpleNamespace(forward=lambda *_: torch.empty(1, 7, device="meta"))
+    backend = SimpleNamespace(begin=lambda plan: None, end=frozenset)
+    runner = ModelRunner(model, backend, SimpleNamespace(rank=rank, size=2), device="meta")
+    runner.run(Plan(1, (5,), (Span(0, 0, 1, 0, (BlockRef(0, 0),), 1),), (0,)))
+    assert crossed == [fetched]

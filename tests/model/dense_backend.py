@@ -30,7 +30,7 @@ class DenseBackend:
         group = heads // k.shape[1]
         q = q_THD.float().view(num_rows, -1, group, dim)
         scores = torch.einsum("tkgd,skd->kgts", q, k) * dim**-0.5
-        hidden = torch.ones(scores.shape[2:], dtype=torch.bool).triu(len(k) - num_rows + 1)
+        hidden = torch.ones_like(scores[0, 0], dtype=torch.bool).triu(len(k) - num_rows + 1)
         weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
         return torch.einsum("kgts,skd->tkgd", weights, v).reshape(num_rows, heads, dim)
 

@@ -1,5 +1,6 @@
 """The ranks of an instance together are the model: for every family, and for uneven parts."""
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,24 @@ def test_ranks_that_share_a_kv_head_write_the_same_bits(tmp_path: Path, family: 
             assert torch.equal(first, same)
             assert torch.equal(other, again)
             assert not torch.equal(first, other)
+
+
+def test_no_layer_waits_for_a_device(tmp_path: Path) -> None:
+    """On torch's device without memory nothing can be read, so the host never needs what lies
+    there: neither in a layer nor for the logits."""
+    path = make_tiny(tmp_path, "qwen2", intermediate_size=97)
+    checkpoint: Any = dataclasses.replace(load(str(path), "bfloat16", ranks=3), device="meta")
+    rows = torch.arange(20, device="meta")
+
+    def of_rank(collective: Any) -> torch.Tensor:
+        model = checkpoint.part(collective)
+        return model.forward(rows, rows, rows[:2], DenseBackend(checkpoint.config.num_layers))
+
+    ranks = ThreadRanks(3)
+    logits, *_ = ranks.run(of_rank)
+    assert logits.device.type == "meta"
+    assert logits.shape == (2, checkpoint.config.vocab_size)
+    assert ranks.num_sums == 1 + 2 * checkpoint.config.num_layers
 
 
 def config(heads: int, kv_heads: int, mlp: int = 500, vocab: int = 500) -> LlamaConfig:
