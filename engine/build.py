@@ -291,8 +291,8 @@ def build_follower(
     from engine.attention.lenders import Lenders
     from engine.follower import Follower
 
-    fingerprint = pool.layout.fingerprint
-    hello = Hello(VERSION, cluster, instance, step_epoch, fingerprint, collective.rank)
+    whole = layout_of(config, checkpoint.config.shape)  # of the pool that it may have a part of
+    hello = Hello(VERSION, cluster, instance, step_epoch, whole.fingerprint, collective.rank)
     lenders = Lenders(transport, own=hello, debtor=hello)
     runner, backend = build_runner(
         config, checkpoint=checkpoint, pool=pool, lenders=lenders, collective=collective

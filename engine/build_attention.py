@@ -18,6 +18,7 @@ from engine.model.checkpoint import Checkpoint
 from engine.registry import construct, own_config
 
 if TYPE_CHECKING:
+    from engine.attention.backend_kernel import Make
     from engine.attention.dist import DistAttention
     from engine.attention.lenders import Lenders
     from engine.attention.local import LocalBackend
@@ -131,17 +132,23 @@ def build_kernel(
         kernel: Kernel = KERNELS.load(config.pool.kernel)()
         return kernel
     from engine.attention.backend_kernel import BackendKernel
+    from engine.attention.parted_kernel import PartedKernel
 
     _, _, cls, options = attention_parts(config, given)
 
-    def make(heads: int, layout: BlockLayout) -> LocalBackend:
-        part = replace(shape, num_heads=heads, num_kv_heads=layout.kv_heads)
-        made: LocalBackend = construct(
-            cls, options, shape=part, layout=layout, pool=pool, num_threads=config.threads
-        )
-        return made
+    def over(part: MemoryPool) -> Make:
+        def make(heads: int, layout: BlockLayout) -> LocalBackend:
+            of_heads = replace(shape, num_heads=heads, num_kv_heads=layout.kv_heads)
+            made: LocalBackend = construct(
+                cls, options, shape=of_heads, layout=layout, pool=part, num_threads=config.threads
+            )
+            return made
 
-    return BackendKernel(make, shape.num_heads, pool.layout)
+        return make
+
+    if pool.parts:
+        return PartedKernel(over, shape.num_heads, pool)
+    return BackendKernel(over(pool), shape.num_heads, pool.layout)
 
 
 def build_runner(
@@ -153,7 +160,12 @@ def build_runner(
     collective: Collective | None = None,
     given: type[LocalBackend] | None = None,
 ) -> tuple[ModelRunner, DistAttention]:
-    """The model over ``pool``, or with ``collective`` one tp rank's part of it."""
+    """The model over ``pool``, or with ``collective`` one tp rank's part of it.
+
+    Then ``pool`` is all of the instance's, or that rank's part, where they lie apart.
+    """
+    from engine.attention.block_reads import BlockReads
+    from engine.attention.slices import asked_heads
     from engine.attention.travel import Travels
     from engine.model.cuda_graphs import CudaRecorder
     from engine.model.graphed import GraphedLlama
@@ -161,7 +173,8 @@ def build_runner(
     from engine.model.runner import ModelRunner
     from engine.model.shard import Shard
 
-    shape, layout = checkpoint.config.shape, pool.layout
+    shape = checkpoint.config.shape
+    layout = whole_layout = replace(pool.layout, kv_heads=shape.num_kv_heads)
     if collective is None:
         model: Any = checkpoint.model
         if config.model.cuda_graphs and checkpoint.device != "cpu" and isinstance(model, Llama):
@@ -172,9 +185,20 @@ def build_runner(
         shard = Shard.of(whole, collective.rank, collective.size)
         shape, layout = shard.config(whole).shape, layout.part(shard.kv_heads)
         model = checkpoint.part(collective)
+    own = pool.parts[0][1] if pool.parts else pool
+    lies_apart = bool(pool.parts) or own.layout != whole_layout
     backend = build_attention(
-        config, shape=shape, layout=layout, pool=pool, lenders=lenders, given=given
+        config,
+        shape=shape,
+        layout=own.layout if lies_apart else layout,
+        pool=own,
+        lenders=lenders,
+        given=given,
     )
+    if lies_apart:  # others know whole blocks: they are told the heads, fetched from, never mapped
+        backend.heads = asked_heads(shape, layout)
+        backend.reads = BlockReads(lenders, pool)
+        backend.local.reads_mapped = False
     if collective is not None:  # what is told is of all ranks: each asks for its heads
-        backend.travels = Travels(checkpoint.config.shape, pool.layout)
+        backend.travels = Travels(checkpoint.config.shape, whole_layout)
     return ModelRunner(model, backend, collective, device=checkpoint.device), backend

@@ -106,7 +106,10 @@ def _check_device(config: Config) -> list[str]:
         problems = [
             f"pool.name={config.pool.name} is memory of the step's process, and {reason}"
             for wrong, reason in (
-                (config.tp > 1, f"tp={config.tp} ranks share one pool: use pool.name=paged"),
+                (
+                    config.tp > 1 and config.pool.name != "device",
+                    f"tp={config.tp} ranks have one memory each: use pool.name=device or paged",
+                ),
                 (config.cluster.donor, "a donor runs no step: use pool.name=paged"),
                 (config.pool.memory, "pool.memory counts the host's: set pool.num_blocks"),
             )
@@ -114,11 +117,16 @@ def _check_device(config: Config) -> list[str]:
         ]
     if fault := fault_of(model.device):
         return [*problems, f"model.device={fault}"]
-    if config.tp > 1 and ":" in model.device:
-        problems.append(
-            f"model.device={model.device} is one GPU, and each of tp={config.tp} ranks needs its "
-            "own: use model.device=cuda"
-        )
+    named = (
+        ("model.device", model.device),
+        ("pool.options.device", str(config.pool.options.get("device", ""))),
+    )
+    problems += [
+        f"{name}={device} is one GPU, and each of tp={config.tp} ranks needs its own: use "
+        f"{name}=cuda"
+        for name, device in named
+        if config.tp > 1 and ":" in device
+    ]
     if model.device in ("auto", "cpu"):
         return problems
     return problems + [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import weakref
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import ConfigError
@@ -99,6 +100,15 @@ def enter(name: str) -> None:
         import torch
 
         torch.cuda.set_device(name)
+
+
+def on(name: str) -> AbstractContextManager[Any]:
+    """Within, this thread's kernels are launched on the device ``name``."""
+    if ":" not in name:
+        return nullcontext()
+    import torch
+
+    return torch.cuda.device(name)
 
 
 def sent(table: Tensor, to: device) -> Tensor:

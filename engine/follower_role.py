@@ -4,7 +4,8 @@ import logging
 from multiprocessing.connection import Connection
 
 from engine import devices
-from engine.build import build_follower, build_transport
+from engine.build import build_follower, build_transport, layout_of
+from engine.build_parted import build_part
 from engine.children import LOST_ANOTHER
 from engine.errors import PeerLost
 from engine.meeting import Place
@@ -17,13 +18,16 @@ log = logging.getLogger(__name__)
 def follow(
     pipe: Connection,
     place: Place,
-    memory: MemoryPool,
+    memory: MemoryPool | None,
     *,
     rank: int,
     leader: Connection,
     meeting_file: int,
 ) -> int:
-    """Runs its part of what rank 0 says, until that leaves; returns its exit status."""
+    """Runs its part of what rank 0 says, until that leaves; returns its exit status.
+
+    Without ``memory`` rank 0 shows it its part of the pool.
+    """
     import torch
 
     from engine.build_attention import load_model, model_device
@@ -31,14 +35,16 @@ def follow(
     from engine.model.checkpoint import Checkpoint
 
     torch.set_num_threads(place.config.threads)
-    try:
-        start = TO_RANK(leader.recv_bytes())
-    except EOFError:  # rank 0 has told the supervisor why
-        return 0
-    assert isinstance(start, Start)
     config = place.seated(rank).config
     device = model_device(config)
     devices.enter(device)
+    try:
+        start = TO_RANK(leader.recv_bytes())
+        if memory is None:
+            memory = build_part(config, layout_of(config, place.shape), rank, leader.recv())
+    except EOFError:  # rank 0 has told the supervisor why
+        return 0
+    assert isinstance(start, Start)
     checkpoint = load_model(config)
     assert isinstance(checkpoint, Checkpoint), "checked with the configuration"
     try:

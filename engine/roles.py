@@ -17,6 +17,7 @@ from engine.build import (
     build_transport,
     layout_of,
 )
+from engine.build_parted import build_parted_pool
 from engine.children import LOST_ANOTHER
 from engine.comm.control import ControlClient, ControlServer
 from engine.comm.kv_publisher import KvPublisher
@@ -129,7 +130,8 @@ def step(pipe: Connection, place: Place, memory: MemoryPool | None, team: Team =
 
     from engine.build_attention import load_model, model_device
 
-    place = place.seated(0)
+    ranks = [place.seated(rank) for rank in range(place.config.tp)]
+    place = ranks[0]
     config = place.config
     device = model_device(config)
     devices.enter(device)
@@ -147,7 +149,14 @@ def step(pipe: Connection, place: Place, memory: MemoryPool | None, team: Team =
     members, owners = MemberList(), dict[str, bytes]()
     hosted = None
     if memory is None:
-        memory = build_pool(config, layout_of(config, place.shape))
+        layout = layout_of(config, place.shape)
+        if config.tp == 1:
+            memory = build_pool(config, layout)
+        else:
+            where = [str(one.config.pool.options["device"]) for one in ranks]
+            memory = parted = build_parted_pool(config, layout, where)
+            team.show(parted.shown)
+            devices.enter(memory.device)
         there = dataclasses.replace(place, planner=planner_address, key=key)
         hosted = HostedPool(partial(pool, place=there, memory=memory), memory.device)
 

@@ -36,7 +36,6 @@ class Steps:
         size = place.config.tp
         if size == 1:
             return Steps(fork("step", lambda pipe: roles.step(pipe, place, memory)))
-        assert memory is not None, "checked with the configuration"
         meeting_file = os.memfd_create("lendkv-ranks")
         pairs = [Pipe() for _ in range(size - 1)]
         ours, theirs = ([pair[end] for pair in pairs] for end in (0, 1))

@@ -32,6 +32,14 @@ class Team:
             except OSError as error:
                 raise PeerLost(f"tp rank {rank} is gone before it was started") from error
 
+    def show(self, parts: Sequence[object]) -> None:
+        """To each its part of the pool, of all ranks' in order. Raises PeerLost."""
+        for rank, pipe in enumerate(self.pipes, 1):
+            try:
+                pipe.send(parts[rank])
+            except OSError as error:
+                raise PeerLost(f"tp rank {rank} is gone before it was started") from error
+
     def meet(self, device: str) -> Collective | None:
         """Waits for all of them; ``device``: where the model runs. Raises PeerLost."""
         if not self.pipes:

@@ -67,7 +67,7 @@ class DistAttention(AttentionBackend):
             lenders.required_kernel = local.fingerprint
         self._config = config
         self.local = local
-        self._heads = asked_heads(local.shape, local.layout)
+        self.heads = asked_heads(local.shape, local.layout)
         self._lenders = lenders
         lenders.on_answer = self._on_answer
         lenders.on_declined = self._on_declined
@@ -114,7 +114,7 @@ class DistAttention(AttentionBackend):
             spans = step.ask_spans(self._attached.versions(instance))
             keys = step.num_row_keys * per_leaf
             self._budget_s[instance] = self._config.wait_s + self._config.wait_per_key_s * keys
-            begin = Begin(plan.step, self.local.scale, spans, self._heads)
+            begin = Begin(plan.step, self.local.scale, spans, self.heads)
             if not self._lenders.send(instance, begin):
                 self._failed.add(instance)
 

@@ -41,6 +41,8 @@ class MemoryPool(ABC):
     tiers: tuple[MemoryPool, MemoryPool] | None = None
     """the device's memory and host memory, where blocks lie in both: those of the second come
     last, and the first may have more than are counted, for copies"""
+    parts: tuple[tuple[range, MemoryPool], ...] = ()
+    """where each tp rank has a memory of its own: its KV heads of every block, and their pool"""
     takes_host_blocks: bool = False
     """whether it is told which of its blocks are ``pool.lending.host_blocks``"""
 

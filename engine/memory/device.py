@@ -6,7 +6,10 @@ With the device ``cpu`` the same code runs where there is no GPU.
 
 from __future__ import annotations
 
+import os
+import weakref
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,15 +34,39 @@ class DevicePool(MemoryPool):
         device: str = "auto"
         """auto (a CUDA GPU where there is one, else cpu), cpu, cuda, or one GPU as cuda:1"""
 
-    def __init__(self, config: Config, *, layout: BlockLayout, num_blocks: int) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        layout: BlockLayout,
+        num_blocks: int,
+        bytes_PB: torch.Tensor | None = None,
+    ) -> None:
+        """``bytes_PB``: the blocks, where another process has made and shared them."""
         self.layout = layout
         self.num_blocks = num_blocks
         self.device = devices.pick(config.device)
-        self.bytes_PB: torch.Tensor = _zeros(self.device, num_blocks, layout.block_bytes)
+        devices.enter(self.device)
+        if bytes_PB is None:
+            bytes_PB = _zeros(self.device, num_blocks, layout.block_bytes)
+        self.bytes_PB: torch.Tensor = bytes_PB.view(num_blocks, -1)
         self._first = self.bytes_PB.data_ptr()
         counters = np.zeros(header_bytes(num_blocks), np.uint8)
         self._generations = Generations(counters.data, num_blocks, atomic=False)
         self._counters = counters
+
+    def share(self) -> object:
+        """What arrives at the other end of a pipe as a tensor over the same memory, while this pool
+        is there. To be called before addresses are: on the CPU the blocks move."""
+        if self.bytes_PB.is_cuda:
+            return self.bytes_PB  # torch has taught pipes to carry CUDA's handles
+        file, num_bytes = os.memfd_create("lendkv-part"), self.bytes_PB.numel()
+        os.truncate(file, num_bytes)
+        weakref.finalize(self, os.close, file)
+        shown = _Shown(f"/proc/{os.getpid()}/fd/{file}", num_bytes)
+        self.bytes_PB = _mapped(*shown).view_as(self.bytes_PB)
+        self._first = self.bytes_PB.data_ptr()
+        return shown
 
     def block_address(self, block: int) -> int:
         """On the device."""
@@ -72,13 +99,26 @@ class DevicePool(MemoryPool):
         self.bytes_PB = self.bytes_PB[:0]
 
 
+class _Shown(NamedTuple):
+    """Memory of this host's CPU."""
+
+    path: str
+    num_bytes: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _mapped, tuple(self)
+
+
+def _mapped(path: str, num_bytes: int) -> torch.Tensor:
+    return torch.from_file(path, shared=True, size=num_bytes, dtype=torch.uint8)
+
+
 def _zeros(device: str, num_blocks: int, block_bytes: int) -> torch.Tensor:
     wanted_bytes = num_blocks * block_bytes
     if device == "cpu":
         require_room(wanted_bytes)
         there = "this process may not have so many"
     else:
-        devices.enter(device)
         free, total = torch.cuda.mem_get_info(device)
         there = f"{free:,} of {total:,} are free on {device}"
         if wanted_bytes > free:

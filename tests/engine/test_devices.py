@@ -48,6 +48,8 @@ ON_DEVICE = ("pool.name=device",)
         (["tp=2"], 2, ["cpu"] * 4),
         (["model.device=cpu", "tp=2"], 1, ["cpu"] * 2),
         ([*ON_DEVICE], 2, ["cuda:0", "cuda:1"]),
+        ([*ON_DEVICE, "tp=2"], 2, ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),
+        ([*ON_DEVICE, "tp=2"], 3, ["cpu"] * 6),
         ([*ON_DEVICE, "pool.options.device=cuda:2"], 1, ["cuda:2"]),
         ([*ON_DEVICE, "pool.options.device=cpu"], 1, ["cpu"]),
     ],
@@ -113,9 +115,16 @@ def test_without_any_gpu_it_is_as_for_one_rank(gpus: Any) -> None:
         of_host(load(None, ["model.device=cuda", "tp=2"]))
 
 
-def test_one_gpu_by_its_number_is_not_for_several_ranks() -> None:
-    with pytest.raises(ConfigError, match="model.device=cuda:1 is one GPU, and each of tp=2 ranks"):
-        load(None, ["model.device=cuda:1", "tp=2"])
+@pytest.mark.parametrize("name", ["model.device", "pool.options.device"])
+def test_one_gpu_by_its_number_is_not_for_several_ranks(name: str) -> None:
+    said = f"{name}=cuda:1 is one GPU, and each of tp=2 ranks needs its own: use {name}=cuda"
+    with pytest.raises(ConfigError, match=said):
+        load(None, [*ON_DEVICE, f"{name}=cuda:1", "tp=2"])
+
+
+def test_two_memories_are_not_for_several_ranks() -> None:
+    with pytest.raises(ConfigError, match="tp=2 ranks have one memory each: use pool.name=device"):
+        load(None, ["pool.name=tiered", "tp=2"])
 
 
 @pytest.mark.parametrize(("there", "said"), [(2, "model.device=cuda gives"), (1, "NCCL needs")])

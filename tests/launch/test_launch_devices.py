@@ -1,10 +1,13 @@
 """Instances whose keys lie in their step's own memory, as on a GPU; here the device is the CPU."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
 from command import Command
+from test_launch_faults import LONG, num_rings, start
 from tiny_checkpoint import PROMPT, prompt_ids
 from tiny_models import reference_tokens
 
@@ -38,6 +41,50 @@ def test_instances_on_devices_lend_each_other(recipe, pool, local):
     assert facts["equal_to_single"] is True
     assert all(facts["kv_blocks_by_instance"].values())
     assert set(facts["ways"]) == {"query"}, "nobody can map a device's memory"
+
+
+@pytest.mark.parametrize(
+    ("instances", "tp"),
+    [
+        (2, 2),
+        pytest.param(1, 3, marks=pytest.mark.nightly),
+        pytest.param(2, 3, marks=pytest.mark.nightly),
+    ],
+)
+def test_ranks_on_devices_lend_each_other(recipe, instances, tp):
+    """Each rank's heads lie in a memory of its own; of three ranks two have the same KV head."""
+    done = generate(
+        recipe,
+        f"tp={tp}",
+        "pool.name=device",
+        "pool.options.device=cpu",
+        f"pool.num_blocks={54 // instances}",
+        processes=instances,
+    )
+    assert done.status == 0, done.err
+    facts = json.loads(done.out)
+    assert facts["token_ids"] == reference_tokens(recipe.parent / "model", prompt_ids(), 16)
+    assert facts["equal_to_single"] is True
+    assert len(facts["kv_blocks_by_instance"]) == instances
+    assert instances == 1 or facts["ways"].keys() == {"query"}, "nobody can map their memory"
+
+
+@pytest.mark.nightly
+def test_a_killed_rank_ends_the_pool_that_lies_apart_and_the_answer_is_exact(recipe):
+    options = ("tp=2", "transport.name=shm", "pool.name=device", "pool.options.device=cpu")
+    command = start(recipe, "--json", *options, tokens=LONG)
+    command.wait_until(lambda: len(command.supervisors()) == 2)
+    first, _ = command.supervisors()
+    command.wait_until(lambda: len(command.children(first)) == 4)
+    _, _, follower, _ = command.children(first)
+    command.wait_until(lambda: num_rings(follower) >= 1)  # the leader borrows
+    os.kill(follower, signal.SIGKILL)
+    done = command.finish()
+    assert done.status == 0, done.err
+    assert sum("rank 1 process ended (status -9)" in line for line in done.sentences) == 1
+    assert "Traceback" not in done.err
+    facts = json.loads(done.out)
+    assert facts["token_ids"] == reference_tokens(recipe.parent / "model", prompt_ids(), LONG)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU")
