@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from engine.client import Answer, Client
 from engine.config import Component, Config, recipe_path
@@ -18,6 +18,7 @@ from engine.model.checkpoint import require_tokenizer
 from engine.model.tokenizer import Tokenizer
 from engine.output import Printed
 from engine.picture import PoolUse, picture
+from engine.progress_bar import progress_bar
 
 
 class Generate:
@@ -70,7 +71,7 @@ class Generate:
     def _complete(self, client: Client, tokenizer: Tokenizer, prompt_ids: list[int]) -> Answer:
         config = self._config
         text = tokenizer.stream()
-        with self._progress() as bars:
+        with progress_bar(self._console) as bars:
             bar = bars.add_task("starting instances", total=config.instances)
             client.wait_ready(
                 config.instances, config.cluster.start_s, lambda n: bars.update(bar, completed=n)
@@ -84,16 +85,6 @@ class Generate:
             )
         self._say(text.flush() + "\n", None)
         return answer
-
-    def _progress(self) -> Progress:
-        return Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
 
     def _say(self, text: str, bars: Progress | None) -> None:
         """Stream the answer; the bars are done by then and must not be drawn over it."""
@@ -123,7 +114,7 @@ class Generate:
             ),
         )
         llm = LLM(big)
-        with self._progress() as bars:
+        with progress_bar(self._console) as bars:
             total = len(prompt_ids) + config.generate.max_tokens
             bar = bars.add_task("the same on one big instance, tokens", total=total)
 

@@ -1,5 +1,7 @@
 """LLM: text in, text out, with instances in this process; for scripts and notebooks."""
 
+import dataclasses
+import inspect
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +10,10 @@ from engine.config import Config, load
 from engine.core import SamplingParams
 from engine.errors import ConfigError
 from engine.inprocess import Completion, Engine
+
+NUMBERS = tuple(one.name for one in dataclasses.fields(Config) if one.type is int)
+"""of the recipe, outside its groups"""
+PARTS = frozenset(inspect.getfullargspec(Engine.__init__).kwonlyargs)
 
 
 class LLM(Engine):
@@ -19,9 +25,18 @@ class LLM(Engine):
     def __init__(
         self, recipe: Config | str | os.PathLike[str] | None = None, *overrides: str, **parts: Any
     ) -> None:
-        """``parts`` are those of Engine. Raises ConfigError, CheckpointError."""
+        """``parts`` are those of Engine; ``instances=3`` among them is the override of that name.
+
+        Raises ConfigError, CheckpointError.
+        """
         if not all(isinstance(text, str) for text in overrides):
             raise ConfigError(f"overrides are texts such as 'instances=3', not {overrides}")
+        overrides += tuple(f"{name}={parts.pop(name)}" for name in NUMBERS if name in parts)
+        if unknown := sorted(parts.keys() - PARTS):
+            raise ConfigError(
+                f"LLM takes no keyword {', '.join(unknown)}: values of a recipe are texts such as "
+                f"'pool.num_blocks=64', and keywords are {', '.join([*NUMBERS, *sorted(PARTS)])}"
+            )
         if not isinstance(recipe, Config):
             recipe = load(None if recipe is None else os.fspath(recipe), overrides)
         elif overrides:

@@ -5,13 +5,11 @@ import asyncio
 import gc
 import math
 import signal
-import sys
 from collections.abc import Sequence
 from datetime import datetime
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from engine.errors import CheckpointError, ConfigError
 from engine.load import arrivals, report
@@ -27,6 +25,7 @@ from engine.load.server import find_model
 from engine.model.checkpoint import EMBEDDED, load_tokenizer
 from engine.model.tokenizer import Tokenizer
 from engine.output import INTERRUPTED
+from engine.progress_bar import progress_bar
 
 
 def add_bench(parser: argparse.ArgumentParser, kind: type[argparse.ArgumentParser]) -> None:
@@ -81,15 +80,11 @@ async def _run(
     stopped: asyncio.Event,
     what: str,
 ) -> list[Outcome]:
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
+    bar = progress_bar(
+        Console(stderr=True),
+        hidden=options.disable_tqdm,
         auto_refresh=False,  # no thread of its own: it would take time from the clients
         transient=True,
-        disable=options.disable_tqdm or not sys.stderr.isatty(),
     )
     with bar:
         task = bar.add_task(what, total=len(samples))

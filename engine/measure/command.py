@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from engine.client import Client
 from engine.comm.control import ControlClient
@@ -22,6 +22,7 @@ from engine.measure.machine import profile_from, save, written
 from engine.measure.streams import Streams
 from engine.measure.timing import LENDER, Times, Timing
 from engine.model.checkpoint import describe
+from engine.progress_bar import progress_bar
 from engine.protocol import FROM_STEP
 from engine.sim.hardware.model import model_of
 from engine.sim.hardware.profile import Measured
@@ -95,7 +96,7 @@ class Profiling:
         link = measure_link(self._config, key, self._pin_there)
         client = Client(planner, key)
         try:
-            with self._progress() as bars:
+            with progress_bar(self._console, counted=False) as bars:
                 busy, times = self._time(client, key, bars)
         finally:  # nobody else would tell the instances to leave
             client.goodbye()
@@ -152,15 +153,6 @@ class Profiling:
     def _pin_there(self) -> None:
         os.sched_setaffinity(0, self._cores)
         pin(LENDER, self._config.threads)
-
-    def _progress(self) -> Progress:
-        return Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
 
 
 def _sizes(config: Config) -> Sizes:

@@ -63,6 +63,32 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(llm, answer, prompts, give
     llm.check()
 
 
+def test_instances_may_be_a_keyword(tiny):
+    made = LLM(None, "instances=2", "pool.num_blocks=64", instances=3, checkpoint=tiny)
+    assert [pool.num_blocks for pool in made.pools] == [64] * 3
+    made.close()
+    with pytest.raises(ConfigError, match="a Config is taken as it is"):
+        LLM(load(None), instances=3, checkpoint=tiny)
+
+
+@pytest.mark.parametrize(
+    ("given_", "said"),
+    [
+        ({"instances": 0}, "instances is 0; 1 to"),
+        ({"instances": "many"}, "instances"),
+        ({"tp": 2}, "tp=2 is for instances in processes"),
+        (
+            {"model": "smollm2"},
+            "LLM takes no keyword model: values .* as 'pool.num_blocks=64', and",
+        ),
+        ({"b": 1, "a": 2}, "no keyword a, b: .* keywords are instances, tp, threads, attention"),
+    ],
+)
+def test_keywords_that_are_no_parts_are_refused(given_, said):
+    with pytest.raises(ConfigError, match=said):
+        LLM(None, **given_)
+
+
 def test_numbers_of_numpy_are_token_ids(llm, answer):
     assert llm.generate([np.array(IDS)], RIGHT)[0].token_ids == answer
 
