@@ -87,10 +87,10 @@ def why_no_group(seats: int) -> str:
     if seats > there:
         return (
             f"NCCL needs a GPU for each of the {seats} ranks of all instances here, and there are "
-            f"{there}: lower tp or instances, or set model.device=cpu"
+            f"{there}: lower tp or instances, or use the device cpu"
         )
     if not dist.is_nccl_available():
-        return "this build of PyTorch has no NCCL: use one for CUDA, or set model.device=cpu"
+        return "this build of PyTorch has no NCCL: use one for CUDA, or the device cpu"
     return ""
 
 

@@ -1,9 +1,11 @@
 """Heads on several devices answer with the bits of one that has them all, whoever asks."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from engine.attention.kernel_backend import NativeBackend
 from engine.attention.local import LocalBackend
 from engine.attention.parted_kernel import PartedKernel
 from engine.attention.tree import Piece, Segment
+from engine.attention.triton.backend import TritonBackend, why_not
 from engine.core import BlockLayout, ModelShape
 from engine.memory.base import MemoryPool
 from engine.memory.device import DevicePool
@@ -35,10 +38,11 @@ PARTS = [
 ]
 
 
-def over(pool: MemoryPool) -> Make:
+def over(backend: Any, pool: MemoryPool) -> Make:
     def make(heads: int, layout: BlockLayout) -> LocalBackend:
         shape = replace(SHAPE, num_heads=heads, num_kv_heads=layout.kv_heads)
-        return NativeBackend(NativeBackend.Config(), shape=shape, layout=layout, pool=pool)
+        made: LocalBackend = backend(backend.Config(), shape=shape, layout=layout, pool=pool)
+        return made
 
     return make
 
@@ -53,9 +57,16 @@ def attend(kernel: Any, pool: MemoryPool, layout: BlockLayout, q_THD: Any) -> An
     return out_RHD, lse_RH
 
 
+@pytest.mark.parametrize(
+    "backend",
+    [
+        NativeBackend,
+        pytest.param(TritonBackend, marks=pytest.mark.skipif(bool(why_not()), reason=why_not())),
+    ],
+)
 @given(st.sampled_from(PARTS), st.integers(0, KV_HEADS - 1), st.data())
 def test_any_heads_have_the_bits_of_one_device(
-    parts: list[range], first: int, data: st.DataObject
+    backend: Any, parts: list[range], first: int, data: st.DataObject
 ) -> None:
     whole = DevicePool(DevicePool.Config(device="cpu"), layout=LAYOUT, num_blocks=4)
     pool = PartedPool(layout=LAYOUT, num_blocks=4, parts=[(heads, "cpu") for heads in parts])
@@ -69,8 +80,8 @@ def test_any_heads_have_the_bits_of_one_device(
     wanted = range(first, last)
     layout = LAYOUT if len(wanted) == KV_HEADS else LAYOUT.part(wanted)
     q_THD = torch.randn(2, group * len(wanted), DIM, generator=generator).numpy()
-    kernel = PartedKernel(over, SHAPE.num_heads, pool)
-    truth = BackendKernel(over(whole), SHAPE.num_heads, LAYOUT)
+    kernel = PartedKernel(partial(over, backend), SHAPE.num_heads, pool)
+    truth = BackendKernel(over(backend, whole), SHAPE.num_heads, LAYOUT)
     found, right = attend(kernel, pool, layout, q_THD), attend(truth, whole, layout, q_THD)
     assert all(np.array_equal(a, b) for a, b in zip(found, right, strict=True))
     assert kernel.fingerprint == truth.fingerprint

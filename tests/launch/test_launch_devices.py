@@ -11,6 +11,10 @@ from test_launch_faults import LONG, num_rings, start
 from tiny_checkpoint import PROMPT, prompt_ids
 from tiny_models import reference_tokens
 
+from engine.attention.triton.backend import why_not
+
+needs_triton = pytest.mark.skipif(bool(why_not()), reason=why_not())
+
 
 def generate(recipe, *overrides, processes=2):
     return Command(
@@ -44,20 +48,22 @@ def test_instances_on_devices_lend_each_other(recipe, pool, local):
 
 
 @pytest.mark.parametrize(
-    ("instances", "tp"),
+    ("instances", "tp", "kernel"),
     [
-        (2, 2),
-        pytest.param(1, 3, marks=pytest.mark.nightly),
-        pytest.param(2, 3, marks=pytest.mark.nightly),
+        (2, 2, "native"),
+        pytest.param(1, 3, "native", marks=pytest.mark.nightly),
+        pytest.param(2, 3, "native", marks=pytest.mark.nightly),
+        pytest.param(2, 2, "triton", marks=[pytest.mark.nightly, needs_triton]),
     ],
 )
-def test_ranks_on_devices_lend_each_other(recipe, instances, tp):
+def test_ranks_on_devices_lend_each_other(recipe, instances, tp, kernel):
     """Each rank's heads lie in a memory of its own; of three ranks two have the same KV head."""
     done = generate(
         recipe,
         f"tp={tp}",
         "pool.name=device",
         "pool.options.device=cpu",
+        f"attention.options.local={kernel}",
         f"pool.num_blocks={54 // instances}",
         processes=instances,
     )
