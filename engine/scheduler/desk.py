@@ -156,7 +156,7 @@ class Desk:
             case p.Drawn():
                 self._on_drawn(message, now)
             case p.Granted():
-                self.negotiator.on_granted(instance, message)
+                self.negotiator.on_granted(instance, message, now)
             case p.Refused():
                 self.negotiator.on_refused(instance, message, now)
             case p.Pinned():

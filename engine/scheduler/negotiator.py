@@ -2,13 +2,12 @@
 
 One that runs can use some of what it asked for, and takes what there is.
 Asks the planner who could lend, lets the placement choose, reserves at each creditor. The planner
-is stale by design: a creditor may refuse, and then the choice is made again with what it said.
+is stale by design: creditors may refuse. When all have answered the choice is made again with what
+these said; what others have granted is kept as far as it is chosen again.
 (PAPER section 2.1: the creditors are tried in turn; their own tables decide.)
 """
 
 from dataclasses import dataclass, replace
-
-from msgspec import structs
 
 from engine.errors import CapacityError
 from engine.protocol import (
@@ -124,21 +123,20 @@ class Negotiator:
         for outcome in [one for one in self.outcomes if one.sequence == sequence]:
             self.outcomes.remove(outcome)
             if isinstance(outcome, Placed):
-                self._give_back(outcome.grants)
+                for instance, grant in outcome.grants.items():
+                    self._release(instance, grant)
 
     def on_offer(self, offer: BorrowOffer, now: float) -> None:
         for deal in list(self._deals.values()):
             if deal.query == offer.query and not deal.rounds:
                 self._epochs |= {one.instance: one.epoch for one in offer.creditors}
-                deal.creditors = [
-                    replace_lendable(one, 0) if self._is_suspect(one, now) else one
-                    for one in offer.creditors
-                ]
+                deal.creditors = offer.creditors
+                deal.know({c.instance: 0 for c in offer.creditors if self._is_suspect(c, now)})
                 deal.num_lend_cap = offer.num_lend_cap
                 deal.is_held = offer.is_held
                 self._reserve(deal, now)
 
-    def on_granted(self, instance: int, message: Granted) -> None:
+    def on_granted(self, instance: int, message: Granted, now: float) -> None:
         if (instance, message.loan) in self._debts:
             return  # the same answer again
         deal = self._deal_of(message.reservation)
@@ -149,21 +147,23 @@ class Negotiator:
         del deal.asked[message.reservation]
         deal.grants[instance] = message
         self._debts.add(instance, message.loan, lease_s=message.lease_s, asked_at=deal.asked_at)
-        if not deal.asked:
-            del self._deals[deal.sequence]
-            self.outcomes.append(Placed(deal.sequence, deal.holders, deal.grants))
+        self._go_on(deal, now)
 
     def on_refused(self, instance: int, message: Refused, now: float) -> None:
         deal = self._deal_of(message.reservation)
         if deal is not None:
-            self._retry(deal, {instance: message.num_lendable}, now)
+            del deal.asked[message.reservation]
+            deal.know({instance: message.num_lendable})
+            self._go_on(deal, now)
 
     def on_recall(self, instance: int, loan: int, now: float) -> None:
         """A creditor wants back what no sequence has yet: the deal chooses again without it."""
         for deal in list(self._deals.values()):
             grant = deal.grants.get(instance)
             if grant is not None and grant.loan == loan:
-                self._retry(deal, {instance: 0}, now)
+                self._give_back(deal, instance)
+                deal.know({instance: 0})
+                self._go_on(deal, now)
 
     def on_lost(self, instance: int, now: float) -> None:
         """The instance is gone: nothing can be had from it now."""
@@ -171,23 +171,24 @@ class Negotiator:
         for deal in list(self._deals.values()):
             if instance in deal.asked.values() or instance in deal.grants:
                 deal.grants.pop(instance, None)
-                self._retry(deal, {instance: 0}, now)
+                self._without(deal, {instance}, now)
 
     def on_gone(self, loans: set[tuple[int, int]], now: float) -> None:
         """These loans have ended; a deal that counted on one chooses again."""
         for deal in list(self._deals.values()):
-            for instance, grant in list(deal.grants.items()):
-                if (instance, grant.loan) in loans:
-                    self._retry(deal, {instance: 0}, now)
-                    break
+            gone = {of for of, grant in deal.grants.items() if (of, grant.loan) in loans}
+            if gone:
+                for instance in gone:
+                    self._give_back(deal, instance)
+                self._without(deal, gone, now)
 
     def tick(self, now: float) -> None:
         for deal in list(self._deals.values()):
             if deal.asked and now - deal.asked_at >= self._answer_s:
-                silent = dict.fromkeys(deal.asked.values(), 0)
+                silent = set(deal.asked.values())
                 for instance in silent:
                     self._suspect(instance, now)
-                self._retry(deal, silent, now)  # what they grant too late goes back
+                self._without(deal, silent, now)  # what they grant too late goes back
             elif not deal.asked and now - deal.started >= self._timeout_s:
                 self._fail(deal, f"no answer from the planner in {self._timeout_s:g} s", False)
             elif not deal.asked and now - deal.asked_at >= self._answer_s:
@@ -196,7 +197,7 @@ class Negotiator:
 
     def _query(self, deal: Deal, now: float) -> None:
         need, age_s = deal.need, max(0.0, now - deal.arrived)
-        wanted = max(need.num_blocks - max(need.num_local - need.working_blocks, 0), 1)
+        wanted = max(need.num_lacking, 1)
         query = BorrowQuery(
             deal.query,
             need.owner,
@@ -224,28 +225,34 @@ class Negotiator:
             self._fail(deal, str(error), self._is_hopeless(deal))
             return
         by_instance = {creditor.instance: creditor for creditor in deal.creditors}
-        for instance in dict.fromkeys(deal.holders):
-            if instance == deal.need.owner:
-                continue
+        missing = deal.missing
+        for instance in [of for of in deal.grants if of not in deal.wanted or of in missing]:
+            self._give_back(deal, instance)
+        for instance, num_blocks in missing.items():
             reservation = self._take_id()
             deal.asked[reservation] = instance
-            num_blocks = deal.holders.count(instance)
             self._effects.append(Connect(instance, by_instance[instance].address))
             age_s = max(0.0, now - deal.arrived)
             reserve = Reserve(reservation, num_blocks, self._lease_s, age_s, deal.priority)
             self._effects.append(ToPool(instance, reserve))
         if not deal.asked:
-            del self._deals[deal.sequence]
-            self.outcomes.append(Placed(deal.sequence, deal.holders, {}))
+            self._go_on(deal, now)
 
-    def _retry(self, deal: Deal, lendable: dict[int, int], now: float) -> None:
-        """Choose again, with what is known of some creditors by now."""
-        self._undo(deal)
-        deal.creditors = [
-            replace_lendable(one, lendable.get(one.instance, one.num_lendable))
-            for one in deal.creditors
-        ]
-        self._reserve(deal, now)
+    def _go_on(self, deal: Deal, now: float) -> None:
+        """When all who were asked have answered: it is done, or what is missing is asked for."""
+        if deal.asked:
+            return
+        if deal.missing:
+            self._reserve(deal, now)
+        else:
+            del self._deals[deal.sequence]
+            self.outcomes.append(Placed(deal.sequence, deal.holders, deal.grants))
+
+    def _without(self, deal: Deal, creditors: set[int], now: float) -> None:
+        """Nothing can be had from these."""
+        deal.asked = {asked: of for asked, of in deal.asked.items() if of not in creditors}
+        deal.know(dict.fromkeys(creditors, 0))
+        self._go_on(deal, now)
 
     def _fail(self, deal: Deal, reason: str, hopeless: bool) -> None:
         self._undo(deal)
@@ -253,14 +260,16 @@ class Negotiator:
         self.outcomes.append(NotPlaced(deal.sequence, reason, hopeless, deal.is_held))
 
     def _undo(self, deal: Deal) -> None:
-        self._give_back(deal.grants)
-        deal.grants = {}
+        for instance in list(deal.grants):
+            self._give_back(deal, instance)
         deal.asked = {}  # what is still granted for these is released when it comes
 
-    def _give_back(self, grants: dict[int, Granted]) -> None:
-        for instance, grant in grants.items():
-            self._debts.remove(instance, grant.loan)
-            self._effects.append(ToPool(instance, Release(grant.loan)))
+    def _give_back(self, deal: Deal, instance: int) -> None:
+        self._release(instance, deal.grants.pop(instance))
+
+    def _release(self, instance: int, grant: Granted) -> None:
+        self._debts.remove(instance, grant.loan)
+        self._effects.append(ToPool(instance, Release(grant.loan)))
 
     def _is_hopeless(self, deal: Deal) -> bool:
         """Not even with all pools to itself could the sequence be placed."""
@@ -285,7 +294,3 @@ class Negotiator:
     def _take_id(self) -> int:
         self._next_id += 1
         return self._next_id
-
-
-def replace_lendable(creditor: Creditor, num_lendable: int) -> Creditor:
-    return structs.replace(creditor, num_lendable=num_lendable)

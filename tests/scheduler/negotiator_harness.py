@@ -69,7 +69,7 @@ class Talk:
         return p.Granted(self.reservation(instance), loan, blocks, blocks, 30.0)
 
     def grant(self, instance, loan):
-        self.negotiator.on_granted(instance, self.granted(instance, loan))
+        self.negotiator.on_granted(instance, self.granted(instance, loan), self.now)
 
     def refuse(self, instance, num_lendable):
         refused = p.Refused(self.reservation(instance), num_lendable)

@@ -94,7 +94,7 @@ class NegotiatorMachine(RuleBasedStateMachine):
 
     def arrive(self, instance, message):
         if isinstance(message, p.Granted):
-            self.negotiator.on_granted(instance, message)
+            self.negotiator.on_granted(instance, message, self.now)
         else:
             self.negotiator.on_refused(instance, message, self.now)
         self.settle()
