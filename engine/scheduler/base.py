@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from engine.protocol import BorrowOffer, Creditor, Freeze, Load, Move, Settle, StepSample
 
+MIN_WORKING = 2
+"""own blocks in which a prompt that goes to others can be computed, in small pieces"""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Need:
@@ -28,16 +31,22 @@ class Need:
     num_pool: int
     """blocks of the own pool when nobody else uses it"""
     working_blocks: int
-    """of these, blocks that pass through on their way to a creditor, if anything is lent"""
+    """of these, blocks that pass through on their way to a creditor, if anything is lent; it can do
+    with ``MIN_WORKING``"""
+
+    @property
+    def num_keepable(self) -> int:
+        """Blocks that can stay at home, if anything is lent."""
+        return max(self.num_local - min(self.working_blocks, MIN_WORKING), 0)
 
     @property
     def num_kept(self) -> int:
-        """Blocks that can stay at home, if anything is lent."""
-        return max(self.num_local - self.working_blocks, 0)
+        """Blocks that stay at home, if others have room for the rest."""
+        return max(self.num_local - self.working_blocks, min(self.num_keepable, 1))
 
     @property
     def num_lacking(self) -> int:
-        """Blocks to borrow, where not all have room at home."""
+        """Blocks to borrow then, where not all have room at home."""
         return self.num_blocks - self.num_kept
 
 

@@ -37,12 +37,13 @@ class LedgerPlacement(Placement):
     def place(self, need: Need, creditors: Sequence[Creditor]) -> tuple[int, ...]:
         if need.num_blocks <= need.num_local:
             return (need.owner,) * need.num_blocks
-        kept = need.num_kept
         ranked = sorted(
             (c for c in creditors if c.num_lendable and c.instance != need.owner),
             key=lambda c: (c.host != need.host, -c.num_lendable, c.instance),
         )
-        wanted = need.num_lacking
+        room = sum(creditor.num_lendable for creditor in ranked)
+        kept = max(need.num_kept, min(need.num_keepable, need.num_blocks - room))
+        wanted = need.num_blocks - kept
         num_needed = PREFERRED
         while (
             num_needed < len(ranked) and sum(c.num_lendable for c in ranked[:num_needed]) < wanted

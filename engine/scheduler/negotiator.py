@@ -197,7 +197,7 @@ class Negotiator:
 
     def _query(self, deal: Deal, now: float) -> None:
         need, age_s = deal.need, max(0.0, now - deal.arrived)
-        wanted = max(need.num_lacking, 1)
+        wanted = max(need.num_blocks - need.num_keepable, 1)
         query = BorrowQuery(
             deal.query,
             need.owner,

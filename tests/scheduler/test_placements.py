@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from engine.errors import CapacityError
 from engine.protocol import Creditor
 from engine.scheduler import PLACEMENTS
-from engine.scheduler.base import Need
+from engine.scheduler.base import MIN_WORKING, Need
 from engine.scheduler.ledger import LedgerPlacement
 
 OWNER = 3
@@ -79,14 +79,14 @@ def test_every_leaf_is_placed_or_the_need_is_refused_with_numbers(name, need, cr
     for instance in set(holders) - {OWNER}:
         assert holders.count(instance) <= lendable[instance]
     kept = holders.count(OWNER)
-    working = need.working_blocks if kept < need.num_blocks else 0
+    working = min(need.working_blocks, MIN_WORKING) if kept < need.num_blocks else 0
     assert kept + working <= need.num_local
 
 
 @given(need=needs(), creditors=CREDITORS)
 def test_ledger_finds_a_place_whenever_all_together_have_one(need, creditors):
     others = [one for one in creditors if one.instance != OWNER]
-    kept = need.num_local - need.working_blocks
+    kept = need.num_local - min(need.working_blocks, MIN_WORKING)
     most = kept + sum(one.num_lendable for one in others)
     fits = need.num_blocks <= need.num_local or (kept >= 1 and need.num_blocks <= most)
     assert (not isinstance(answer(LEDGER, need, creditors), str)) == fits
@@ -107,7 +107,18 @@ def test_ledger_lends_the_earliest_leaves_in_runs_and_no_more_than_it_must(need,
         lendable = {one.instance: one.num_lendable for one in creditors}
         most = sum(lendable[instance] for instance in runs[:-2])
         assert most < need.num_blocks - holders.count(OWNER)
-    assert holders.count(OWNER) == need.num_local - need.working_blocks
+    others = sum(one.num_lendable for one in creditors if one.instance != OWNER)
+    kept = holders.count(OWNER)
+    assert kept >= max(1, need.num_local - need.working_blocks)
+    assert kept == need.num_kept or need.num_blocks - kept == others, "it works in fewer than it may"
+
+
+def test_a_prompt_is_computed_in_few_own_blocks_when_most_are_lent():
+    """An instance that has lent nearly all of its pool can still borrow for its own requests."""
+    assert LEDGER.place(need(9, 3, working_blocks=33), [creditor(0, 20)]) == (0,) * 8 + (OWNER,)
+    assert LEDGER.place(need(9, 3, working_blocks=33), [creditor(0, 8)]) == (0,) * 8 + (OWNER,)
+    assert LEDGER.place(need(9, 7, working_blocks=33), [creditor(0, 4)]) == (0,) * 4 + (OWNER,) * 5
+    assert isinstance(answer(LEDGER, need(9, 2, working_blocks=33), [creditor(0, 20)]), str)
 
 
 @given(need=needs(), creditors=CREDITORS)
