@@ -23,6 +23,8 @@ from engine.scheduler.pins import Pins
 from engine.scheduler.sequence import Sequence, State
 from engine.scheduler.turns import Turns
 
+MAX_RECALL_S = 3.0
+"""longest wait for recalled blocks; for what stays longer where it is, others wait no longer"""
 MAX_LOOKED_UP = 3072
 """leaves that a sequence looks for: their hashes are one message"""
 
@@ -89,7 +91,7 @@ class Admission:
         if self._pins.is_searching:  # what else it needs is drawn when that is over
             return
         if self.num_missing(self.placing) > 0 and drawn.num_recalled:
-            _, until = self._redraw or (now, now + drawn.recall_s)
+            _, until = self._redraw or (now, now + min(drawn.recall_s, MAX_RECALL_S))
             if now < until:
                 self._redraw = (now + REDRAW_S, until)
                 return

@@ -6,6 +6,7 @@ costs nobody room and is not counted.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from engine.core import BlockLayout, Request
 from engine.scheduler.base import Need
@@ -54,7 +55,7 @@ class Allowance:
         It could, if its tenant had nothing else on loan and all of the own pool were its.
         """
         num_blocks, need = self._layout.blocks_for(num_tokens + 1), self._need
-        kept = max(0, need.num_pool - need.working_blocks)
+        kept = replace(need, num_local=need.num_pool).num_kept
         most = request.max_borrowed
         if most is None or num_blocks <= need.num_pool or num_blocks <= kept + most:
             return ""

@@ -287,7 +287,10 @@ class Desk:
         self._give_surplus()
 
     def _give_surplus(self) -> None:
-        """Free blocks go back to the pool, but for some that running sequences will soon want."""
-        if any(sequence.returning for sequence in self.roster.all()):
+        """Free blocks go back to the pool, but for some that running sequences will soon want.
+
+        Not while one is being placed: they were drawn for it.
+        """
+        if self.admission.placing or any(one.returning for one in self.roster.all()):
             return
         self.holdings.give_surplus(self._config.grow_blocks if self.running else 0)

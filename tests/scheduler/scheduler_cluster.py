@@ -16,9 +16,11 @@ from engine.scheduler.scheduler import Scheduler
 class Cluster:
     """Instances, the planner and the clients, with queues between them."""
 
-    def __init__(self, num_blocks, *, placement="ledger", keep_blocks=0, **config):
+    def __init__(
+        self, num_blocks, *, placement="ledger", keep_blocks=0, min_residence_s=0.5, **config
+    ):
         self.now = 1000.0
-        self.keep_blocks = keep_blocks
+        self.lending = {"keep_blocks": keep_blocks, "min_residence_s": min_residence_s}
         self.trip_s = 0.0
         """what a step is said to take longer when it asks others"""
         self.placement_name = placement

@@ -80,7 +80,7 @@ class Instance:
         self.cluster, self.number, self.epoch = cluster, number, epoch
         self.memory = FakeMemory(num_blocks)
         self.rmanager = RManager(
-            RManager.Config(lend_fraction=1.0, keep_blocks=cluster.keep_blocks),
+            RManager.Config(lend_fraction=1.0, **cluster.lending),
             instance=number,
             epoch=epoch,
             cluster="test",

@@ -18,6 +18,7 @@ from scheduler_checks import LAYOUT, check_cluster
 from scheduler_cluster import Cluster
 
 from engine import protocol as p
+from engine.scheduler.base import MIN_WORKING
 
 MAX_ROUNDS = 400
 """without a token or an end for anybody; a prefill of one token a step takes some"""
@@ -226,10 +227,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             return True
         if self.cluster.placement_name == "local_only":
             return False
+        lent = sum(sizes) - sizes[owner] - self.cluster.lending["keep_blocks"] * (len(sizes) - 1)
+        keepable = max(0, sizes[owner] - MIN_WORKING)
+        if not keepable or wanted > keepable + lent:
+            return False
         working = LAYOUT.blocks_for(self.cluster.config.max_step_tokens) + 1
-        lent = sum(sizes) - sizes[owner] - self.cluster.keep_blocks * (len(sizes) - 1)
-        lent = lent if max_borrowed is None else min(lent, max_borrowed)
-        return sizes[owner] - working >= 1 and wanted <= sizes[owner] - working + lent
+        return max_borrowed is None or wanted <= max(1, sizes[owner] - working) + max_borrowed
 
     def nothing_is_held(self):
         if self.cluster.any_lost:  # loans of the lost end with their lease

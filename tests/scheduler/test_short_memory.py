@@ -102,3 +102,35 @@ def test_while_what_was_recalled_is_on_its_way_it_does_not_ask_again_at_once():
     growth.grow(sequence, now + REDRAW_S)
     (effect,) = scheduler.take_effects()
     assert isinstance(effect.message, p.Draw)
+
+
+def test_blocks_that_stay_lent_for_long_keep_nobody_from_borrowing():
+    """The lender's own request would fit at home, but its blocks are not called back so soon."""
+    three = Cluster([6, 20, 14], min_residence_s=30.0, max_step_tokens=16, grow_blocks=1)
+    guest = three.submit(0, [100, *range(1, 14)], 20)
+    while not guest.tokens:
+        three.round()
+    answer = three.submit(1, [50, *range(36)], 1)
+    for _ in range(10):
+        three.now += 1.0
+        three.round()
+    assert answer.done
+    assert not guest.done
+
+
+def test_who_works_in_few_blocks_does_not_give_way_while_they_move():
+    """It found no memory, but by now moves are under way that will free some."""
+    two = Cluster([4, 11], max_step_tokens=16, grow_blocks=1, hand_over=False)
+    answer = two.submit(0, [100, *range(1, 23)], 1)
+    scheduler = two.instances[0].scheduler
+    while not scheduler.running or not scheduler.running[0].moving:
+        assert not answer.done
+        two.deliver_all()
+        two.instances[0].step()
+    (sequence,) = scheduler.running
+    assert scheduler.schedule(two.now) is None
+    sequence.on_host = True
+    scheduler.holdings.draw(1, whom=sequence, host=True)
+    scheduler.on_message(0, p.Drawn([], 0), two.now)
+    assert scheduler.running == [sequence]
+    run(two, [answer])

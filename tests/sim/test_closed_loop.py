@@ -77,6 +77,19 @@ def test_a_ready_prompt_takes_no_time_but_its_room():
     assert ready["seconds"] == pytest.approx(2 * 50 * step_s, rel=0.5)
 
 
+def test_a_ready_prompt_is_where_its_blocks_are():
+    """A context of two pools: its keys are neither computed nor moved."""
+    config = replace(TIGHT, instances=3)
+    requests = [Arrival(0.0, 15000, 50)]
+    whole = run(config, "ledger", requests)
+    ready = run(replace(config, prefill=False), "ledger", requests)
+    assert whole["answered"] == ready["answered"] == 1
+    assert whole["moved_blocks"] > 0
+    assert ready["moved_blocks"] == 0
+    assert ready["loans"] > 0
+    assert ready["ttft_s"]["p50"] < ready["tpot_s"]["p50"] < whole["ttft_s"]["p50"]
+
+
 def test_only_prompts_that_nobody_has_computed_are_ready():
     """Who was preempted has output already; who was handed over is a second attempt."""
 

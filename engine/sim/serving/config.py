@@ -70,7 +70,7 @@ class ServingConfig:
     lending: Lending.Config = field(default_factory=Lending.Config)
     planner: GManager.Config = field(default_factory=GManager.Config)
     prefill: bool = True
-    """false: a prompt's keys need no time at first, only their room and their way"""
+    """false: a prompt's keys are there at first as soon as they have room, at lenders too"""
     heartbeat_s: float = 0.2
     """between two reports of a pool; those of the other parties have the processes' own periods"""
     control_s: float = 0.0

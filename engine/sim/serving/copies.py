@@ -21,11 +21,17 @@ class Copies:
         self._block_bytes = block_bytes
         self.num_blocks = 0
 
-    def move(self, debtor: Instance, move: Move) -> None:
-        """To its lent slot; the holder commits it, and its Ack goes back."""
+    def move(self, debtor: Instance, move: Move, *, is_there: bool = False) -> None:
+        """To its lent slot; the holder commits it, and its Ack goes back.
+
+        ``is_there``: it need not be copied, only said.
+        """
         clock, holder = self._cluster.clock, move.to.instance
-        arrives = self._ports.copy(debtor.number, holder, self._block_bytes, clock.now)
-        self.num_blocks += 1
+        if is_there:
+            arrives = clock.now + self._cluster.times.message_s(debtor.number, holder)
+        else:
+            arrives = self._ports.copy(debtor.number, holder, self._block_bytes, clock.now)
+            self.num_blocks += 1
 
         def commit() -> None:
             pool = self._cluster.instances[holder].pool

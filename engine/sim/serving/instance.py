@@ -66,6 +66,8 @@ class Instance:
         self._is_turning = False
         self._step: Plan | None = None
         """the one under way"""
+        self._ready: set[int] = set()
+        """sequences of the step under way whose keys are there, each where it has its block"""
         self._stride: tuple[Plan, list[float], list[float], Work] | None = None
         """the plan, each step's end and seconds, the first one's work"""
         self._stride_ends = NEVER
@@ -150,8 +152,8 @@ class Instance:
             self.perform()
 
     def _begin(self, plan: Plan) -> None:
-        ready = () if self._cluster.config.prefill else new_prompts(self.scheduler)
-        work = self._work.of(plan, ready)
+        self._ready = set() if self._cluster.config.prefill else new_prompts(self.scheduler)
+        work = self._work.of(plan, self._ready)
         if self._is_alone(work) and all_have_begun(self.scheduler):
             self._begin_stride(plan, work, first=0)
             if self._stride is not None:
@@ -168,6 +170,7 @@ class Instance:
         self.scheduler.commit(plan, next_ids, NO_SCORES, NOBODY, NOBODY, self._clock.now)
         self._count(plan, seconds)
         self.perform()
+        self._ready = set()
         if not self._inbox and self._cluster.config.strides:
             self._begin_stride(plan, work, first=1)
         if self._stride is None:
@@ -254,7 +257,8 @@ class Instance:
                 self._cluster.instances[effect.instance].pool.hello(self.number, self._clock.now)
             case Move():
                 self._copies[effect.sequence, effect.leaf] = effect
-                self._cluster.copies.move(self, effect)
+                is_there = effect.sequence in self._ready
+                self._cluster.copies.move(self, effect, is_there=is_there)
             case Fetch():
                 self._copies[effect.sequence, effect.leaf] = effect
                 self._cluster.copies.fetch(self, effect)
