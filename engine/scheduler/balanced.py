@@ -1,16 +1,24 @@
 """BalancedPlacement: ours. As greedy, with a price on everything that greedy takes for free.
 
+What a new sequence must borrow is spread over its host, since a step waits for the slowest holder.
 Remote work may show if more is gained than it costs. A link to another host costs; so does a
 creditor that will soon want its memory back, and a sequence that will soon end. What was moved
 stays for a while, a small gain moves nothing, and with room at home debts are brought home.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.protocol import Settle
-from engine.scheduler.base import Advice, ClusterView, InstanceView, StepCost
+from msgspec.structs import replace
+
+from engine.protocol import Creditor, Settle
+from engine.scheduler.base import Advice, ClusterView, InstanceView, Need, StepCost
 from engine.scheduler.greedy import Candidate, GreedyPlacement
 from engine.scheduler.reports import tokens_of
+
+
+PIECE = 16
+"""blocks of a new sequence that one holder gets at least, if there are so many to lend"""
 
 
 class BalancedPlacement(GreedyPlacement):
@@ -28,6 +36,22 @@ class BalancedPlacement(GreedyPlacement):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._prices = config
+
+    def choose(
+        self, need: Need, ranked: Sequence[Creditor], num_blocks: int
+    ) -> Sequence[Creditor]:
+        """Evenly from those of the own host, or from all where these have too little.
+
+        A step ends with the slowest holder, so none reads more keys than it must; but pieces are
+        not so short that their messages take longer.
+        """
+        near = [creditor for creditor in ranked if creditor.host == need.host]
+        able = near if _room(near) >= num_blocks else ranked
+        most = max((creditor.num_lendable for creditor in able), default=0)
+        for share in range(PIECE, most, PIECE):
+            if _room(able, share) >= num_blocks:
+                return [replace(c, num_lendable=min(c.num_lendable, share)) for c in able]
+        return able
 
     def advise(self, view: ClusterView, cost: StepCost) -> list[Advice]:
         advice = super().advise(view, cost)
@@ -86,3 +110,9 @@ class BalancedPlacement(GreedyPlacement):
                 home = Settle(creditor, min(num_blocks, spare), self._prices.settle_s)
                 return [Advice(one.instance, home)]
         return []
+
+
+def _room(creditors: Sequence[Creditor], share: int | None = None) -> int:
+    """What they lend, none more than its share."""
+    lendable = (creditor.num_lendable for creditor in creditors)
+    return sum(lendable if share is None else (min(share, number) for number in lendable))

@@ -41,24 +41,31 @@ class LedgerPlacement(Placement):
             (c for c in creditors if c.num_lendable and c.instance != need.owner),
             key=lambda c: (c.host != need.host, -c.num_lendable, c.instance),
         )
-        room = sum(creditor.num_lendable for creditor in ranked)
-        kept = max(need.num_kept, min(need.num_keepable, need.num_blocks - room))
+        kept = max(need.num_kept, min(need.num_keepable, need.num_blocks - _room(ranked)))
         wanted = need.num_blocks - kept
-        num_needed = PREFERRED
-        while (
-            num_needed < len(ranked) and sum(c.num_lendable for c in ranked[:num_needed]) < wanted
-        ):
-            num_needed += 1
-        best = ranked[:num_needed]
+        best = self.choose(need, ranked, wanted)
         found = (_runs(wanted, best, align) for align in ALIGNMENTS)
         holders = next((runs for runs in found if runs), [])
         if kept < 1 or len(holders) + kept < need.num_blocks:
             raise CapacityError(
                 f"{need.num_blocks} blocks wanted: {kept} can stay at home (of {need.num_local} "
-                f"free, {need.working_blocks} work), {sum(c.num_lendable for c in best)} can be "
+                f"free, {need.working_blocks} work), {_room(best)} can be "
                 f"borrowed from {len(best)} of {len(creditors)} instances"
             )
         return (*holders, *(need.owner,) * kept)
+
+    def choose(
+        self, need: Need, ranked: Sequence[Creditor], num_blocks: int
+    ) -> Sequence[Creditor]:
+        """Those of the creditors, the best first, that shall lend so many blocks.
+
+        Each is asked for no more than it has then, and for as much in this order. All of them
+        where they have too little.
+        """
+        num_needed = PREFERRED
+        while num_needed < len(ranked) and _room(ranked[:num_needed]) < num_blocks:
+            num_needed += 1
+        return ranked[:num_needed]
 
     def advise(self, view: ClusterView, cost: StepCost) -> list[Advice]:
         debts = {
@@ -76,6 +83,10 @@ class LedgerPlacement(Placement):
                 advice.append(Advice(creditor, Freeze(settlement.num_blocks, within_s)))
                 advice.append(Advice(debtor, home))
         return advice
+
+
+def _room(creditors: Sequence[Creditor]) -> int:
+    return sum(creditor.num_lendable for creditor in creditors)
 
 
 def _runs(num_blocks: int, creditors: Sequence[Creditor], align: int) -> list[int]:

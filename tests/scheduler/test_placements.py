@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 from engine.errors import CapacityError
 from engine.protocol import Creditor
 from engine.scheduler import PLACEMENTS
+from engine.scheduler.balanced import PIECE, BalancedPlacement
 from engine.scheduler.base import MIN_WORKING, Need
 from engine.scheduler.ledger import LedgerPlacement
 
 OWNER = 3
 LEDGER = LedgerPlacement(LedgerPlacement.Config())
+BALANCED = BalancedPlacement(BalancedPlacement.Config())
 
 
 @st.composite
@@ -83,13 +85,14 @@ def test_every_leaf_is_placed_or_the_need_is_refused_with_numbers(name, need, cr
     assert kept + working <= need.num_local
 
 
+@pytest.mark.parametrize("placement", [LEDGER, BALANCED], ids=["ledger", "balanced"])
 @given(need=needs(), creditors=CREDITORS)
-def test_ledger_finds_a_place_whenever_all_together_have_one(need, creditors):
+def test_a_place_is_found_whenever_all_together_have_one(placement, need, creditors):
     others = [one for one in creditors if one.instance != OWNER]
     kept = need.num_local - min(need.working_blocks, MIN_WORKING)
     most = kept + sum(one.num_lendable for one in others)
     fits = need.num_blocks <= need.num_local or (kept >= 1 and need.num_blocks <= most)
-    assert (not isinstance(answer(LEDGER, need, creditors), str)) == fits
+    assert (not isinstance(answer(placement, need, creditors), str)) == fits
 
 
 @given(need=needs(), creditors=CREDITORS)
@@ -157,3 +160,32 @@ def test_ledger_asks_more_than_three_creditors_only_when_it_must():
     creditors = [creditor(number, 2) for number in (0, 1, 2, 4, 5)]
     assert len(set(LEDGER.place(need(10, 5), creditors))) == 1 + 4
     assert len(set(LEDGER.place(need(8, 5), creditors))) == 1 + 3
+
+
+@given(
+    num_blocks=st.integers(5, 400),
+    near=st.lists(st.integers(1, 90), max_size=6),
+    far=st.lists(st.integers(1, 90), max_size=6),
+)
+def test_balanced_asks_all_of_a_host_for_as_little_as_it_can(num_blocks, near, far):
+    creditors = [creditor(10 + number, most) for number, most in enumerate(near)]
+    creditors += [creditor(20 + number, most, "b") for number, most in enumerate(far)]
+    holders = answer(BALANCED, need(num_blocks, 4), creditors)
+    if isinstance(holders, str):
+        return
+    lent = {one: holders.count(one.instance) for one in creditors}
+    able = near if sum(near) >= num_blocks - holders.count(OWNER) else near + far
+    share = max(lent.values(), default=0)
+    if share > PIECE:  # with a piece less each, so many would not have done
+        less = (share - 1) // PIECE * PIECE
+        assert sum(min(most, less) for most in able) < num_blocks - holders.count(OWNER)
+    assert set(holders) <= {OWNER, *range(10, 20)} or able != near
+
+
+def test_balanced_by_example():
+    near = [creditor(number, 60) for number in range(4, 8)]
+    far = [creditor(9, 90, "b")]
+    holders = BALANCED.place(need(66, 4), near + far)
+    assert [holders.count(number) for number in range(4, 8)] == [16, 16, 16, 16]
+    assert BALANCED.place(need(12, 4), near + far) == (4,) * 10 + (OWNER,) * 2
+    assert set(BALANCED.place(need(300, 4), near + far)) == {4, 5, 6, 7, 9, OWNER}
