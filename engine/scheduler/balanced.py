@@ -37,9 +37,7 @@ class BalancedPlacement(GreedyPlacement):
         super().__init__(config)
         self._prices = config
 
-    def choose(
-        self, need: Need, ranked: Sequence[Creditor], num_blocks: int
-    ) -> Sequence[Creditor]:
+    def choose(self, need: Need, ranked: Sequence[Creditor], num_blocks: int) -> Sequence[Creditor]:
         """Evenly from those of the own host, or from all where these have too little.
 
         A step ends with the slowest holder, so none reads more keys than it must; but pieces are

@@ -54,9 +54,7 @@ class LedgerPlacement(Placement):
             )
         return (*holders, *(need.owner,) * kept)
 
-    def choose(
-        self, need: Need, ranked: Sequence[Creditor], num_blocks: int
-    ) -> Sequence[Creditor]:
+    def choose(self, need: Need, ranked: Sequence[Creditor], num_blocks: int) -> Sequence[Creditor]:
         """Those of the creditors, the best first, that shall lend so many blocks.
 
         Each is asked for no more than it has then, and for as much in this order. All of them

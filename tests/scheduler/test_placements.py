@@ -113,7 +113,7 @@ def test_ledger_lends_the_earliest_leaves_in_runs_and_no_more_than_it_must(need,
     others = sum(one.num_lendable for one in creditors if one.instance != OWNER)
     kept = holders.count(OWNER)
     assert kept >= max(1, need.num_local - need.working_blocks)
-    assert kept == need.num_kept or need.num_blocks - kept == others, "it works in fewer than it may"
+    assert kept == need.num_kept or need.num_blocks - kept == others, "it works in too few"
 
 
 def test_a_prompt_is_computed_in_few_own_blocks_when_most_are_lent():

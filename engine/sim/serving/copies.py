@@ -21,7 +21,7 @@ class Copies:
         self._block_bytes = block_bytes
         self.num_blocks = 0
 
-    def move(self, debtor: Instance, move: Move, *, is_there: bool = False) -> None:
+    def move(self, debtor: Instance, move: Move, is_there: bool) -> None:
         """To its lent slot; the holder commits it, and its Ack goes back.
 
         ``is_there``: it need not be copied, only said.

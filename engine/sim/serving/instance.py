@@ -170,7 +170,7 @@ class Instance:
         self.scheduler.commit(plan, next_ids, NO_SCORES, NOBODY, NOBODY, self._clock.now)
         self._count(plan, seconds)
         self.perform()
-        self._ready = set()
+        self._ready.clear()
         if not self._inbox and self._cluster.config.strides:
             self._begin_stride(plan, work, first=1)
         if self._stride is None:
@@ -257,8 +257,7 @@ class Instance:
                 self._cluster.instances[effect.instance].pool.hello(self.number, self._clock.now)
             case Move():
                 self._copies[effect.sequence, effect.leaf] = effect
-                is_there = effect.sequence in self._ready
-                self._cluster.copies.move(self, effect, is_there=is_there)
+                self._cluster.copies.move(self, effect, effect.sequence in self._ready)
             case Fetch():
                 self._copies[effect.sequence, effect.leaf] = effect
                 self._cluster.copies.fetch(self, effect)
