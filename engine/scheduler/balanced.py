@@ -16,7 +16,6 @@ from engine.scheduler.base import Advice, ClusterView, InstanceView, Need, StepC
 from engine.scheduler.greedy import Candidate, GreedyPlacement
 from engine.scheduler.reports import tokens_of
 
-
 PIECE = 16
 """blocks of a new sequence that one holder gets at least, if there are so many to lend"""
 
