@@ -223,11 +223,11 @@ def tuning_section(values: Values) -> list[str]:
     rows = []
     for case, ratio in found.items():
         trace, seed = case.split("/")
-        goodputs = [
-            values[tuning.name_of(trace, int(seed), system, options)]["goodput"]
+        runs = [
+            values[tuning.name_of(trace, int(seed), system, options)]
             for system, options in (("vllm-multi", {}), ("greedy", best), ("balanced", {}))
         ]
-        cells = [number(one) for one in goodputs]
+        cells = [f"{number(one['goodput'])} ({one['met_share']:.0%})" for one in runs]
         rows.append([f"{trace}, seed {seed}", *cells, number(ratio), number(multi[case])])
     mean = tuning.geometric_mean(list(found.values()))
     head = ("trace", "vllm-multi", "greedy, tuned", "balanced", "balanced/greedy", "/multi")
@@ -237,7 +237,8 @@ def tuning_section(values: Values) -> list[str]:
         "## balanced against a tuned greedy",
         "",
         f"Goodput in tokens a second (first token within {how.ttft_s:g} s, later ones within "
-        f"{1e3 * how.tpot_s:g} ms) on held-out seeds; the grid's best thresholds: {said}.",
+        f"{1e3 * how.tpot_s:g} ms) on held-out seeds, by the time until the last request ended; in "
+        f"brackets its share of all tokens asked for; the grid's best thresholds: {said}.",
         "",
         *table(head, rows),
         f"Geometric mean: {number(mean)} (wanted {wanted['geometric_mean']:g}), the least "

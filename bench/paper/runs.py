@@ -15,6 +15,7 @@ KEPT = (
     "tokens_per_s",
     "bulk_tokens_per_s",
     "goodput",
+    "met_share",
     "busy_share",
     "loans",
     "handovers",

@@ -73,8 +73,14 @@ def config_of(how: Tuning, trace: str, seed: int) -> ServingConfig:
     config = setup.of_instances(setup.cluster(how.model), how.instances)
     config = setup.closed_loop(config, setup.traces().ranges[trace], prefill=True)
     workload = replace(config.workload, clients=0, requests=int(requests), rate=float(rate))
+    scheduler = replace(config.scheduler, max_tpot_s=float(how.tpot_s))
     return replace(
-        config, workload=workload, seed=seed, ttft_s=float(how.ttft_s), tpot_s=float(how.tpot_s)
+        config,
+        workload=workload,
+        scheduler=scheduler,
+        seed=seed,
+        ttft_s=float(how.ttft_s),
+        tpot_s=float(how.tpot_s),
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence as Many
 from operator import attrgetter
 
 from engine.core import BlockLayout, Plan, Scored, Span
+from engine.scheduler.chunks import Chunks
 from engine.scheduler.holdings import Holdings
 from engine.scheduler.sequence import NOWHERE, Sequence
 
@@ -20,15 +21,14 @@ class Batch:
     for a long one, and the long one gets half of every step.
     """
 
-    def __init__(self, layout: BlockLayout, max_step_tokens: int) -> None:
+    def __init__(self, layout: BlockLayout, chunks: Chunks) -> None:
         self._layout = layout
-        self._max_step_tokens = max_step_tokens
+        self._chunks = chunks
         self._next_step = 1
         self.short: list[Sequence] = []
         """those that the last plan left out or cut because they lack blocks"""
 
     def plan(self, running: Iterable[Sequence], holdings: Holdings, now: float) -> Plan | None:
-        budget = self._max_step_tokens
         self.short = []
         spans: list[Span] = []
         tokens: list[int] = []
@@ -36,6 +36,7 @@ class Batch:
         scored: list[Scored] = []
         left = MAX_SCORED_ROWS
         ready = [sequence for sequence in running if sequence.paused_until <= now]
+        budget = self._chunks.budget(sum(not one.is_prefill for one in ready))
         for sequence, kept in _in_order(ready, budget):
             first, end = sequence.next_range
             most = min(max(budget - kept, 0), end - first)

@@ -19,6 +19,7 @@ class SchedulerConfig:
     hand_over: bool = True
     """a sequence that must give way may go on at another instance"""
     max_tpot_s: float = 0.0
-    """when a decode step takes longer, the own pool computes less for others; 0: never"""
+    """a step with next tokens in it shall take no longer: prompts are read in shorter chunks beside
+    them, and the own pool computes less for others; 0: no limit"""
     prefix_caching: bool = True
     """keep the keys of finished requests in memory that nobody needs, and use them again"""

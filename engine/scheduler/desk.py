@@ -15,6 +15,7 @@ from engine.scheduler.allowance import Allowance
 from engine.scheduler.base import Need, Placement
 from engine.scheduler.batch import Batch
 from engine.scheduler.chronicle import Chronicle
+from engine.scheduler.chunks import Chunks
 from engine.scheduler.clients import Clients
 from engine.scheduler.config import SchedulerConfig
 from engine.scheduler.debts import Debts
@@ -119,7 +120,8 @@ class Desk:
             loads=self.loads,
             effects=self._effects,
         )
-        self.batch = Batch(layout, config.max_step_tokens)
+        self.chunks = Chunks(config.max_step_tokens, config.max_tpot_s)
+        self.batch = Batch(layout, self.chunks)
         self.neighbours = Neighbours(instance)
         self.roster = Roster(
             layout=layout,

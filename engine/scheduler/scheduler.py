@@ -134,12 +134,14 @@ class Scheduler(Desk):
                     self._stop(sequence)
 
     def timed(self, plan: Plan, seconds: float, now: float, trip_s: float) -> None:
-        """How long the step took; when tokens come too slowly, the own pool serves others less.
+        """How long the step took; when tokens come too slowly, chunks are shorter, and the own pool
+        serves others less.
 
         ``trip_s``: what a step takes longer when it asks another instance.
         """
         self.loads.timed(plan, seconds, self._layout.tokens)
         self.prices.timed(plan, seconds, trip_s)
+        self.chunks.timed(plan, seconds)
         limit_s = self._config.max_tpot_s
         if limit_s and self.loads.step_s > limit_s and now >= self._next_strain:
             self._next_strain = now + 2 * STRAIN_S  # others starve for half of the time at most

@@ -10,6 +10,7 @@ from scheduler_cluster import Cluster
 
 from engine.core import BlockLayout, Request
 from engine.scheduler.batch import Batch
+from engine.scheduler.chunks import Chunks
 from engine.scheduler.sequence import Sequence
 
 LAYOUT = BlockLayout(layers=1, kv_heads=1, head_dim=1, tokens=2, dtype="float32")
@@ -39,7 +40,7 @@ def sequence(number, num_prompt, *, priority=0):
 
 def run(sequences, max_step_tokens, num_steps):
     """Rows of each sequence by step, until the prompts are read; then they decode."""
-    batch, holdings = Batch(LAYOUT, max_step_tokens), Endless()
+    batch, holdings = Batch(LAYOUT, Chunks(max_step_tokens, 0.0)), Endless()
     for _ in range(num_steps):
         plan = batch.plan(sequences, holdings, 0.0)
         assert plan is not None

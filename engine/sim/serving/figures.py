@@ -44,6 +44,7 @@ def figures(
     last = max((one.ended_at or 0.0 for one in ended), default=0.0)
     seconds = max(last, 1e-9)
     output = sum(len(one.token_ids) for one in good)
+    offered = sum(one.request.sampling.max_tokens for one in ended)
     met = [one for one in good if _ttft(one) <= config.ttft_s and _tpot(one) <= config.tpot_s]
     relief = {
         kind: sum(one.scheduler.loads.relief[kind] for one in cluster.instances)
@@ -63,6 +64,7 @@ def figures(
         "tokens_per_s": _rounded(output / seconds),
         "bulk_tokens_per_s": _rounded(_bulk(good)),
         "goodput": _rounded(sum(len(one.token_ids) for one in met) / seconds),
+        "met_share": _rounded(sum(len(one.token_ids) for one in met) / max(offered, 1)),
         "ttft_s": _spread([_ttft(one) for one in good]),
         "tpot_s": _spread([_tpot(one) for one in good if len(one.token_ids) > 1]),
         "e2e_s": _spread([(one.ended_at or 0.0) - one.arrived for one in good]),
@@ -84,6 +86,7 @@ COLUMNS = (
     ("system", "system", "{}"),
     ("tokens/s", "tokens_per_s", "{:,.0f}"),
     ("goodput", "goodput", "{:,.0f}"),
+    ("in time", "met_share", "{:.0%}"),
     ("TTFT p50", "ttft_s.p50", "{:.2f} s"),
     ("p99", "ttft_s.p99", "{:.2f} s"),
     ("TPOT p50", "tpot_s.p50", "{:.4f} s"),

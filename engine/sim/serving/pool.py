@@ -54,6 +54,8 @@ class Pool:
             self.rmanager.handle(peer, p.Hello(p.VERSION, CLUSTER, peer, 1, self._layout), now)
 
     def handle(self, peer: int, message: p.Message, now: float, num_bytes: int = 0) -> list[Output]:
+        if isinstance(message, p.Strain):
+            return []  # who computes less for others is not modelled
         return self.rmanager.handle(peer, message, now, num_bytes)
 
     def tick(self, now: float) -> list[Output]:
