@@ -54,6 +54,15 @@ def test_next_tokens_come_in_time_however_deep_the_prompt_is(num_decodes, step_s
         assert full or rows <= LEAST or (rows, seconds) == steps[-1]
 
 
+def test_the_next_prompt_is_read_in_long_chunks_again():
+    chunks = Chunks(2048, LIMIT_S)
+    chunks.timed(plan_of(4, 0), 0.02)
+    *_, (deep, _) = reads(chunks, 4, 100_000, 0.02, 1e-5, 1e-8)
+    rows = [rows for rows, _ in reads(chunks, 4, 20_000, 0.02, 1e-5, 1e-8)]
+    assert deep < 100
+    assert max(rows[:8]) > 1000
+
+
 def test_a_step_that_takes_too_long_without_a_prompt_still_reads_some():
     chunks = Chunks(2048, LIMIT_S)
     chunks.timed(plan_of(4, 0), 2 * LIMIT_S)
