@@ -5,9 +5,9 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from engine.errors import ConfigError
@@ -24,7 +24,7 @@ def typed(kind: type[T], recipe: str | None, overrides: Sequence[str]) -> T:
     """
     problems: list[str] = []
     tree = OmegaConf.structured(kind)
-    layers = [(recipe, read(recipe))] if recipe else []
+    layers = [] if recipe is None else [(recipe, read(recipe))]
     layers += [(f"override {text!r}", dotted(text, problems)) for text in overrides]
     for source, layer in layers:
         for path, value in leaves(layer):
@@ -94,8 +94,8 @@ def apply(tree: Any, path: str, value: Any, source: str, problems: list[str]) ->
             break  # options: checked later, against the plugin's own Config
         if part not in node:
             known = sorted(node)
-            close = difflib.get_close_matches(part, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            close = _sections_with(part, node) or difflib.get_close_matches(part, known, n=1)
+            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
             inside = ".".join(parts[:depth]) or "the top"
             problems.append(
                 f"{source}: unknown key {path!r}{hint}; allowed at {inside}: {', '.join(known)}"
@@ -104,6 +104,10 @@ def apply(tree: Any, path: str, value: Any, source: str, problems: list[str]) ->
         node = node[part]
         if not isinstance(node, DictConfig) and depth < len(parts) - 1:
             problems.append(f"{source}: {'.'.join(parts[: depth + 1])!r} is a value, not a section")
+            return tree
+    else:
+        if wanted := _wanted(tree, parts, value):
+            problems.append(f"{source}: {path}={value!r}: {wanted} is wanted")
             return tree
     if value == MISSING:
         problems.append(f"{source}: {path}={MISSING}: a value is missing")
@@ -118,8 +122,36 @@ def apply(tree: Any, path: str, value: Any, source: str, problems: list[str]) ->
             OmegaConf.select(merged, path)
         return merged
     except (OmegaConfBaseException, ValueError) as error:
-        problems.append(f"{source}: {path}={value!r}: {one_line(error)}")
+        why = "a value is wanted" if value is None else one_line(error)
+        problems.append(f"{source}: {path}={value!r}: {why}")
         return tree
+
+
+def _sections_with(key: str, node: Any) -> list[str]:
+    """Where this key is, one level below."""
+    inner = {name: node[name] for name in sorted(node) if isinstance(node[name], DictConfig)}
+    return [f"{name}.{key}" for name, section in inner.items() if key in section]
+
+
+def _wanted(tree: Any, parts: list[str], value: Any) -> str:
+    """What this place needs instead of this value; OmegaConf has its own words, or none, where a
+    list or a section stands in the place of something else."""
+    owner, place = tree, tree
+    for part in parts:
+        owner, place = place, place[part]
+    if isinstance(place, DictConfig):
+        keys = ", ".join(sorted(place)) or "key: value"
+        return "" if isinstance(value, dict) else f"a section ({keys})"
+    if not isinstance(place, ListConfig):
+        return "one value" if isinstance(value, list | dict) else ""
+    if not isinstance(value, list):
+        return "a list, such as [a, b],"
+    owner = (
+        OmegaConf.get_type(tree, ".".join(parts[:-1])) if parts[1:] else OmegaConf.get_type(tree)
+    )
+    (item,) = get_args(get_type_hints(owner)[parts[-1]])
+    nested = item is not Any and any(isinstance(one, list | dict) for one in value)
+    return "a list of single values" if nested else ""
 
 
 def _literal(value: Any) -> Any:

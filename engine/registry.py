@@ -21,9 +21,9 @@ class Registry:
         """The class behind ``name``; raises ConfigError listing the known names."""
         target = name if ":" in name else self.entries.get(name)
         if target is None:
+            known = "".join(f"{one}, " for one in self.names()) + ("or " if self.entries else "")
             raise ConfigError(
-                f"unknown {self.kind} {name!r}; known: {', '.join(self.names())}, "
-                'or "package.module:Class" of your own'
+                f'unknown {self.kind} {name!r}; known: {known}"package.module:Class" of your own'
             )
         module_name, _, class_name = target.partition(":")
         try:

@@ -57,6 +57,8 @@ def blocks_within(
     """Blocks of each of ``num_here`` pools; ``total``: the host's bytes, as found if left out."""
     there = total_bytes() if total is None else total
     wanted = parse_size(share, there)
+    if there is not None and wanted > there:
+        raise ConfigError(f"pool.memory={share} is more than the {there:,} bytes that are here")
     left = wanted - footprint.weights - num_here * footprint.runtime
     num_blocks = max(0, left) // num_here // layout.block_bytes
     while num_blocks and num_here * region_bytes(layout, num_blocks) > left:

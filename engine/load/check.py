@@ -73,9 +73,9 @@ def _traffic(options: Options) -> Iterator[str]:
 
 
 def _texts(options: Options) -> Iterator[str]:
-    parts = urlsplit(options.url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        yield f"--base-url is {options.base_url!r}; wanted is such as http://127.0.0.1:8000"
+    if not _is_address(options.url):
+        given = options.base_url or options.url
+        yield f"{given!r} is no server's address; wanted is such as http://127.0.0.1:8000"
     for name in ("header", "metadata"):
         for text in getattr(options, name):
             if "=" not in text:
@@ -111,6 +111,14 @@ def _files(options: Options) -> Iterator[str]:
             yield f"--result-dir: the result cannot be written to {folder}: {reason}"
     if (options.plot or options.plot_timeline) and find_spec("matplotlib") is None:
         yield "--plot and --plot-timeline need matplotlib: pip install 'lendkv[plots]'"
+
+
+def _is_address(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port above the last one
+        return False
 
 
 def _is_number(text: str) -> bool:

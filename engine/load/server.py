@@ -28,8 +28,9 @@ async def find_model(options: Options) -> tuple[str, int]:
             break
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             if time.monotonic() > deadline:
-                number = getattr(error, "errno", None)
-                why = os.strerror(number) if number else str(error) or f"silent for {ASK_S:g} s"
+                number = getattr(error, "errno", None) or 0  # below 0: a name that is not found
+                why = os.strerror(number) if number > 0 else str(error)
+                why = why or f"silent for {ASK_S:g} s"
                 raise ConfigError(
                     f"no server answers at {options.url}: {why}; start one (lendkv serve), "
                     "or say where it is with --base-url or --port"

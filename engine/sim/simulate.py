@@ -69,6 +69,8 @@ def load(recipe: str | None, overrides: Sequence[str]) -> SimConfig:
     ]
     if config.instances < 3 or config.seeds < 1 or len(config.pool_blocks) < 2:
         problems.append("simulate needs 3 instances, 1 seed and 2 pool sizes at least")
+    if config.workers < 1:
+        problems.append(f"workers is {config.workers}; 1 and more are allowed")
     if config.period_s and not config.pause_s < config.period_s:
         problems.append(f"pause_s must be shorter than period_s={config.period_s:g}")
     if problems:

@@ -10,6 +10,9 @@ from engine import attention, comm, memory, scheduler
 from engine.build import check_parts
 from engine.config import Config, load, to_yaml
 from engine.errors import ConfigError
+from engine.registry import Registry
+from engine.sim.planning.config import PlanConfig
+from engine.sim.recipes import load_as
 
 KEYS = {
     "instances": st.integers(1, 64),
@@ -85,6 +88,39 @@ def test_a_folder_or_nothing_is_no_recipe(tmp_path):
     (tmp_path / "near.yaml").touch()
     assert "cannot be read" in problems_of(str(tmp_path))[0]
     assert "near.yaml" in problems_of(str(tmp_path / "far.yaml"))[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("pool=3", "a section (block_tokens, "),
+        ("pool=", "a section (block_tokens, "),
+        ("transport.options=[3]", "a section (key: value) is wanted"),
+        ("model.path=[a]", "one value is wanted"),
+        ("callbacks=a", "a list, such as [a, b], is wanted"),
+        ("callbacks=[[a]]", "a list of single values is wanted"),
+        ("pool.sizes=[{a: 1}]", "a list of single values is wanted"),
+        ("instances=", "a value is wanted"),
+        ("num_blocks=3", "did you mean 'pool.num_blocks'?"),
+        ("max_tokens=3", "did you mean 'chaos.max_tokens' or 'generate.max_tokens'?"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_or_in_the_wrong_section_is_told(override, said):
+    (problem,) = problems_of(None, override)
+    assert said in problem
+
+
+def test_a_list_may_hold_lists_where_anything_goes():
+    assert load_as(PlanConfig, None, ["sweep.values=[[1, 2], [3]]"]).sweep.values == [[1, 2], [3]]
+
+
+def test_a_name_that_is_empty_is_no_recipe():
+    assert "cannot be read" in problems_of("")[0]
+
+
+def test_a_part_of_which_there_are_none_is_told_by_what_it_may_be():
+    with pytest.raises(ConfigError, match="known: .package.module:Class. of your own"):
+        Registry("callback", {}).load("a")
 
 
 def test_wrong_parts_are_told_together_with_the_known_ones():

@@ -82,6 +82,11 @@ def test_mistakes_are_found_in_the_configuration():
         load(None, ["pool.memory=60%", "pool.sizes=[4]"])
 
 
+def test_more_than_there_is_is_refused():
+    with pytest.raises(ConfigError, match="9999999TiB is more than the 1,000 bytes"):
+        blocks_within("9999999TiB", LAYOUT, NOTHING, 1, 1000)
+
+
 def test_advice_names_contexts_alone_and_together():
     overrides = ["pool.num_blocks=40", "pool.block_tokens=8", "scheduler.max_step_tokens=32"]
     alone = advice(load(None, [*overrides, "instances=1"]), SHAPE)

@@ -33,6 +33,8 @@ WRONG = {
     "goodput": ("bench serve --goodput ttft:500 itl:3", "'itl:3'"),
     "header": ("bench serve --header plain", "wanted is KEY=VALUE"),
     "url": ("bench serve --base-url localhost:8000", "http://127.0.0.1:8000"),
+    "port": ("bench serve --port 99999", "'http://127.0.0.1:99999' is no server's address"),
+    "host": ("bench serve --host no.such.invalid", "no server answers at http://no.such.invalid"),
     "extra body": ("bench serve --extra-body [1]", "wanted is a JSON object"),
     "no file": ("bench serve --dataset-name custom", "needs --dataset-path"),
     "no such file": (

@@ -66,7 +66,12 @@ def test_a_failing_history_shrinks_to_what_it_needs(monkeypatch):
 
 @pytest.mark.parametrize(
     ("override", "names"),
-    [("instances=two", "instances"), ("colour=red", "colour"), ("kinds=[flood]", "flood")],
+    [
+        ("instances=two", "instances"),
+        ("colour=red", "colour"),
+        ("kinds=[flood]", "flood"),
+        ("workers=0", "workers is 0"),
+    ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(override, names):
     with pytest.raises(ConfigError, match=names):
