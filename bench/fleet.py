@@ -22,7 +22,9 @@ from engine.comm.control import ControlClient
 from engine.config import Config, load
 from engine.launch import launch
 from engine.measure.cores import pin
+from engine.parent import die_with_parent
 from engine.protocol import FROM_STEP
+from engine.world import torchrun
 
 START_S = 120.0
 SETTLE_S = 1.0
@@ -66,11 +68,17 @@ def run(
     config: Config = load(None, list(settings))
     with tempfile.TemporaryDirectory(prefix="lendkv-bench-") as folder:
         result = Path(folder) / "result.json"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += ["--nproc-per-node", str(config.instances), "-m", "bench.fleet"]
+        command = [*torchrun(config.instances, folder), "bench.fleet"]
         command += [str(result), driver, json.dumps(arguments), *settings]
         environment = os.environ | {"OMP_NUM_THREADS": str(config.threads)}
-        subprocess.run(command, check=True, env=environment)
+        parent = os.getpid()
+        subprocess.run(
+            command,
+            check=True,
+            env=environment,
+            start_new_session=True,  # torchrun answers Ctrl-C with a traceback; it is ended instead
+            preexec_fn=lambda: die_with_parent(parent),
+        )
         facts: Facts = json.loads(result.read_text())
     return facts
 

@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import select
+import signal
 import socket
 import statistics
 import sys
@@ -172,8 +173,17 @@ class Pair:
 
     def _start(self, main: Callable[..., None], *arguments: Any) -> Connection:
         ours, theirs = spawn.Pipe()
-        spawn.Process(target=main, args=(self.name, *arguments, theirs), daemon=True).start()
+        start(main, self.name, *arguments, theirs)
         return ours
+
+
+def start(main: Callable[..., None], *arguments: Any) -> None:
+    """A process that ends with this one, which alone hears Ctrl-C."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a child inherits it
+    try:
+        spawn.Process(target=main, args=arguments, daemon=True).start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def main() -> int:
@@ -185,7 +195,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.4, help="of each measurement")
     args = parser.parse_args()
     busy = spawn.Event()
-    spawn.Process(target=decode, args=(busy,), daemon=True).start()
+    start(decode, busy)
     pairs = [Pair(name) for name in (BARE, *args.transports.split(","))]
     asks: dict[tuple[str, int, str], list[tuple[float, float]]] = {}
     bulk: dict[str, list[float]] = {}

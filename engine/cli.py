@@ -39,7 +39,7 @@ from engine.sim.recipes import load_as, mode_of
 from engine.sim.serving.config import ServingConfig
 from engine.sim.simulate import simulate
 from engine.supervisor import Frontend
-from engine.world import AT_ONCE, STATUS_FILE, STOP_FILE
+from engine.world import AT_ONCE, STATUS_FILE, STOP_FILE, torchrun
 
 VERBS = {
     "generate": "Answer one prompt and show where its context lay",
@@ -242,8 +242,7 @@ def _torchrun(config: Config, argv: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="lendkv-") as folder:
         status_file, stop_file = Path(folder) / "status", Path(folder) / "stop"
         parent = os.getpid()
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += ["--nproc-per-node", str(config.instances), "-m", "engine", *argv]
+        command = [*torchrun(config.instances, folder), "engine", *argv]
         caught: list[tuple[int, float]] = []
         child: subprocess.Popen[bytes] | None = None
 
@@ -259,7 +258,10 @@ def _torchrun(config: Config, argv: list[str]) -> int:
             signal.signal(number, leave)
         child = subprocess.Popen(
             command,
-            env=os.environ | {STATUS_FILE: str(status_file), STOP_FILE: str(stop_file)},
+            # torchrun would set the first one to the same, and warn of it in a frame of stars
+            env={"OMP_NUM_THREADS": "1"}
+            | os.environ
+            | {STATUS_FILE: str(status_file), STOP_FILE: str(stop_file)},
             start_new_session=True,
             preexec_fn=lambda: die_with_parent(parent),
         )

@@ -1,6 +1,7 @@
 """World: this process's place in a launch, from torchrun's environment."""
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,15 @@ STOP_FILE = "LENDKV_STOP_FILE"
 """all ranks leave when this file is there: torchrun answers signals with a traceback"""
 AT_ONCE = "at once"
 """what it says when they are to wait for nobody"""
+
+
+def torchrun(num_processes: int, folder: str) -> list[str]:
+    """The command that runs one of Python's modules, which follows, in so many processes.
+
+    What torchrun writes besides lies in ``folder``: it removes nothing itself.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--log-dir", folder]
+    return [*command, "--nproc-per-node", str(num_processes), "-m"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
