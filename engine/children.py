@@ -17,6 +17,8 @@ from engine.parent import die_with_parent
 PR_SET_NAME = 15
 END_SIGNAL = signal.SIGUSR1
 """what a supervisor ends its children with; they ignore what a terminal or torchrun sends"""
+TOLD = (signal.SIGINT, signal.SIGTERM)
+"""how a terminal or torchrun tells a command to end"""
 USER_ERROR = 2
 """exit status of a child whose failure is the user's to mend; its sentences were sent"""
 LOST_ANOTHER = 3
@@ -75,18 +77,26 @@ def fork(name: str, main: Callable[[Connection], int | None]) -> Child:
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, TOLD)  # Python's hooks at a fork swallow them
     pid = os.fork()
     if pid:
         theirs.close()
-        return Child(name, pid, ours)
+        child = Child(name, pid, ours)
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        except KeyboardInterrupt:  # nobody will know of it
+            stop([child], patience_s=0.0)
+            raise
+        return child
     status = 1
     try:
         ours.close()
         die_with_parent(parent)
         call_oneself(name)
         # Terminal and torchrun signal the whole group: the supervisor alone decides what it means.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in TOLD:
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         status = main(theirs) or 0
     except LendKVError as error:
         with contextlib.suppress(OSError):

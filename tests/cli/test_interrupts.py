@@ -67,10 +67,11 @@ def test_ctrl_c_while_an_instance_starts(recipe, verb, num_processes):
 
 
 @pytest.mark.parametrize("num_processes", [2, 5, 9])
-def test_ctrl_c_while_a_cluster_starts(recipe, num_processes):
-    command = Command("serve", recipe, "instances=2")
+def test_ctrl_c_while_a_cluster_starts(recipe, num_processes, tmp_path):
+    command = Command("serve", recipe, "instances=2", TMPDIR=str(tmp_path))
     command.wait_until(lambda: len(command.pids()) >= num_processes)
     interrupt(command)
+    assert not list(tmp_path.iterdir())
 
 
 def test_ctrl_c_ends_a_simulation_with_its_workers():
@@ -94,6 +95,14 @@ class AtItsForks(Command):
 def test_ctrl_c_while_workers_of_a_simulation_are_started():
     done = AtItsForks("simulate", "seeds=100000", "workers=3").finish()
     assert (done.status, done.err) == (INTERRUPTED, "")
+
+
+def test_ctrl_c_while_a_process_of_chaos_is_forked(recipe, tmp_path):
+    sizes = ["instances=3", "pool.sizes=[24,24,24]", "transport.name=tcp"]
+    command = AtItsForks("chaos", recipe, *sizes, TMPDIR=str(tmp_path))
+    interrupted = command.finish()
+    assert (interrupted.status, interrupted.err) == (INTERRUPTED, "")
+    assert not list(tmp_path.iterdir())
 
 
 def test_workers_end_with_a_simulation_that_is_killed():
