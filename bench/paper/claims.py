@@ -107,9 +107,10 @@ LITTLE_TO_GAIN = (
     "knows nothing of memory, leaves more to gain."
 )
 WAITS = (
-    "A context that wants many lenders is placed all at once or not at all and waits while "
-    "shorter ones take what becomes free, others wait behind it, and half of the cluster is idle; "
-    "vllm-single has one queue, its weights once, and InfiniBand for its all-reduces."
+    "A context that wants many lenders is placed all at once or not at all, and waits while "
+    "shorter ones take what becomes free; its steps wait for the fullest lender. vllm-single has "
+    "one queue, its weights once, all memories' bandwidth for each step, and InfiniBand for its "
+    "all-reduces."
 )
 COPIES = (
     "Over 32 ranks the 8 KV heads of the 70B model are stored four times, so vllm-single holds "

@@ -111,6 +111,7 @@ def traces_section(values: Values) -> list[str]:
                 ("greedy", "vllm-multi"),
                 ("greedy", "vllm-single"),
                 ("ledger", "vllm-multi"),
+                ("balanced", "greedy"),
             )
         ]
         rows = []
@@ -119,7 +120,7 @@ def traces_section(values: Values) -> list[str]:
                 case = f"{model}/{trace}"
                 names = [traces.name_of(setting, model, trace, one) for one in traces.SYSTEMS]
                 found = [values.get(name) for name in names]
-                multi, single, greedy, _ = found
+                multi, single, greedy = found[:3]
                 if not (multi and single and greedy):
                     continue
                 whole = (number(greedy["tokens_per_s"] / one["tokens_per_s"]) for one in found[:2])
@@ -135,7 +136,8 @@ def traces_section(values: Values) -> list[str]:
                 )
         if rows:
             head = (said, *traces.SYSTEMS, "greedy/multi", "greedy/single", "ledger/multi")
-            lines += table((*head, "to the last", "multi refuses", "most lent"), rows)
+            ends = ("balanced/greedy", "to the last", "multi refuses", "most lent")
+            lines += table((*head, *ends), rows)
             lines += [f"![{said}](images/paper-traces-{setting}.svg)", ""]
     return lines
 
@@ -165,8 +167,7 @@ def contexts_section(values: Values) -> list[str]:
                 ]
                 rows.append([model[7:], label, f"{context:,}", *cells])
     lines += [
-        "Tokens a second with as many requests of 256 tokens of output as fit (their number), the",
-        "prompts' ways to their lenders included:",
+        "Tokens a second with as many requests of 256 tokens of output as fit (their number):",
         "",
     ]
     lines += table(("model", "point", "context", *contexts.SYSTEMS), rows)
@@ -179,9 +180,9 @@ def datasets_section(values: Values) -> list[str]:
     ratios = mix.ratios(values, "ledger", "vllm-multi")
     rows = []
     for model, ratio in ratios.items():
-        multi, ledger = (values[mix.name_of(model, one)] for one in mix.SYSTEMS)
-        cells = [number(rate(one)) for one in (multi, ledger)]
-        refused = f"{multi['refused']} of {multi['requests']}"
+        found = [values[mix.name_of(model, one)] for one in mix.SYSTEMS]
+        cells = [number(rate(one)) for one in found]
+        refused = f"{found[0]['refused']} of {found[0]['requests']}"
         rows.append([model[7:], *cells, number(ratio), refused])
     if not rows:
         return []

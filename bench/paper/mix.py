@@ -9,7 +9,7 @@ from bench.paper import setup
 from bench.paper.results import Results
 from bench.paper.runs import figures, rate
 
-SYSTEMS = ("vllm-multi", "ledger")
+SYSTEMS = ("vllm-multi", "vllm-single", "ledger")
 SAMPLE = 2000
 """requests whose mean says how many fill the memory"""
 

@@ -10,7 +10,7 @@ from bench.paper.results import Results
 from bench.paper.runs import figures, rate
 from engine.sim.serving.config import ServingConfig
 
-SYSTEMS = ("vllm-multi", "vllm-single", "greedy", "ledger")
+SYSTEMS = ("vllm-multi", "vllm-single", "greedy", "ledger", "balanced")
 SETTINGS = ("decode", "whole")
 """prompts' keys are there at once; or they are computed"""
 WHOLE = ("0", "2", "3", "5")

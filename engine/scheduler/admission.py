@@ -24,7 +24,7 @@ from engine.scheduler.sequence import Sequence, State
 from engine.scheduler.turns import Turns
 
 MAX_RECALL_S = 3.0
-"""longest wait for recalled blocks; for what stays longer where it is, others wait no longer"""
+"""longest wait for recalled blocks: while they stay out longer, others' are borrowed"""
 MAX_LOOKED_UP = 3072
 """leaves that a sequence looks for: their hashes are one message"""
 

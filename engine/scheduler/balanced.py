@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from engine.protocol import Creditor, Settle
 from engine.scheduler.base import Advice, ClusterView, InstanceView, Need, StepCost
 from engine.scheduler.greedy import Candidate, GreedyPlacement
+from engine.scheduler.ledger import room
 from engine.scheduler.reports import tokens_of
 
 PIECE = 16
@@ -43,10 +44,10 @@ class BalancedPlacement(GreedyPlacement):
         not so short that their messages take longer.
         """
         near = [creditor for creditor in ranked if creditor.host == need.host]
-        able = near if _room(near) >= num_blocks else ranked
+        able = near if room(near) >= num_blocks else ranked
         most = max((creditor.num_lendable for creditor in able), default=0)
         for share in range(PIECE, most, PIECE):
-            if _room(able, share) >= num_blocks:
+            if room(able, share) >= num_blocks:
                 return [replace(c, num_lendable=min(c.num_lendable, share)) for c in able]
         return able
 
@@ -107,9 +108,3 @@ class BalancedPlacement(GreedyPlacement):
                 home = Settle(creditor, min(num_blocks, spare), self._prices.settle_s)
                 return [Advice(one.instance, home)]
         return []
-
-
-def _room(creditors: Sequence[Creditor], share: int | None = None) -> int:
-    """What they lend, none more than its share."""
-    lendable = (creditor.num_lendable for creditor in creditors)
-    return sum(lendable if share is None else (min(share, number) for number in lendable))

@@ -41,7 +41,7 @@ class LedgerPlacement(Placement):
             (c for c in creditors if c.num_lendable and c.instance != need.owner),
             key=lambda c: (c.host != need.host, -c.num_lendable, c.instance),
         )
-        kept = max(need.num_kept, min(need.num_keepable, need.num_blocks - _room(ranked)))
+        kept = max(need.num_kept, min(need.num_keepable, need.num_blocks - room(ranked)))
         wanted = need.num_blocks - kept
         best = self.choose(need, ranked, wanted)
         found = (_runs(wanted, best, align) for align in ALIGNMENTS)
@@ -49,7 +49,7 @@ class LedgerPlacement(Placement):
         if kept < 1 or len(holders) + kept < need.num_blocks:
             raise CapacityError(
                 f"{need.num_blocks} blocks wanted: {kept} can stay at home (of {need.num_local} "
-                f"free, {need.working_blocks} work), {_room(best)} can be "
+                f"free, {need.working_blocks} work), {room(best)} can be "
                 f"borrowed from {len(best)} of {len(creditors)} instances"
             )
         return (*holders, *(need.owner,) * kept)
@@ -61,7 +61,7 @@ class LedgerPlacement(Placement):
         where they have too little.
         """
         num_needed = PREFERRED
-        while num_needed < len(ranked) and _room(ranked[:num_needed]) < num_blocks:
+        while num_needed < len(ranked) and room(ranked[:num_needed]) < num_blocks:
             num_needed += 1
         return ranked[:num_needed]
 
@@ -83,8 +83,10 @@ class LedgerPlacement(Placement):
         return advice
 
 
-def _room(creditors: Sequence[Creditor]) -> int:
-    return sum(creditor.num_lendable for creditor in creditors)
+def room(creditors: Sequence[Creditor], share: int | None = None) -> int:
+    """Blocks that they lend together, none of them more than its share."""
+    lendable = (creditor.num_lendable for creditor in creditors)
+    return sum(lendable if share is None else (min(share, number) for number in lendable))
 
 
 def _runs(num_blocks: int, creditors: Sequence[Creditor], align: int) -> list[int]:

@@ -54,7 +54,7 @@ class Preemption:
     def make_room(self, short: Sequence) -> None:
         """A running one found no memory: the youngest of all that hold some gives way."""
         if short not in self._batch.short or short.moving:
-            return  # it was only advised to lend; or what moves will free some, as moves do by now
+            return  # it was only advised to lend; or moves that are under way by now free some
         youngest = max(self._roster.holding(), key=lambda one: one.seniority)
         if youngest is short:
             self._give_way(short, self._roster.suspend)
