@@ -1,10 +1,13 @@
 """Attached: the tables of lent leaves that holders know of this step's sequences."""
 
+from collections.abc import Mapping
+
 from engine.attention.lenders import Lenders
+from engine.core import BlockRef
 from engine.protocol import Attach, Detach
 
-Table = list[tuple[int, int, int]]
-"""(leaf, loan, slot), ascending"""
+Leaves = Mapping[int, BlockRef]
+"""leaf -> where it is lent, ascending; told are their loans and slots"""
 
 
 class Attached:
@@ -12,16 +15,17 @@ class Attached:
 
     def __init__(self, lenders: Lenders) -> None:
         self._lenders = lenders
-        self._known: dict[tuple[int, int], tuple[int, Table]] = {}
+        self._known: dict[tuple[int, int], tuple[int, Leaves]] = {}
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def tell(self, instance: int, sequence: int, table: Table) -> None:
+    def tell(self, instance: int, sequence: int, leaves: Leaves) -> None:
         """Send the table where it is not what the holder knows."""
-        version, known = self._known.get((instance, sequence), (0, []))
-        if table != known:
-            self._known[instance, sequence] = (version + 1, table)
+        version, known = self._known.get((instance, sequence), (0, {}))
+        if leaves is not known and leaves != known:
+            self._known[instance, sequence] = (version + 1, leaves)
+            table = [(leaf, ref.loan, ref.slot) for leaf, ref in leaves.items()]
             self._lenders.send(instance, Attach(sequence, version + 1, table))
 
     def versions(self, instance: int) -> dict[int, int]:

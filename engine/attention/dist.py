@@ -25,12 +25,13 @@ from engine.attention.local import LocalBackend, NodeRows
 from engine.attention.mapped import Mapped
 from engine.attention.native_asks import NativeAsks
 from engine.attention.native_calls import NativeStep
+from engine.attention.places import KnownPlaces, Places
 from engine.attention.reading import Reading
 from engine.attention.slices import HolderStep, asked_heads
 from engine.attention.staging import StagingCache
 from engine.attention.travel import Travels
 from engine.attention.ways import Ways, keys_of
-from engine.core import BlockRef, Plan, Span
+from engine.core import BlockRef, Plan
 from engine.errors import ConfigError
 from engine.protocol import Answer, Ask, Begin, Busy, FencedOff
 
@@ -83,7 +84,8 @@ class DistAttention(AttentionBackend):
         self._attached = Attached(lenders)
         self._plan = _NO_PLAN
         self._mapped = Mapped(lenders, local.layout.block_bytes)
-        self._reading = self._read(_NO_PLAN, "query")
+        self._places = KnownPlaces(local.pool.block_address)
+        self._reading = self._read(_NO_PLAN, [], "query")
         self._native: NativeStep | None = None
         self._asks: NativeAsks | None = None
         self._budget_s: dict[int, float] = {}
@@ -97,20 +99,19 @@ class DistAttention(AttentionBackend):
         self._asking = {}
         self._native = self._asks = None
         # 1) Which leaves are read here, and which are asked for where they lie.
-        way = self._choose(plan)
+        way = self._choose(plan, places := self._places.of(plan))
         key = Reading.key_of(plan, way)
         if key is not None and self._reading.key == key:
             self._reading.go_on(plan)
         else:
-            self._reading = self._read(plan, way, key)
+            self._reading = self._read(plan, places, way, key)
         self.local.place_writes(plan)
         self.travels.begin(self._reading.ways)
         # 2) Tell each holder the tables that changed, and this step's slices.
         per_leaf = self.local.layout.tokens * self.local.shape.num_layers
         for instance, step in self._steps.items():
             for index, leaves in self._reading.remote[instance].items():
-                table = [(leaf, ref.loan, ref.slot) for leaf, ref in leaves.items()]
-                self._attached.tell(instance, plan.spans[index].sequence, table)
+                self._attached.tell(instance, plan.spans[index].sequence, leaves)
             spans = step.ask_spans(self._attached.versions(instance))
             keys = step.num_row_keys * per_leaf
             self._budget_s[instance] = self._config.wait_s + self._config.wait_per_key_s * keys
@@ -205,35 +206,34 @@ class DistAttention(AttentionBackend):
     def forget_sequence(self, sequence: int) -> None:
         """The sequence is done or starts over: drop its tables at the holders."""
         self._attached.forget_sequence(sequence)
-        self._reading = self._read(_NO_PLAN, "query")
+        self._reading = self._read(_NO_PLAN, [], "query")
 
     def forget_tables(self, instance: int) -> None:
         """The holder has no table of ours any more: attach anew before it is asked again."""
         self._attached.forget_instance(instance)
-        self._reading = self._read(_NO_PLAN, "query")
+        self._reading = self._read(_NO_PLAN, [], "query")
         self.missed.pop(instance, None)
 
     @property
     def _steps(self) -> dict[int, HolderStep]:
         return self._reading.steps
 
-    def _read(self, plan: Plan, way: str, key: Any = None) -> Reading:
+    def _read(self, plan: Plan, places: list[Places], way: str, key: Any = None) -> Reading:
         self._mapped.begin()
-        own = self.local.pool.block_address
-        lent = [ref for span in plan.spans for ref in span.table if ref.loan]
+        lent = [ref for one in places for refs in one.lent.values() for ref in refs.values()]
         copies = self.staging.fetch(lent, self._config.wait_s) if way == "copy" and lent else {}
 
-        def where(span: Span, ref: BlockRef) -> int:
-            if not ref.loan or ref in copies:
-                return own(copies.get(ref, ref.block))
-            return self._mapped.address(span.sequence, ref) if way == "mapped" else 0
+        def where(sequence: int, ref: BlockRef) -> int:
+            if ref in copies:
+                return self.local.pool.block_address(copies[ref])
+            return self._mapped.address(sequence, ref) if way == "mapped" else 0
 
         most = self._lenders.max_body_bytes if lent else 1 << 20
-        return Reading.of(plan, way, where, key=key, local=self.local, max_body_bytes=most)
+        return Reading.of(plan, places, way, where, key=key, local=self.local, max_body_bytes=most)
 
-    def _choose(self, plan: Plan) -> str:
+    def _choose(self, plan: Plan, places: list[Places]) -> str:
         """This step's way; where memory cannot be mapped, queries travel anyhow."""
-        own_keys, lent_keys = keys_of(plan, self.local.layout.tokens)
+        own_keys, lent_keys = keys_of(plan, places, self.local.layout.tokens)
         way: str = self._config.way
         if way == "cheapest":
             way = "query" if self.ways.prefers_query(own_keys, lent_keys) else "mapped"

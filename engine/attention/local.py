@@ -15,6 +15,7 @@ from torch import Tensor
 from engine import devices
 from engine.attention.base import AttentionBackend, Partial
 from engine.attention.native_calls import NativeStep
+from engine.attention.places import NOWHERE_YET, Places
 from engine.attention.stored import Stored, keys_and_values
 from engine.attention.tree import MergeProgram, Node, Piece, Segment
 from engine.core import BlockLayout, ModelShape, Plan
@@ -93,8 +94,10 @@ class NodeRows:
 def rows_of_nodes(piece: Piece, base: int) -> list[dict[Node, int]]:
     """For each segment of a piece laid at buffer row ``base``: its nodes' first rows."""
     return [
-        {node: base + int(at[5]) + number * int(at[1]) for number, node in enumerate(nodes)}
-        for at, nodes in zip(piece.segments_S6, piece.nodes, strict=True)
+        {node: base + node_start + number * num_rows for number, node in enumerate(nodes)}
+        for (_, num_rows, _, _, _, node_start), nodes in zip(
+            piece.segments_S6.tolist(), piece.nodes, strict=True
+        )
     ]
 
 
@@ -193,21 +196,16 @@ class LocalBackend(AttentionBackend):
         """``place_writes`` for these blocks of the own pool, on the CPU."""
         self._block_T, self._slot_T = block_T, slot_T
 
-    def piece(self, cuts: Sequence[Cut], chosen: Sequence[dict[int, int]]) -> Piece:
-        """The piece over ``chosen[s]`` (leaf -> address) of span ``s``."""
+    def piece(self, cuts: Sequence[Cut], chosen: Sequence[Places]) -> Piece:
+        """The piece over the leaves at hand of ``chosen[s]`` of span ``s``."""
         segments = []
+        offset = np.uint64(self.layout.offset_bytes)
         for index, row_start, num_rows, first_position in cuts:
+            leaves, addresses = chosen[index].leaves, chosen[index].addresses
             last = (first_position + num_rows - 1) // self.layout.tokens
-            at_hand = [item for item in chosen[index].items() if item[0] <= last]
-            segments.append(
-                Segment(
-                    row_start,
-                    num_rows,
-                    first_position,
-                    tuple(leaf for leaf, _ in at_hand),
-                    tuple(address + self.layout.offset_bytes for _, address in at_hand),
-                )
-            )
+            seen = slice(leaves.searchsorted(last, "right"))
+            rows = row_start, num_rows, first_position
+            segments.append(Segment(*rows, leaves[seen], addresses[seen] + offset))
         return Piece.of(segments)
 
     def keys_and_values(self, address: int, layer: int) -> tuple[Tensor, Tensor]:
@@ -216,14 +214,10 @@ class LocalBackend(AttentionBackend):
 
     def begin(self, plan: Plan) -> None:
         self.place_writes(plan)
-        addresses = []
-        for span in plan.spans:
-            assert all(ref.loan == 0 for ref in span.table), "a local backend reads own blocks"
-            addresses.append(
-                {leaf: self.pool.block_address(ref.block) for leaf, ref in enumerate(span.table)}
-            )
+        places = [NOWHERE_YET.now(span.table, self.pool.block_address) for span in plan.spans]
+        assert not any(one.lent for one in places), "a local backend reads own blocks"
         cuts = cut(plan)
-        self._piece = self.piece(cuts, addresses)
+        self._piece = self.piece(cuts, places)
         self._program = MergeProgram.of(
             [(c.row_start, c.num_rows) for c in cuts], rows_of_nodes(self._piece, 0)
         )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from engine.attention.local import Cut, LocalBackend, NodeRows, cut, rows_of_nodes
+from engine.attention.places import Places
 from engine.attention.slices import HolderStep, holder_steps
 from engine.attention.tree import MergeProgram, Node, Piece
-from engine.core import BlockRef, Plan, Span
+from engine.core import BlockRef, Plan
 
-Remote = dict[int, dict[int, dict[int, BlockRef]]]
+Remote = dict[int, dict[int, Mapping[int, BlockRef]]]
 """holder -> span index -> leaf -> where it is lent"""
 
 
@@ -32,31 +33,38 @@ class Reading:
     @staticmethod
     def of(
         plan: Plan,
+        places: Sequence[Places],
         way: str,
-        where: Callable[[Span, BlockRef], int],
+        where: Callable[[int, BlockRef], int],
         *,
         key: Any,
         local: LocalBackend,
         max_body_bytes: int,
     ) -> Reading:
-        """``where`` gives an rBlock's address, 0 where its holder is to be asked; ``way`` is the
-        one by which lent ones have an address."""
-        at_hand: list[dict[int, int]] = []
+        """``places[s]`` of span ``s``; ``where`` gives a lent rBlock's address for a sequence, 0
+        where its holder is to be asked. ``way`` is the one by which there are addresses: by
+        ``query`` there are none."""
+        chosen: list[Places] = []
         remote: Remote = {}
         ways: list[tuple[int, str]] = []
-        for index, span in enumerate(plan.spans):
-            here = {leaf: where(span, ref) for leaf, ref in enumerate(span.table)}
-            at_hand.append({leaf: address for leaf, address in here.items() if address})
-            taken = set()
-            for leaf, ref in enumerate(span.table):
-                if not here[leaf]:
-                    remote.setdefault(ref.instance, {}).setdefault(index, {})[leaf] = ref
-                    taken.add("query")
-                elif ref.loan:
-                    taken.add(way)
-            ways += [(span.sequence, name) for name in taken]
+        for index, (span, own) in enumerate(zip(plan.spans, places, strict=True)):
+            at_hand: dict[int, int] = {}
+            for holder, refs in own.lent.items():
+                here: dict[int, int] = {}
+                if way != "query":
+                    found = {leaf: where(span.sequence, ref) for leaf, ref in refs.items()}
+                    here = {leaf: address for leaf, address in found.items() if address}
+                at_hand |= here
+                asked = {leaf: refs[leaf] for leaf in refs if leaf not in here} if here else refs
+                if asked:
+                    remote.setdefault(holder, {})[index] = asked
+            chosen.append(own.along(at_hand))
+            if at_hand:
+                ways.append((span.sequence, way))
+            if len(at_hand) < own.num_lent:
+                ways.append((span.sequence, "query"))
         steps, cuts = holder_steps(plan, remote, local.shape, max_body_bytes)
-        piece = local.piece(cuts, at_hand)
+        piece = local.piece(cuts, chosen)
         base = piece.num_node_rows
         held: list[dict[Node, int]] = rows_of_nodes(piece, 0)
         for step in steps.values():

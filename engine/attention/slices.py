@@ -30,9 +30,9 @@ class HolderStep:
 
     plan: Plan
     cuts: list[Cut]
-    leaves: dict[int, dict[int, BlockRef]]
+    leaves: Mapping[int, Mapping[int, BlockRef]]
     """span index -> leaf -> where it is lent"""
-    nodes: dict[int, list[Node]]
+    nodes: dict[int, tuple[Node, ...]]
     slices: list[Slice]
 
     @property
@@ -91,7 +91,7 @@ def asked_heads(shape: ModelShape, layout: BlockLayout) -> AskedHeads | None:
 
 def holder_steps(
     plan: Plan,
-    remote: dict[int, dict[int, dict[int, BlockRef]]],
+    remote: Mapping[int, Mapping[int, Mapping[int, BlockRef]]],
     shape: ModelShape,
     max_body_bytes: int,
 ) -> tuple[dict[int, HolderStep], list[Cut]]:
@@ -129,7 +129,7 @@ def holder_steps(
 
 
 def _slices(
-    cuts: list[Cut], nodes: dict[int, list[Node]], max_body_bytes: int, shape: ModelShape
+    cuts: list[Cut], nodes: dict[int, tuple[Node, ...]], max_body_bytes: int, shape: ModelShape
 ) -> list[Slice]:
     head_rows = shape.num_heads * ITEM_BYTES["float32"]
     slices: list[Slice] = []

@@ -11,11 +11,15 @@ A holder sends the *cover* of its leaves: the fewest nodes whose leaves it all h
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+KNOWN_COVERS, KNOWN_MERGES = 4096, 512
+"""runs of leaves and sets of nodes, the latest ones, that are not worked out again"""
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -32,19 +36,30 @@ class Node:
         return Node(self.level + 1, self.index >> 1)
 
 
-def cover(leaves: Sequence[int]) -> list[Node]:
+def cover(leaves: Sequence[int] | NDArray[np.int32]) -> tuple[Node, ...]:
     """The fewest nodes that hold exactly these leaves, ascending; ``leaves`` must ascend."""
+    if not len(leaves):
+        return ()
+    first, last = int(leaves[0]), int(leaves[-1])
+    if last - first < len(leaves):
+        return _cover_of_run(first, last + 1)
+    numbers = np.asarray(leaves)
+    behind = 1 + np.flatnonzero(np.diff(numbers) > 1)
+    starts, lasts = numbers[[0, *behind]].tolist(), numbers[[*(behind - 1), -1]].tolist()
+    runs = (_cover_of_run(leaf, last + 1) for leaf, last in zip(starts, lasts, strict=True))
+    return tuple(chain.from_iterable(runs))
+
+
+@lru_cache(KNOWN_COVERS)
+def _cover_of_run(leaf: int, end: int) -> tuple[Node, ...]:
     nodes: list[Node] = []
-    for _, run in groupby(enumerate(leaves), lambda item: item[1] - item[0]):
-        numbers = [leaf for _, leaf in run]
-        leaf, end = numbers[0], numbers[-1] + 1
-        while leaf < end:  # the largest node that begins here and does not reach beyond
-            level = (end - leaf).bit_length() - 1
-            if leaf:
-                level = min(level, (leaf & -leaf).bit_length() - 1)
-            nodes.append(Node(level, leaf >> level))
-            leaf += 1 << level
-    return nodes
+    while leaf < end:  # the largest node that begins here and does not reach beyond
+        level = (end - leaf).bit_length() - 1
+        if leaf:
+            level = min(level, (leaf & -leaf).bit_length() - 1)
+        nodes.append(Node(level, leaf >> level))
+        leaf += 1 << level
+    return tuple(nodes)
 
 
 class Segment(NamedTuple):
@@ -53,9 +68,9 @@ class Segment(NamedTuple):
     row_start: int
     num_rows: int
     first_position: int
-    leaves: tuple[int, ...]
+    leaves: Sequence[int] | NDArray[np.int32]
     """ascending leaf indexes"""
-    addresses: tuple[int, ...]
+    addresses: Sequence[int] | NDArray[np.uint64]
     """memory address of each leaf's rBlock (its first byte, layer 0) in this process"""
 
 
@@ -76,29 +91,23 @@ class Piece:
 
     @staticmethod
     def of(segments: Sequence[Segment]) -> "Piece":
-        table = np.zeros((len(segments), 6), np.int32)
+        table: list[tuple[int, ...]] = []
         nodes: list[tuple[Node, ...]] = []
-        num_leaves = num_node_rows = 0
-        for number, segment in enumerate(segments):
-            table[number] = (
-                segment.row_start,
-                segment.num_rows,
-                segment.first_position,
-                num_leaves,
-                len(segment.leaves),
-                num_node_rows,
-            )
-            nodes.append(tuple(cover(segment.leaves)))
-            num_leaves += len(segment.leaves)
-            num_node_rows += len(nodes[-1]) * segment.num_rows
-        leaves = [leaf for segment in segments for leaf in segment.leaves]
-        addresses = [address for segment in segments for address in segment.addresses]
+        leaf_start = node_start = 0
+        for row_start, num_rows, first_position, leaves, _ in segments:
+            at = row_start, num_rows, first_position, leaf_start, len(leaves), node_start
+            table.append(at)
+            nodes.append(cover(leaves))
+            leaf_start += len(leaves)
+            node_start += len(nodes[-1]) * num_rows
+        all_leaves = [np.asarray(segment.leaves, np.int32) for segment in segments]
+        addresses = [np.asarray(segment.addresses, np.uint64) for segment in segments]
         return Piece(
-            segments_S6=table,
-            leaf_index=np.array(leaves, np.int32),
-            address=np.array(addresses, np.uint64),
+            segments_S6=np.array(table, np.int32).reshape(-1, 6),
+            leaf_index=np.concatenate([np.empty(0, np.int32), *all_leaves]),
+            address=np.concatenate([np.empty(0, np.uint64), *addresses]),
             nodes=tuple(nodes),
-            num_node_rows=num_node_rows,
+            num_node_rows=node_start,
         )
 
 
@@ -117,18 +126,28 @@ class MergeProgram:
         merges: list[tuple[int, int, int]] = []
         roots: list[tuple[int, int, int]] = []
         for (row_start, num_rows), nodes in zip(rows, held, strict=True):
-            level_nodes = dict(nodes)
-            while len(level_nodes) > 1:
-                level = min(node.level for node in level_nodes)
-                lifted: dict[Node, int] = {}
-                for node in sorted(n for n in level_nodes if n.level == level):
-                    at = level_nodes.pop(node)
-                    if node.parent in lifted:
-                        merges.append((lifted[node.parent], at, num_rows))
-                    else:
-                        lifted[node.parent] = at
-                level_nodes |= lifted
-            roots.append((next(iter(level_nodes.values()), -1), row_start, num_rows))
+            at = list(nodes.values())
+            pairs, root = _merges(tuple(nodes))
+            merges += [(at[left], at[right], num_rows) for left, right in pairs]
+            roots.append((at[root] if at else -1, row_start, num_rows))
         return MergeProgram(
             np.array(merges, np.int32).reshape(-1, 3), np.array(roots, np.int32).reshape(-1, 3)
         )
+
+
+@lru_cache(KNOWN_MERGES)
+def _merges(nodes: tuple[Node, ...]) -> tuple[tuple[tuple[int, int], ...], int]:
+    """Which of these nodes, by number, are merged in turn, right into left; which is the whole."""
+    merges: list[tuple[int, int]] = []
+    level_nodes = {node: number for number, node in enumerate(nodes)}
+    while len(level_nodes) > 1:
+        level = min(node.level for node in level_nodes)
+        lifted: dict[Node, int] = {}
+        for node in sorted(n for n in level_nodes if n.level == level):
+            at = level_nodes.pop(node)
+            if node.parent in lifted:
+                merges.append((lifted[node.parent], at))
+            else:
+                lifted[node.parent] = at
+        level_nodes |= lifted
+    return tuple(merges), next(iter(level_nodes.values()), -1)

@@ -5,9 +5,11 @@ work as far as that goes. *Mapped* costs the work here. So a query pays once the
 enough to hide the trip. Both costs are learned from the steps that were run.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.attention.native_calls import NativeStep
+from engine.attention.places import Places
 from engine.core import Plan
 
 LEARNING = 0.1
@@ -23,13 +25,12 @@ LOST_PATIENCE, REGAINED = 0.5, 1.1
 """how patience changes with a step in which most layers had to be waited for, and with others"""
 
 
-def keys_of(plan: Plan, tokens: int) -> tuple[int, int]:
+def keys_of(plan: Plan, places: Sequence[Places], tokens: int) -> tuple[int, int]:
     """Keys of own blocks and of lent ones, for each query row, in blocks of so many tokens."""
     own = lent = 0
-    for span in plan.spans:
-        num_lent = sum(1 for ref in span.table if ref.loan)
-        lent += span.num_rows * num_lent * tokens
-        own += span.num_rows * (len(span.table) - num_lent) * tokens
+    for span, at in zip(plan.spans, places, strict=True):
+        lent += span.num_rows * at.num_lent * tokens
+        own += span.num_rows * len(at.leaves) * tokens
     return own, lent
 
 

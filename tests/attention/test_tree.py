@@ -43,7 +43,7 @@ def test_a_piece_lays_out_its_node_rows_without_gaps(drawn: list[tuple[int, list
     for segment, at, nodes in zip(segments, piece.segments_S6.tolist(), piece.nodes, strict=True):
         assert at[:3] == [segment.row_start, segment.num_rows, segment.first_position]
         assert at[3:] == [next_leaf, len(segment.leaves), next_row]
-        assert nodes == tuple(cover(segment.leaves))
+        assert nodes == cover(segment.leaves)
         next_leaf += len(segment.leaves)
         next_row += len(nodes) * segment.num_rows
     assert piece.num_node_rows == next_row
@@ -103,3 +103,33 @@ def test_each_sequence_has_its_own_root(sets: list[list[int]]) -> None:
         assert (root in nodes.values()) if nodes else root == -1
     sources = Counter(right for _, right, _ in program.merges_M3.tolist())
     assert all(times == 1 for times in sources.values())
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.lists(leaf_sets, max_size=3)), max_size=4))
+def test_a_program_is_made_of_one_merge_after_the_other(
+    drawn: list[tuple[int, list[list[int]]]],
+) -> None:
+    """Level by level, left to right, sequence by sequence, whatever was made before."""
+    held: list[dict[Node, int]] = []
+    base = 0
+    for num_rows, sets in drawn:
+        held.append({})
+        taken: set[int] = set()
+        for leaves in sets:  # of several holders, who have no leaf twice
+            for node in cover(sorted(set(leaves) - taken)):
+                held[-1][node] = base
+                base += num_rows
+            taken |= set(leaves)
+    rows = [(10 * number, num_rows) for number, (num_rows, _) in enumerate(drawn)]
+    merges, roots = [], []
+    for (row_start, num_rows), nodes in zip(rows, held, strict=True):
+        left = sorted((node.level, node.index, at) for node, at in nodes.items())
+        while len(left) > 1:
+            level, index, at = left.pop(0)
+            if left[0][:2] == (level, index + 1) and index % 2 == 0:
+                merges.append((at, left.pop(0)[2], num_rows))
+            left = sorted([*left, (level + 1, index // 2, at)])
+        roots.append((left[0][2] if left else -1, row_start, num_rows))
+    program = MergeProgram.of(rows, held)
+    assert list(map(tuple, program.merges_M3.tolist())) == merges
+    assert list(map(tuple, program.roots_S3.tolist())) == roots

@@ -60,6 +60,100 @@ def test_units_meet_each_leaf_and_token_once_and_their_trees_make_the_nodes(
     assert found == want
 
 
+Table = list[tuple[int, ...]]
+
+
+def plain_units(
+    piece: Piece, segments: list[int], tile: int, level: int
+) -> tuple[Table, int, tuple[Table, list[int], Table]]:
+    """The tables of one batch, an entry at a time."""
+    asked = [number for number in segments if piece.segments_S6[number, 1]]
+    cut_up = any(node.level > level for number in asked for node in piece.nodes[number])
+    units, merges, rounds, roots = [], [], [0], []
+    row = 0
+    for number in asked:
+        _, num_tokens, _, leaf, _, node_row = piece.segments_S6[number].tolist()
+        for node in piece.nodes[number]:
+            part_leaves = 1 << min(node.level, level)
+            num_parts = (1 << node.level) // part_leaves
+            at = row if cut_up else node_row
+            for part in range(num_parts):
+                for token in range(0, num_tokens, tile):
+                    to = at + part * num_tokens + token
+                    units.append((number, token, leaf + part * part_leaves, part_leaves, to))
+            first_round, step = len(rounds) - 1, 1
+            while step < num_parts:
+                for left in range(0, num_parts, 2 * step):
+                    pair = at + left * num_tokens, at + (left + step) * num_tokens
+                    merges.append(pair)
+                rounds.append(len(merges))
+                step *= 2
+            roots.append((at, node_row, num_tokens, first_round, len(rounds) - 1))
+            leaf, node_row = leaf + (1 << node.level), node_row + num_tokens
+            row += num_parts * num_tokens
+    return units, row if cut_up else 0, (merges, rounds, roots if cut_up else [])
+
+
+def plain_batches(piece: Piece, level: int, max_rows: int) -> list[list[int]]:
+    batches: list[list[int]] = []
+    taken = 0
+    for number, (at, nodes) in enumerate(zip(piece.segments_S6, piece.nodes, strict=True)):
+        rows = int(at[1]) * sum(1 << max(0, node.level - level) for node in nodes)
+        if not batches or taken + rows > max_rows:
+            batches.append([])
+            taken = 0
+        batches[-1].append(number)
+        taken += rows
+    return batches
+
+
+@given(
+    leaves=st.lists(st.sets(st.integers(0, 70)).map(sorted), max_size=5),
+    runs=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300)), max_size=3),
+    tile=st.integers(1, 6),
+    level=st.integers(0, 3),
+    max_rows=st.sampled_from([0, 20, 100, 10_000]),
+    data=st.data(),
+)
+def test_units_are_the_tables_made_an_entry_at_a_time(
+    leaves: list[list[int]],
+    runs: list[tuple[int, int]],
+    tile: int,
+    level: int,
+    max_rows: int,
+    data: st.DataObject,
+) -> None:
+    leaves = [*leaves, *(list(range(start, start + num)) for start, num in runs)]
+    rows = [data.draw(st.integers(0, 7), label="rows") for _ in leaves]
+    piece = piece_of(leaves, rows)
+    batches = plain_batches(piece, level, max_rows)
+    found = Units.of(piece, tile, level, max_rows)
+    for batch, units in zip(batches, found, strict=True):
+        table, num_rows, tree = plain_units(piece, batch, tile, level)
+        assert units.units_U5.dtype == "int32"
+        assert units.units_U5.shape == (len(table), 5)
+        assert list(map(tuple, units.units_U5.tolist())) == table
+        assert units.num_rows == num_rows
+        assert (units.tree is not None) == bool(num_rows)
+        if units.tree is not None:
+            made = units.tree.merges_M2, units.tree.rounds, units.tree.roots_S5
+            assert all(x.dtype == "int32" for x in made)
+            merges, rounds, roots = (x.tolist() for x in made)
+            assert (list(map(tuple, merges)), rounds, list(map(tuple, roots))) == tree
+    for enough in (1, 10, 100, 1000):
+        fits = [
+            level
+            for level in (3, 2, 1)
+            if enough
+            <= 2
+            * sum(
+                -(-num // tile) * sum(1 << max(0, node.level - level) for node in nodes)
+                for num, nodes in zip(rows, piece.nodes, strict=True)
+            )
+        ]
+        assert level_for(piece, tile, 2, enough) == (fits[0] if fits else 0)
+
+
 def run(tree: Tree, rows: dict[int, Any]) -> dict[int, Any]:
     """The tree over any rows that can be added, a round at a time; no round may need itself."""
     rows, done = dict(rows), {}

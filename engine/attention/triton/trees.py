@@ -6,9 +6,8 @@ tree of n partials takes log2 n rounds, not n - 1 turns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +17,13 @@ from engine.attention.tree import MergeProgram
 Ints = NDArray[np.int32]
 
 
-class Perfect(NamedTuple):
-    """A node whose ``num_parts`` (a power of two) equal subtrees lie one behind the other."""
+def numbered(counts: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """``counts[i]`` things of each i, one behind the other: the i of each, and its number there.
 
-    at: int
-    """row of the first part; each has ``num_rows``"""
-    num_parts: int
-    num_rows: int
-    to: int
-    """row where the node goes"""
+    ``numbered([2, 0, 3])`` is ``[0, 0, 2, 2, 2], [0, 1, 0, 1, 2]``.
+    """
+    owner = np.repeat(np.arange(len(counts)), counts)
+    return owner, np.arange(len(owner)) - (np.cumsum(counts) - counts)[owner]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +64,19 @@ class Tree:
         )
 
     @staticmethod
-    def over(nodes: Iterable[Perfect]) -> Tree:
-        merges = [np.empty((0, 2), np.int32)]
-        rounds, roots = [0], []
-        for at, num_parts, num_rows, to in nodes:
-            first = len(rounds) - 1
-            step = 1
-            while step < num_parts:
-                left = at + num_rows * np.arange(0, num_parts, 2 * step, dtype=np.int32)
-                merges.append(np.stack([left, left + num_rows * step], 1))
-                rounds.append(rounds[-1] + len(left))
-                step *= 2
-            roots.append((at, to, num_rows, first, len(rounds) - 1))
+    def over(
+        at_N: NDArray[Any], depth_N: NDArray[Any], num_rows_N: NDArray[Any], to_N: NDArray[Any]
+    ) -> Tree:
+        """Of nodes whose ``2 ** depth`` equal subtrees, of so many rows each, lie one behind the
+        other from row ``at`` on; each node goes to row ``to``."""
+        node_R, round_R = numbered(depth_N)
+        merges_R = 1 << (depth_N[node_R] - round_R - 1)
+        round_M, merge_M = numbered(merges_R)
+        step_M = (num_rows_N[node_R] << round_R)[round_M]
+        left_M = at_N[node_R][round_M] + 2 * merge_M * step_M
+        ends_N = np.cumsum(depth_N)
         return Tree(
-            np.concatenate(merges),
-            np.array(rounds, np.int32),
-            np.array(roots, np.int32).reshape(-1, 5),
+            np.stack([left_M, left_M + step_M], 1).astype(np.int32),
+            np.cumsum([0, *merges_R], dtype=np.int32),
+            np.stack([at_N, to_N, num_rows_N, ends_N - depth_N, ends_N], 1).astype(np.int32),
         )

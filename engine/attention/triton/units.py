@@ -7,14 +7,14 @@ together: so long contexts keep a whole GPU busy, and no bit depends on where th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.attention.tree import Piece
-from engine.attention.triton.trees import Perfect, Tree
+from engine.attention.triton.trees import Tree, numbered
 
 MAX_LEVEL = 3
 """a program merges up to 8 leaves by itself (``attend_kernel``)"""
@@ -34,59 +34,56 @@ class Units:
     @staticmethod
     def of(piece: Piece, tile_tokens: int, level: int, max_rows: int) -> list[Units]:
         """All segments, in batches whose partials take at most ``max_rows`` rows if possible."""
-        batches: list[Units] = []
-        batch: list[int] = []
+        nodes_N5 = _nodes(piece)
+        segment_N, level_N, _, _, tokens_N = nodes_N5.T
+        rows_N = tokens_N << np.maximum(level_N - level, 0)
+        rows_S = np.bincount(segment_N, rows_N, len(piece.nodes))
+        starts: list[int] = []
         taken = 0
-        for number, (at, nodes) in enumerate(zip(piece.segments_S6, piece.nodes, strict=True)):
-            rows = int(at[1]) * sum(1 << max(0, node.level - level) for node in nodes)
-            if batch and taken + rows > max_rows:
-                batches.append(_units(piece, batch, tile_tokens, level))
-                batch, taken = [], 0
-            batch.append(number)
+        for number, rows in enumerate(rows_S.tolist()):
+            if not starts or taken + rows > max_rows:
+                starts.append(number)
+                taken = 0
             taken += rows
-        return [*batches, _units(piece, batch, tile_tokens, level)] if batch else batches
+        batches = np.split(nodes_N5, np.searchsorted(segment_N, starts[1:]))
+        return [_units(batch, tile_tokens, level) for batch in batches] if starts else []
 
 
 def level_for(piece: Piece, tile_tokens: int, kv_heads: int, enough: int) -> int:
     """The highest level that still gives ``enough`` programs, else 0."""
-    tiles = [-(-int(rows) // tile_tokens) for rows in piece.segments_S6[:, 1]]
+    _, level_N, _, _, tokens_N = _nodes(piece).T
+    tiles_N = -(-tokens_N // tile_tokens)
     for level in range(MAX_LEVEL, 0, -1):
-        parts = [sum(1 << max(0, node.level - level) for node in nodes) for nodes in piece.nodes]
-        if kv_heads * sum(a * b for a, b in zip(tiles, parts, strict=True)) >= enough:
+        if kv_heads * (tiles_N << np.maximum(level_N - level, 0)).sum() >= enough:
             return level
     return 0
 
 
-def _units(piece: Piece, segments: list[int], tile_tokens: int, level: int) -> Units:
-    cut_up = any(node.level > level for number in segments for node in piece.nodes[number])
-    units = [np.empty((0, 5), np.int32)]
-    perfect: list[Perfect] = []
-    row = 0
-    for number in segments:
-        num_tokens = int(piece.segments_S6[number, 1])
-        if not num_tokens:
-            continue
-        tokens = np.arange(0, num_tokens, tile_tokens, dtype=np.int32)
-        for first_leaf, num_leaves, num_parts, node_row in _nodes(piece, number, level):
-            at = row if cut_up else node_row
-            part = np.arange(num_parts, dtype=np.int32).repeat(len(tokens))
-            token = np.tile(tokens, num_parts)
-            unit = np.empty((len(part), 5), np.int32)
-            unit[:, 0], unit[:, 1], unit[:, 3] = number, token, num_leaves
-            unit[:, 2] = first_leaf + part * num_leaves
-            unit[:, 4] = at + part * num_tokens + token
-            units.append(unit)
-            perfect.append(Perfect(at, num_parts, num_tokens, node_row))
-            row += num_parts * num_tokens
-    tree = Tree.over(perfect) if cut_up else None
-    return Units(np.concatenate(units), row if cut_up else 0, tree)
+def _nodes(piece: Piece) -> NDArray[np.int64]:
+    """Of each node: segment, level, first leaf, first node row, number of query tokens [N, 5]."""
+    segment_N, _ = numbered(np.array([len(own) for own in piece.nodes], np.int64))
+    level_N = np.array([node.level for node in chain.from_iterable(piece.nodes)], np.int64)
+    tokens_N = piece.segments_S6[segment_N, 1].astype(np.int64)
+    leaves_N = 1 << level_N
+    before = (np.cumsum(x_N) - x_N for x_N in (leaves_N, tokens_N))
+    return np.stack([segment_N, level_N, *before, tokens_N], 1)
 
 
-def _nodes(piece: Piece, number: int, level: int) -> Iterator[tuple[int, int, int, int]]:
-    """For each node: first leaf, leaves of a part, number of parts, node row."""
-    _, num_tokens, _, first_leaf, _, node_row = piece.segments_S6[number].tolist()
-    for node in piece.nodes[number]:
-        part = min(node.level, level)
-        yield first_leaf, 1 << part, 1 << (node.level - part), node_row
-        first_leaf += 1 << node.level
-        node_row += num_tokens
+def _units(nodes_N5: NDArray[np.int64], tile_tokens: int, level: int) -> Units:
+    """Of these nodes; for each its parts, and for each of them its tiles of tokens."""
+    segment_N, level_N, first_leaf_N, node_row_N, tokens_N = nodes_N5[nodes_N5[:, 4] > 0].T
+    depth_N, leaves_N = np.maximum(level_N - level, 0), 1 << np.minimum(level_N, level)
+    rows_N, tiles_N = tokens_N << depth_N, -(-tokens_N // tile_tokens)
+    is_cut_up = bool(depth_N.any())
+    at_N = np.cumsum(rows_N) - rows_N if is_cut_up else node_row_N
+    node_U, number_U = numbered(tiles_N << depth_N)
+    part_U, tile_U = np.divmod(number_U, tiles_N[node_U])
+    token_U = tile_U * tile_tokens
+    first_leaf_U = first_leaf_N[node_U] + part_U * leaves_N[node_U]
+    row_U = at_N[node_U] + part_U * tokens_N[node_U] + token_U
+    units_U5 = np.stack([segment_N[node_U], token_U, first_leaf_U, leaves_N[node_U], row_U], 1)
+    return Units(
+        units_U5.astype(np.int32),
+        int(rows_N.sum()) if is_cut_up else 0,
+        Tree.over(at_N, depth_N, tokens_N, node_row_N) if is_cut_up else None,
+    )
