@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config.instances > 1 and not under_torchrun:
         return _torchrun(config, sys.argv[1:] if argv is None else list(argv))
     try:
-        with tempfile.TemporaryDirectory(prefix="lendkv-") as folder:
+        with tempfile.TemporaryDirectory(prefix="lendkv-", dir=_home()) as folder:
             if args.verb == "serve":
                 mains = partial(gateways, config, folder=Path(folder))
                 status = launch(config, mains, serves=True)
@@ -217,6 +217,12 @@ def _read_lending(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         if len(words) != 2 or not words[0].isdecimal() or words[1] not in ("on", "off"):
             parser.error("lending needs an instance and on or off, such as lendkv lending 2 off")
         args.instance, args.on = int(words[0]), words[1] == "on"
+
+
+def _home() -> Path | None:
+    """Where a rank's folder lies if ``lendkv`` started it, and goes though the rank is killed."""
+    path = os.environ.get(STOP_FILE)
+    return Path(path).parent if path else None
 
 
 def _leave(status: int, under_torchrun: bool) -> int:

@@ -80,6 +80,15 @@ def test_ctrl_c_ends_a_simulation_with_its_workers():
     interrupt(command)
 
 
+def test_ranks_that_are_killed_leave_no_folder(recipe, tmp_path):
+    command = Command("serve", recipe, "instances=2", TMPDIR=str(tmp_path))
+    command.wait_until(lambda: len(list(tmp_path.glob("**/gateway.journal"))) == 1)
+    (agent,) = command.children(command.process.pid)
+    os.kill(agent, signal.SIGKILL)
+    command.finish()
+    assert not list(tmp_path.iterdir())
+
+
 class AtItsForks(Command):
     """Ctrl-C in the moment in which each process of it is forked."""
 
