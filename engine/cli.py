@@ -28,7 +28,7 @@ from engine.lending import lending
 from engine.load.bench import add_bench, bench
 from engine.measure.command import Profiling, is_model, profiled
 from engine.model.checkpoint import describe
-from engine.output import INTERRUPTED, guarded
+from engine.output import INTERRUPTED, UNREAD, guarded
 from engine.parent import die_with_parent
 from engine.recipe import as_yaml
 from engine.serve import gateways
@@ -228,8 +228,9 @@ def _home() -> Path | None:
 def _leave(status: int, under_torchrun: bool) -> int:
     """torchrun buries a status other than 0 under a traceback of its own.
 
-    So what a user can mend, which was said in a sentence, ends with 0 there; whoever started
-    torchrun through ``lendkv`` gets the true status through a file.
+    So what a user can mend, which was said in a sentence, ends with 0 there, and so does output
+    that its reader does not want; whoever started torchrun through ``lendkv`` gets the true status
+    through a file.
     """
     if not under_torchrun:
         return status
@@ -237,7 +238,7 @@ def _leave(status: int, under_torchrun: bool) -> int:
     if path and os.environ.get("RANK") == "0":
         Path(path).write_text(str(status))
         return 0
-    return 0 if status == USER_ERROR else status
+    return 0 if status in (USER_ERROR, UNREAD) else status
 
 
 def _torchrun(config: Config, argv: list[str]) -> int:

@@ -40,6 +40,13 @@ def test_a_reader_that_leaves_ends_a_command_without_a_traceback(recipe, words):
     assert (done.status, done.err) == (141, "")
 
 
+def test_a_reader_that_leaves_ends_ranks_without_a_traceback_of_torchruns(recipe):
+    command = Command("generate", recipe, "instances=2", processes=2)
+    command.process.stdout.close()
+    done = command.finish()
+    assert (done.status, done.err) == (0, "")
+
+
 @pytest.mark.parametrize(
     "words",
     ["doctor", "doctor --print-config", "generate", "generate --json", "generate instances=2"],
