@@ -90,6 +90,9 @@ def worker() -> int:
     parser.add_argument("driver")
     parser.add_argument("arguments", type=json.loads)
     args, settings = parser.parse_known_args()
+    die_with_parent(os.getppid())
+    if not args.result.parent.exists():  # all was ended while this process was being loaded
+        return 1
     config: Config = load(None, settings)
     pin(int(os.environ["RANK"]), 1)
     module, _, name = args.driver.partition(":")

@@ -18,11 +18,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from typing import Any
 
 from engine.comm import TRANSPORTS
+from engine.errors import PeerLost
 
 ASK_BYTES, ANSWER_BYTES = 1200, 2400
 BULK_BYTES, BULK_WINDOW = 1 << 20, 4
@@ -177,11 +179,16 @@ class Pair:
         return ours
 
 
+def _talk(main: Callable[..., None], *arguments: Any) -> None:
+    with suppress(ConnectionError, PeerLost):  # the one it talks with was ended before it
+        main(*arguments)
+
+
 def start(main: Callable[..., None], *arguments: Any) -> None:
     """A process that ends with this one, which alone hears Ctrl-C."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a child inherits it
     try:
-        spawn.Process(target=main, args=arguments, daemon=True).start()
+        spawn.Process(target=_talk, args=(main, *arguments), daemon=True).start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

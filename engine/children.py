@@ -17,6 +17,8 @@ from engine.parent import die_with_parent
 PR_SET_NAME = 15
 END_SIGNAL = signal.SIGUSR1
 """what a supervisor ends its children with; they ignore what a terminal or torchrun sends"""
+PARENT_S = 0.2
+"""a parent that is killed loses its pipes a moment before its children are killed"""
 TOLD = (signal.SIGINT, signal.SIGTERM)
 """how a terminal or torchrun tells a command to end"""
 USER_ERROR = 2
@@ -102,7 +104,9 @@ def fork(name: str, main: Callable[[Connection], int | None]) -> Child:
         with contextlib.suppress(OSError):
             theirs.send({"error": str(error)})
         status = USER_ERROR
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, EOFError | ConnectionError):
+            time.sleep(PARENT_S)
         import traceback
 
         traceback.print_exc()

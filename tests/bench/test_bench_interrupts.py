@@ -25,6 +25,7 @@ class Bench(Command):
         (["bench.transport", "--transports", "shm"], 4),
         (["bench.transport", "--transports", "shm"], 10),
         (["bench.context", "--instances", "2"], 2),
+        (["bench.context", "--instances", "2"], 4),  # the ranks are being loaded
         (["bench.context", "--instances", "2"], 6),
     ],
 )
