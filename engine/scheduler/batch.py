@@ -36,7 +36,7 @@ class Batch:
         scored: list[Scored] = []
         left = MAX_SCORED_ROWS
         ready = [sequence for sequence in running if sequence.paused_until <= now]
-        budget = self._chunks.budget(sum(not one.is_prefill for one in ready))
+        budget = self._chunks.budget(ready)
         for sequence, kept in _in_order(ready, budget):
             first, end = sequence.next_range
             most = min(max(budget - kept, 0), end - first)

@@ -4,7 +4,10 @@ A chunk of a prompt takes longer the more keys are before it, and everybody who 
 it. With a limit, chunks beside next tokens are as long as the last one's time allows.
 """
 
+from collections.abc import Iterable
+
 from engine.core import Plan
+from engine.scheduler.sequence import Sequence
 
 LEAST = 16
 """prompt tokens that a step may have in any case"""
@@ -24,19 +27,22 @@ class Chunks:
         self._decode_s = 0.0
         """of the last step without prompts"""
 
-    def budget(self, num_decodes: int) -> int:
-        """Query tokens of a step with so many next tokens."""
-        if not self._limit_s or not num_decodes:
+    def budget(self, ready: Iterable[Sequence]) -> int:
+        """Query tokens of a step of these sequences."""
+        if not self._limit_s:
             return self._most
-        return min(self._most, num_decodes + self._num_rows)
+        num_decodes = sum(not one.is_prefill for one in ready)
+        return min(self._most, num_decodes + self._num_rows) if num_decodes else self._most
 
     def timed(self, plan: Plan, seconds: float) -> None:
         """How long a step took."""
+        if not self._limit_s:
+            return
         num_decodes = sum(span.num_rows == 1 for span in plan.spans)
         num_rows = plan.num_rows - num_decodes
         if not num_rows:
             self._decode_s = seconds
-        elif num_decodes and self._limit_s:
+        elif num_decodes:
             base_s = min(self._decode_s, 0.9 * seconds)
             fitting = num_rows * (self._limit_s - base_s) / max(seconds - base_s, 1e-9)
             most = min(GROWTH * max(num_rows, LEAST), self._most)
