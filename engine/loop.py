@@ -144,7 +144,7 @@ class Loop:
         self.scheduler.commit(plan, *chosen, poisoned, self._clock())
         self._step_s = elapsed = time.perf_counter() - began
         if not poisoned:
-            self.scheduler.timed(plan, elapsed, self._clock(), self._trip_s)
+            self.scheduler.timed(plan, [elapsed], self._clock(), self._trip_s)
         self._perform()
         for callback in self._callbacks:
             callback.on_step_end(plan, elapsed, poisoned)

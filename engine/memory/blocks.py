@@ -6,7 +6,8 @@ Knows ids, counts and hashes only; which of them belong to which sequence is the
 import hashlib
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from engine.errors import CapacityError
 from engine.memory.contents import Contents
@@ -30,12 +31,17 @@ def chain_hash(parent: bytes, token_ids: Sequence[int], salt: bytes = b"") -> by
 
     ``salt`` keeps apart what must not be shared (another model, another tenant).
     """
-    tokens = struct.pack(f"<{len(token_ids)}I", *token_ids)
+    tokens = _packer(len(token_ids))(*token_ids)
     parts = (_SIZE(len(salt)), salt, _SIZE(len(parent)), parent, _SIZE(len(tokens)), tokens)
     return hashlib.blake2b(b"".join(parts), digest_size=16).digest()
 
 
 _SIZE = struct.Struct("<Q").pack
+
+
+@lru_cache(maxsize=64)
+def _packer(num_tokens: int) -> Callable[..., bytes]:
+    return struct.Struct(f"<{num_tokens}I").pack
 
 
 def chain(
@@ -177,7 +183,8 @@ class BlockStore:
         self, block: int, parent_hash: bytes, token_ids: Sequence[int], content: bytes = b""
     ) -> bytes:
         """A full block becomes immutable; returns its chain hash, ``content`` where it is known."""
-        self._require_used([block])
+        if block not in self._references:
+            raise _unused(block)
         if block in self._hashes:
             raise ValueError(f"block {block} is sealed already")
         if len(token_ids) != self.block_tokens:
@@ -211,4 +218,8 @@ class BlockStore:
     def _require_used(self, blocks: Iterable[int]) -> None:
         for block in blocks:
             if block not in self._references:
-                raise ValueError(f"block {block} is not in use")
+                raise _unused(block)
+
+
+def _unused(block: int) -> ValueError:
+    return ValueError(f"block {block} is not in use")

@@ -42,6 +42,8 @@ class Books:
         """cached and pinned: how often"""
         self._content: dict[int, bytes] = {}
         self._cached: dict[bytes, int] = {}
+        self.num_changes = 0
+        """grows whenever anything here changes"""
         self.num_cachings = 0
         """grows whenever what is cached changes"""
         self.num_evicted = 0
@@ -92,8 +94,9 @@ class Books:
         """Blocks of the ``allowed`` states (any held one by default) come back."""
         if len(set(blocks)) != len(blocks):
             raise ValueError("a block is named twice")
+        may_be = allowed or HELD
         for block in blocks:
-            if self.state(block) not in (allowed or HELD):
+            if self.state(block) not in may_be:
                 raise ValueError(f"block {block} is {self.state(block).name}")
         for block in blocks:
             self._let_go(block)
@@ -126,12 +129,14 @@ class Books:
         """Protect a cached block from being reclaimed; pins add up."""
         if self.state(block) is not BlockState.CACHED:
             raise ValueError(f"block {block} is {self.state(block).name}")
+        self.num_changes += 1
         self._idle[self._part(block)].pop(block, None)
         self._pins[block] = self._pins.get(block, 0) + 1
 
     def unpin(self, block: int) -> None:
         if block not in self._pins:
             raise ValueError(f"block {block} is not pinned")
+        self.num_changes += 1
         self._pins[block] -= 1
         if not self._pins[block]:
             del self._pins[block]
@@ -170,6 +175,7 @@ class Books:
         return block
 
     def _move(self, block: int, state: BlockState) -> None:
+        self.num_changes += 1
         self._counts[self._states[block]] -= 1
         self._counts[state] += 1
         self._states[block] = state

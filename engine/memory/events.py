@@ -56,7 +56,10 @@ class PoolHeader(Header, frozen=True, kw_only=True, tag="pool"):
         return machine.state
 
     def matters(self, machine: RManager, name: str, arguments: Sequence[Any]) -> bool:
-        return name != "tick" or machine.is_due(*arguments)  # ticks are by far the most
+        if name != "tick":
+            return True
+        now: float = arguments[0]
+        return machine.next_due(now) <= now  # ticks are by far the most
 
 
 class _Generations:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, repeat
 from typing import Protocol
 
 from engine.core import BlockLayout, Seniority
@@ -235,17 +235,17 @@ class Lending:
 
     def give(self, blocks: Sequence[int], contents: Sequence[bytes]) -> None:
         """The own step returns blocks; those with a content stay cached."""
-        for block, content in zip_longest(blocks, contents, fillvalue=b""):
-            assert isinstance(block, int)
-            assert isinstance(content, bytes)
+        free = []
+        for block, content in zip(blocks, chain(contents, repeat(b"")), strict=False):
             if block in self._held:
                 self._held.discard(block)
                 self._books.unpin(block)
             elif not content:
-                self.free([block])
+                free.append(block)
             elif not self._books.cache(block, content):
                 self._books.evicted.append(content)
                 self._pool.bump(block)
+        self.free(free)
 
     def take_back(self) -> None:
         """The own step is dead: what it had is free, or cached."""

@@ -95,7 +95,7 @@ class Loans:
         self.standing: dict[int, set[tuple[int, int]]] = {}
         """block -> the slots (loan, index) that stand for it: several when it is pinned"""
         self._last_number = 0
-        self._next_expiry = math.inf
+        self.next_expiry = math.inf
         """no loan ends earlier; so looking is cheap while none does"""
 
     def __iter__(self) -> Iterator[Loan]:
@@ -128,7 +128,7 @@ class Loans:
         self._reservations[debtor, reservation] = loan
         for index, block in enumerate(loan.blocks):
             self.standing.setdefault(block, set()).add((loan.number, index))
-        self._next_expiry = loan.expires
+        self.next_expiry = loan.expires
         return loan
 
     def extend(self, loan: Loan, until: float) -> None:
@@ -155,17 +155,13 @@ class Loans:
         del self._loans[loan.number]
         del self._reservations[loan.debtor, loan.reservation]
 
-    def is_due(self, now: float) -> bool:
-        """Whether a lease may be over; False is certain."""
-        return now >= self._next_expiry
-
     def overdue(self, now: float) -> list[Loan]:
         """Loans whose lease is over."""
-        if not self.is_due(now):
+        if now < self.next_expiry:
             return []
         over = [loan for loan in self if loan.expires <= now]
         later = (loan.expires for loan in self if loan.expires > now)
-        self._next_expiry = min(later, default=math.inf)
+        self.next_expiry = min(later, default=math.inf)
         return over
 
     def older(self, debtor: Debtor) -> list[Loan]:
@@ -195,5 +191,5 @@ class Loans:
             assert number == loan.number <= self._last_number
             assert loan.num_standing == len(loan.standing_slots)
             assert loan.num_standing, f"loan {number} is empty and still open"
-            assert loan.expires >= self._next_expiry
+            assert loan.expires >= self.next_expiry
             assert len(loan.blocks) == len(loan.slots) == len(loan.filled)

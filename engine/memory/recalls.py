@@ -7,6 +7,7 @@ step does not wait for a round to end. A block that several have pinned comes ba
 slot. No I/O.
 """
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -103,17 +104,19 @@ class Recalls:
         self, now: float, debtor: Debtor | None = None, seniority: Seniority = FIRST
     ) -> int:
         """Free blocks that are not for this debtor's request: others called them back."""
-        kept = [self._own, self._frozen]
-        if self._claims:
-            others = [claim for of, claim in self._claims.items() if of != debtor]
-            kept += [claim for claim in others if claim.seniority <= seniority]
-        return sum([claim.num_blocks for claim in kept if now < claim.until])
+        kept = 0
+        for claim in (self._own, self._frozen):
+            kept += claim.num_blocks if now < claim.until else 0
+        for of, claim in self._claims.items():
+            if of != debtor and claim.seniority <= seniority and now < claim.until:
+                kept += claim.num_blocks
+        return kept
 
-    def is_due(self, now: float) -> bool:
-        """Whether something did not come back in time, or may be called back now."""
-        if not self._pending:
-            return self.is_wanted(now)
-        return self.is_wanted(now) or min(self._pending.values()) <= now
+    def next_due(self, now: float) -> float:
+        """From when on something did not come back in time, or may be called back."""
+        if self.is_wanted(now):
+            return now
+        return min(self._pending.values(), default=math.inf)
 
     def overdue(self, now: float) -> list[tuple[Loan, int]]:
         """Slots that did not come back in time."""

@@ -20,10 +20,10 @@ from typing import Any
 from engine import protocol as p
 from engine.memory.books import BlockState, Books
 from engine.memory.effects import CopyIn, CopyOut, LosePeer, Output, Reply, Violation, fenced
+from engine.memory.heart import Heart
 from engine.memory.lending import Lending, Memory
 from engine.memory.loans import Debtor, Loan, Slot
 from engine.memory.peers import Peers
-from engine.memory.sketch import Sketcher
 from engine.memory.tables import Tables
 
 
@@ -43,8 +43,8 @@ class RManager:
         self.books = Books(pool.num_blocks, num_last=config.host_blocks)
         self._lending = Lending(config, pool=pool, books=self.books)
         self._tables = Tables(self._lending.loans)
-        self._sketcher = Sketcher(self.books)
         self._own = Debtor(instance, epoch)
+        self._heart = Heart(self._own, books=self.books, lending=self._lending)
         self._peers = Peers(self._own, cluster=cluster, layout=pool.layout.fingerprint)
         self._config = config
         self._block_bytes = pool.layout.block_bytes
@@ -94,9 +94,9 @@ class RManager:
         loans = [(one.number, one.version, one.expires) for one in self._lending.loans]
         return [counts, loans, self._lending.recalls.state, self._tables.state]
 
-    def is_due(self, now: float) -> bool:
-        """Whether a tick may find something to end; False is certain."""
-        return self._lending.loans.is_due(now) or self._lending.recalls.is_due(now)
+    def next_due(self, now: float) -> float:
+        """Before then a tick finds nothing to do, unless something is heard meanwhile."""
+        return min(self._lending.loans.next_expiry, self._lending.recalls.next_due(now))
 
     def is_step(self, peer: int) -> bool:
         return self._peers.is_step(peer)
@@ -115,28 +115,13 @@ class RManager:
         return self._tables.resolve(peer, sequence, version, now)
 
     def heartbeat(self, *, address: str, host: str, now: float) -> p.Heartbeat:
-        return p.Heartbeat(
-            *self._own,
-            address=address,
-            host=host,
-            num_blocks=self.books.num_blocks,
-            num_free=self.books.num_available,
-            num_lendable=self._lending.num_lendable(now),
-            num_lent=self.books.count(BlockState.LENT),
-            num_lend_cap=self._lending.num_lend_cap,
-            num_cached=self.books.count(BlockState.CACHED),
-            lent=self._lending.loans.owed(),
-            num_used=self._lending.num_used,
-            sketch=self._sketcher.at(now),
-            num_evicted=self.books.num_evicted,
-            num_empty=self.books.count(BlockState.FREE),
-            lends=self._lending.is_on,
-        )
+        return self._heart.beat(address=address, host=host, now=now)
 
     def check(self) -> None:
         self.books.check()
         self._lending.check()
         self._tables.check()
+        self._heart.check()
 
     # --- messages -------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from operator import attrgetter
 from engine.core import BlockLayout, Plan, Scored, Span
 from engine.scheduler.chunks import Chunks
 from engine.scheduler.holdings import Holdings
-from engine.scheduler.sequence import NOWHERE, Sequence
+from engine.scheduler.sequence import Sequence
 
 MAX_SCORED_ROWS = 128
 """of a step: each costs a row of logits, half a megabyte for the largest vocabularies"""
@@ -35,9 +35,17 @@ class Batch:
         sampled: list[int] = []
         scored: list[Scored] = []
         left = MAX_SCORED_ROWS
-        ready = [sequence for sequence in running if sequence.paused_until <= now]
-        budget = self._chunks.budget(ready)
-        for sequence, kept in _in_order(ready, budget):
+        decodes, prefills = _ready(running, now)
+        budget = self._chunks.budget(len(decodes))
+        num_left = max(0, budget - len(decodes))
+        for sequence in decodes:
+            first = sequence.num_computed
+            if self._open_leaves(sequence, first, min(max(budget, 0), 1), holdings):
+                sampled.append(len(spans))
+                spans.append(self._span(sequence, len(tokens), 1, first))
+                tokens.append(sequence.token_ids[first])
+                budget -= 1
+        for sequence, kept in _in_order(prefills, num_left):
             first, end = sequence.next_range
             most = min(max(budget - kept, 0), end - first)
             unscored = _first_unscored(sequence)
@@ -52,16 +60,17 @@ class Batch:
                 left -= len(token_ids)
             if first + num_rows == len(sequence.token_ids):
                 sampled.append(len(spans))
-            table = sequence.leaves(self._layout.blocks_for(first + num_rows))
-            spans.append(
-                Span(sequence.number, len(tokens), num_rows, first, table, sequence.table_version)
-            )
+            spans.append(self._span(sequence, len(tokens), num_rows, first))
             tokens += sequence.token_ids[first : first + num_rows]
             budget -= num_rows
         if not spans:
             return None
         self._next_step += 1
         return Plan(self._next_step, tuple(tokens), tuple(spans), tuple(sampled), tuple(scored))
+
+    def _span(self, sequence: Sequence, row_start: int, num_rows: int, first: int) -> Span:
+        table = sequence.leaves(self._layout.blocks_for(first + num_rows))
+        return Span(sequence.number, row_start, num_rows, first, table, sequence.table_version)
 
     def _open_leaves(
         self, sequence: Sequence, first: int, num_rows: int, holdings: Holdings
@@ -72,29 +81,35 @@ class Batch:
             return 1
         leaves = range(first // tokens, self._layout.blocks_for(first + num_rows))
         # A hole that has grown at its front has blocks behind those that it lacks.
-        unopened = [leaf for leaf in leaves if _is_nowhere(sequence, leaf)]
+        unopened = [leaf for leaf in leaves if not sequence.has(leaf)]
         missing = len(unopened) - len(sequence.spare)
         if missing > 0 and holdings.store.num_free:
             holdings.reserve(sequence, min(missing, holdings.store.num_free))
-        for leaf in unopened[: len(sequence.spare)]:
+        num_there = len(sequence.spare)
+        for leaf in unopened[:num_there]:
             holdings.open_leaf(sequence, leaf)
-        lacking = next((leaf for leaf in unopened if _is_nowhere(sequence, leaf)), None)
-        if lacking is None:
+        if len(unopened) <= num_there:
             return num_rows
         self.short.append(sequence)
-        return min(num_rows, max(0, lacking * tokens - first))
+        return min(num_rows, max(0, unopened[num_there] * tokens - first))
 
 
-def _in_order(ready: Many[Sequence], budget: int) -> Iterator[tuple[Sequence, int]]:
-    """Sequences in the order in which they take rows, and how many each leaves to those behind."""
+def _ready(running: Iterable[Sequence], now: float) -> tuple[list[Sequence], list[Sequence]]:
+    """Those that decode, the eldest first, and those that compute their prompt or a hole."""
     decodes: list[Sequence] = []
     prefills: list[Sequence] = []
-    for one in ready:
-        (prefills if one.is_prefill else decodes).append(one)
-    yield from ((one, 0) for one in sorted(decodes, key=_seniority))
+    for one in running:
+        if one.paused_until <= now:
+            (prefills if one.is_prefill else decodes).append(one)
+    decodes.sort(key=_seniority)
+    return decodes, prefills
+
+
+def _in_order(prefills: Many[Sequence], left: int) -> Iterator[tuple[Sequence, int]]:
+    """In the order in which they take the rows that decodes have left, and how many of these each
+    leaves to those behind."""
     if not prefills:
         return
-    left = max(0, budget - len(decodes))
     head = min(prefills, key=_seniority)
     priority = head.request.priority
     kept = min(head.num_left, left - left // 2)
@@ -114,8 +129,3 @@ def _first_unscored(sequence: Sequence) -> int:
     if sequence.request.sampling.prompt_logprobs is None:
         return -1
     return sequence.num_scored if sequence.num_scored < sequence.num_prompt - 1 else -1
-
-
-def _is_nowhere(sequence: Sequence, leaf: int) -> bool:
-    """The leaf has no block to write to."""
-    return leaf >= len(sequence.table) or sequence.table[leaf] is NOWHERE

@@ -4,10 +4,7 @@ A chunk of a prompt takes longer the more keys are before it, and everybody who 
 it. With a limit, chunks beside next tokens are as long as the last one's time allows.
 """
 
-from collections.abc import Iterable
-
 from engine.core import Plan
-from engine.scheduler.sequence import Sequence
 
 LEAST = 16
 """prompt tokens that a step may have in any case"""
@@ -27,12 +24,11 @@ class Chunks:
         self._decode_s = 0.0
         """of the last step without prompts"""
 
-    def budget(self, ready: Iterable[Sequence]) -> int:
-        """Query tokens of a step of these sequences."""
-        if not self._limit_s:
+    def budget(self, num_decodes: int) -> int:
+        """Query tokens of a step with so many next tokens."""
+        if not self._limit_s or not num_decodes:
             return self._most
-        num_decodes = sum(not one.is_prefill for one in ready)
-        return min(self._most, num_decodes + self._num_rows) if num_decodes else self._most
+        return min(self._most, num_decodes + self._num_rows)
 
     def timed(self, plan: Plan, seconds: float) -> None:
         """How long a step took."""

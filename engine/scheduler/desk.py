@@ -226,8 +226,9 @@ class Desk:
     def tick(self, now: float) -> None:
         self.chronicle.now = now
         self.roster.note_arrivals(now)
-        self.roster.lose(self.debts.expired(now), now)
-        self._effects += self.debts.tick(now)
+        if now >= self.debts.next_renewal:  # else no lease is near its end
+            self.roster.lose(self.debts.expired(now), now)
+            self._effects += self.debts.tick(now)
         self.negotiator.tick(now)
         if len(self.running) < self._config.max_num_seqs:
             self.admission.admit(now)

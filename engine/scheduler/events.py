@@ -26,7 +26,7 @@ class StepHeader(Header, frozen=True, kw_only=True, tag="step"):
         "tick": (float,),
         "schedule": (float,),
         "commit": (Plan, dict[int, int], Scores, frozenset[int], frozenset[int], float),
-        "timed": (Plan, float, float, float),
+        "timed": (Plan, list[float], float, float),
         "load": (float,),
         "take_effects": (),
     }

@@ -8,8 +8,6 @@ from heartbeats. (PAPER section 2.1: the gManager and its Global Debt Ledger.) N
 from dataclasses import dataclass
 from typing import Any
 
-from msgspec.structs import replace
-
 from engine.protocol import (
     BorrowOffer,
     BorrowQuery,
@@ -95,8 +93,10 @@ class GManager:
         """whose step says that it leaves"""
         self._shortages = Shortages()
         self._directory = Directory()
-        self._shown: dict[int, tuple[Member, Heartbeat]] = {}
-        """each as the directory has it, and the report that this was made of"""
+        self._members: list[Member] = []
+        """as the directory has them"""
+        self._changed: set[int] = set()
+        """those of whom something was heard since"""
 
     def handle(self, message: Message, now: float) -> Message | None:
         match message:
@@ -106,15 +106,18 @@ class GManager:
                 step = self._steps.get(message.instance)
                 if step is None or message.epoch >= step.epoch:
                     self._steps[message.instance] = message
+                    self._changed.add(message.instance)
             case Load():
                 return self._on_load(message, now)
             case Evacuate():
                 seen = self._pools.get(message.instance)
                 self._draining[message.instance] = seen.heartbeat.epoch if seen else 0
+                self._changed.add(message.instance)
             case BorrowQuery():
                 return self._offer(message, now)
             case MembersQuery():
-                return self._directory.answer(self._members(now), message.since, now)
+                self._look_at_members(now)
+                return self._directory.answer(self._members, message.since, now)
             case ViewQuery():
                 return View(self._alive(now), list(self._fresh_loads(now).values()))
         return None
@@ -165,6 +168,7 @@ class GManager:
             return self._ask_whole(now)
         self._pools[said.instance] = _Seen(beat, now)
         self._ranking.heard(beat, now)
+        self._changed.add(said.instance)
         return None
 
     def _on_load(self, said: Load, now: float) -> Resend | None:
@@ -176,10 +180,9 @@ class GManager:
         if load is None:
             return self._ask_whole(now)
         self._loads[said.instance] = _Told(load, now)
-        if load.num_draining:
-            self._leaving.add(said.instance)
-        else:
-            self._leaving.discard(said.instance)
+        if bool(load.num_draining) != (said.instance in self._leaving):
+            self._leaving ^= {said.instance}
+            self._changed.add(said.instance)
         if self._cost is not None and self._num_learned < MAX_LEARNED:
             self._num_learned += len(load.samples)
             self._cost.learn(load.samples)
@@ -228,7 +231,7 @@ class GManager:
 
     def _offer(self, query: BorrowQuery, now: float) -> BorrowOffer:
         ranking = self._ranking
-        ranking.until(now)
+        self._changed.update(ranking.until(now))
 
         def may_lend(beat: Heartbeat) -> bool:
             return beat.instance != query.instance and not self._is_draining(beat)
@@ -258,33 +261,35 @@ class GManager:
             for instance in self._shortages.relieved(lendable, free, now)
         ]
 
-    def _members(self, now: float) -> list[Member]:
-        return [self._member(beat) for beat in self._alive(now)]
+    def _look_at_members(self, now: float) -> None:
+        """Only at those of whom something was heard: every step asks for all of them."""
+        self._changed.update(self._ranking.until(now))
+        if not self._changed:
+            return
+        there = {one.instance: one for one in self._members if one.instance not in self._changed}
+        for instance in self._changed:
+            beat = self._ranking.get(instance)
+            if beat is not None:
+                there[instance] = self._member(beat)
+        self._members = [there[instance] for instance in sorted(there)]
+        self._changed.clear()
 
     def _member(self, beat: Heartbeat) -> Member:
-        """Made anew only when something of it has changed: every step asks for all of them."""
-        step, is_draining = self._steps.get(beat.instance), self._is_draining(beat)
-        address = step.address if step is not None and step.epoch == beat.epoch else ""
-        known, of = self._shown.get(beat.instance, (None, None))
-        if known is None or of is not beat:
-            known = Member(
-                beat.instance,
-                beat.epoch,
-                address,
-                beat.num_blocks,
-                beat.num_free,
-                beat.num_lent,
-                beat.num_lendable,
-                beat.num_cached,
-                beat.address,
-                is_draining,
-                beat.sketch or b"",
-                beat.lends,
-            )
-        elif (known.step_address, known.draining) != (address, is_draining):
-            known = replace(known, step_address=address, draining=is_draining)
-        self._shown[beat.instance] = known, beat
-        return known
+        step = self._steps.get(beat.instance)
+        return Member(
+            beat.instance,
+            beat.epoch,
+            step.address if step is not None and step.epoch == beat.epoch else "",
+            beat.num_blocks,
+            beat.num_free,
+            beat.num_lent,
+            beat.num_lendable,
+            beat.num_cached,
+            beat.address,
+            self._is_draining(beat),
+            beat.sketch or b"",
+            beat.lends,
+        )
 
 
 def _creditor(beat: Heartbeat, num_lendable: int) -> Creditor:

@@ -64,15 +64,20 @@ class Loads:
         self._step_tokens.add(num_rows, num_steps)
         self._num_steps += num_steps
 
-    def timed(self, plan: Plan, seconds: float, tokens: int) -> None:
-        """A step took so long; ``tokens`` to a block. Only decode steps are samples."""
-        self._step_s.add(seconds)
+    def timed(self, plan: Plan, lasted: Many[float], tokens: int) -> None:
+        """Steps of this plan took so long; ``tokens`` to a block. Only decodes are samples."""
         if plan is not self._counted[0]:
             self._counted = (plan, *self._count(plan, tokens))
         _, num_rows, local, remote = self._counted
-        if num_rows:
-            self._samples.append(StepSample(num_rows, local, remote, seconds))
-            self.step_s += (seconds - self.step_s) * (SMOOTHING if self.step_s else 1.0)
+        for seconds in lasted:
+            self._step_s.add(seconds)
+        if not num_rows:
+            return
+        self._samples.extend([StepSample(num_rows, local, remote, one) for one in lasted])
+        step_s = self.step_s
+        for seconds in lasted:
+            step_s += (seconds - step_s) * (SMOOTHING if step_s else 1.0)
+        self.step_s = step_s
 
     def report(
         self,
@@ -128,7 +133,7 @@ class Loads:
             state, num_local = "prefill", len(holdings.own_sealed(sequence))
             if not sequence.is_prefill:
                 state, since = "decode", self._num_steps
-        holes = sum(end - first for first, end in sequence.holes)
+        holes = sum([end - first for first, end in sequence.holes])
         return RequestLoad(
             state,
             sequence.num_output - since,
@@ -154,7 +159,7 @@ class Loads:
         if plan.num_rows > len(plan.spans):
             return 0, 0, 0
         remote = tokens * sum(map(self._num_lent, plan.spans))
-        keys = sum(span.first_position + 1 for span in plan.spans)
+        keys = sum([span.first_position + 1 for span in plan.spans])
         return plan.num_rows, max(0, keys - remote), remote
 
     def _num_lent(self, span: Span) -> int:

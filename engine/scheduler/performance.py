@@ -55,36 +55,32 @@ class Performance(StepCost):
 
     def learn(self, samples: Sequence[StepSample]) -> None:
         # Four numbers: plain Python takes a third of numpy's time for them.
+        if not samples:
+            return
         knows = self.num_samples > 20
         keep, again = FORGETTING, (1 - FORGETTING) * BELIEF
+        p, row_s, local_s, remote_s = PRIOR
+        step, row, local, remote = self._shares
+        # Written out, for this is most of what a planner does with a report.
+        (pp, pq, pr, ps), (_, qq, qr, qs), (_, _, rr, rs), (_, _, _, ss) = self._normal
+        pt, qt, rt, st = self._wanted
         for sample in samples:
             seconds = sample.seconds
-            p, q, r, s = (
-                PRIOR[0],
-                sample.num_rows * PRIOR[1],
-                sample.local_keys * PRIOR[2],
-                sample.remote_keys * PRIOR[3],
-            )
+            q, r = sample.num_rows * row_s, sample.local_keys * local_s
+            s = sample.remote_keys * remote_s
             if knows:
-                step, row, local, remote = self._shares
                 expected = p * step + q * row + r * local + s * remote
                 if seconds > OUTLIER * max(expected, 1e-4):
                     continue
             self.num_samples += 1
-            # Written out, for this is most of what a planner does with a report.
-            (pp, pq, pr, ps), (_, qq, qr, qs), (_, _, rr, rs), (_, _, _, ss) = self._normal
             pq, pr, ps = keep * pq + p * q, keep * pr + p * r, keep * ps + p * s
             qr, qs, rs = keep * qr + q * r, keep * qs + q * s, keep * rs + r * s
             pp, qq = keep * pp + p * p + again, keep * qq + q * q + again
             rr, ss = keep * rr + r * r + again, keep * ss + s * s + again
-            self._normal = (pp, pq, pr, ps), (pq, qq, qr, qs), (pr, qr, rr, rs), (ps, qs, rs, ss)
-            step, row, local, remote = self._wanted
-            self._wanted = (
-                keep * step + p * seconds + again,
-                keep * row + q * seconds + again,
-                keep * local + r * seconds + again,
-                keep * remote + s * seconds + again,
-            )
+            pt, qt = keep * pt + p * seconds + again, keep * qt + q * seconds + again
+            rt, st = keep * rt + r * seconds + again, keep * st + s * seconds + again
+        self._normal = (pp, pq, pr, ps), (pq, qq, qr, qs), (pr, qr, rr, rs), (ps, qs, rs, ss)
+        self._wanted = pt, qt, rt, st
         self._shares = _solved(self._normal, self._wanted)
         self.coefficients = tuple(map(mul, (max(0.0, one) for one in self._shares), PRIOR))
 
@@ -92,17 +88,16 @@ class Performance(StepCost):
 def _solved(normal: Sequence[Sequence[float]], wanted: Sequence[float]) -> list[float]:
     """By elimination; a positive definite matrix needs no other order of its rows."""
     rows = [[*row, value] for row, value in zip(normal, wanted, strict=True)]
+    size = len(rows)
     for i, pivot in enumerate(rows):
         for row in rows[i + 1 :]:
             by = row[i] / pivot[i]
-            row[i:] = [one - by * other for one, other in zip(row[i:], pivot[i:], strict=True)]
-    found = [0.0] * len(rows)
-    for i in reversed(range(len(rows))):
-        known = _dot(rows[i][i + 1 : -1], found[i + 1 :])
+            for j in range(i + 1, size + 1):
+                row[j] -= by * pivot[j]
+    found = [0.0] * size
+    for i in reversed(range(size)):
+        known = 0.0
+        for j in range(i + 1, size):
+            known += rows[i][j] * found[j]
         found[i] = (rows[i][-1] - known) / rows[i][i]
     return found
-
-
-def _dot(one: Sequence[float], other: Sequence[float]) -> float:
-    total: float = sum(map(mul, one, other))
-    return total

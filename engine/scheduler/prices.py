@@ -7,6 +7,8 @@
 All three are learned from the steps and copies that were made.
 """
 
+from collections.abc import Sequence as Many
+
 from engine.core import BlockLayout, Plan
 from engine.scheduler.sequence import Sequence
 
@@ -29,11 +31,14 @@ class Prices:
         self._block_s = layout.block_bytes * BYTE_S
         self._trip_s = 0.0
 
-    def timed(self, plan: Plan, seconds: float, trip_s: float) -> None:
-        """A step was run; ``trip_s``: what it takes longer when it asks another instance."""
+    def timed(self, plan: Plan, lasted: Many[float], trip_s: float) -> None:
+        """Steps of this plan were run; ``trip_s``: what one takes longer that asks another
+        instance."""
         self._trip_s = trip_s
         num_rows = plan.num_rows
-        if num_rows >= FEW and num_rows > len(plan.spans):  # else it only decoded
+        if num_rows < FEW or num_rows == len(plan.spans):  # it only decodes
+            return
+        for seconds in lasted:
             self._token_s += LEARNING * (seconds / num_rows - self._token_s)
 
     def copied(self, seconds: float) -> None:

@@ -27,20 +27,27 @@ class Ranking:
         """blocks that all of them would ever lend"""
 
     def heard(self, beat: Heartbeat, now: float) -> None:
+        known = self._beats.get(beat.instance)
+        if known is not None and _place(known) == _place(beat):
+            del self._heard_at[beat.instance]
+            self._heard_at[beat.instance], self._beats[beat.instance] = now, beat
+            return
         self._remove(beat.instance)
         self._heard_at[beat.instance], self._beats[beat.instance] = now, beat
         self.num_lend_cap += beat.num_lend_cap
         insort(self._ranked, _roominess(beat))
         insort(self._on_host.setdefault(beat.host, []), _roominess(beat))
 
-    def until(self, now: float) -> None:
-        """Forget those who were not heard of for too long."""
-        limit = now - self._stale_s
-        while self._heard_at:
-            instance, at = next(iter(self._heard_at.items()))
+    def until(self, now: float) -> list[int]:
+        """Forget those who were not heard of for too long; returns who they are."""
+        limit, silent = now - self._stale_s, []
+        for instance, at in self._heard_at.items():
             if at >= limit:
-                return
+                break
+            silent.append(instance)
+        for instance in silent:
             self._remove(instance)
+        return silent
 
     def get(self, instance: int) -> Heartbeat | None:
         """What it said last, if it is there."""
@@ -78,3 +85,8 @@ class Ranking:
 
 def _roominess(beat: Heartbeat) -> Roominess:
     return (-beat.num_lendable, beat.instance)
+
+
+def _place(beat: Heartbeat) -> tuple[int, int, str]:
+    """All that its place depends on, and what it adds to the sum."""
+    return (beat.num_lendable, beat.num_lend_cap, beat.host)

@@ -23,6 +23,7 @@ LASTING: dict[type, tuple[str, ...]] = {
     Load: ("relief", "reuse", "counts", "histograms"),
 }
 """dicts whose keys stay for as long as the process"""
+DICTS = {kind: (*LASTING[kind], *PASSING[kind]) for kind in LASTING}
 
 
 class Series(Generic[R]):
@@ -36,8 +37,9 @@ class Series(Generic[R]):
         """What to send for this whole report."""
         self._number += 1
         told, self._told = self._told, report
-        said = report if told is None else news(told, report)
-        return replace(said, number=self._number)
+        if told is None:
+            return replace(report, number=self._number)
+        return news(told, report, self._number)
 
     def resend(self) -> None:
         """The next one is whole: the planner does not know what was said before."""
@@ -60,12 +62,12 @@ def follow(known: R | None, said: R) -> R | None:
     return merged(known, said)
 
 
-def news(known: R, report: R) -> R:
+def news(known: R, report: R, number: int) -> R:
     """The report as changes of a known one, or whole if that cannot be said."""
     before: Any = known
     changed: dict[str, Any] = {}
     gone: dict[str, list[int]] = {}
-    for name in (*LASTING[type(report)], *PASSING[type(report)]):
+    for name in DICTS[type(report)]:
         was, now = getattr(before, name), getattr(report, name)
         if was == now:
             changed[name] = {}
@@ -73,8 +75,8 @@ def news(known: R, report: R) -> R:
         changed[name] = {key: value for key, value in now.items() if was.get(key) != value}
         if left := [key for key in was if key not in now]:
             gone[name] = left
-    if any(name in gone for name in LASTING[type(report)]):
-        return report
+    if gone and any(name in gone for name in LASTING[type(report)]):
+        return replace(report, number=number)
     if isinstance(report, Load):
         changed["histograms"] = {
             name: _without_bounds(before.histograms.get(name), histogram)
@@ -82,7 +84,7 @@ def news(known: R, report: R) -> R:
         }
     elif report.sketch == before.sketch:
         changed["sketch"] = None
-    return replace(report, whole=False, gone=gone, **changed)
+    return replace(report, number=number, whole=False, gone=gone, **changed)
 
 
 def merged(known: R, said: R) -> R:
@@ -90,10 +92,9 @@ def merged(known: R, said: R) -> R:
     before: Any = known
     whole: dict[str, Any] = {}
     name: str
-    for name in (*LASTING[type(said)], *PASSING[type(said)]):
+    for name in DICTS[type(said)]:
         was, changed = getattr(before, name), getattr(said, name)
-        left = {*said.gone.get(name, ())}
-        if left:
+        if said.gone and (left := {*said.gone.get(name, ())}):
             was = {key: value for key, value in was.items() if key not in left}
         whole[name] = {**was, **changed} if changed else was
     if isinstance(said, Load):

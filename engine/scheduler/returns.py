@@ -69,10 +69,11 @@ class Returns:
         self, sequences: Iterable[Sequence], now: float, lose: Callable[[Sequence, list[int]], None]
     ) -> Sequence | None:
         """Drop what is late, fetch what has room; the sequence that waits for room in vain."""
+        returning = [sequence for sequence in sequences if sequence.returning]
+        if not returning:
+            return None
         waiting: list[tuple[float, Sequence, int]] = []
-        for sequence in sequences:
-            if not sequence.returning:
-                continue
+        for sequence in returning:
             late = [leaf for leaf, drop_at in sequence.returning.items() if drop_at <= now]
             for leaf in late:
                 self._stop(sequence, leaf)

@@ -7,6 +7,7 @@ Its other half, ``Desk``, talks with pools and planner.
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence as Many
 
 from engine import protocol as p
 from engine.core import Plan, Request, Scores
@@ -133,15 +134,15 @@ class Scheduler(Desk):
                 if self.clients.publish(sequence, score, index in complete):
                     self._stop(sequence)
 
-    def timed(self, plan: Plan, seconds: float, now: float, trip_s: float) -> None:
-        """How long the step took; when tokens come too slowly, chunks are shorter, and the own pool
-        serves others less.
+    def timed(self, plan: Plan, lasted: Many[float], now: float, trip_s: float) -> None:
+        """How long each step took that ran this plan, one after another; when tokens come too
+        slowly, chunks are shorter, and the own pool serves others less.
 
         ``trip_s``: what a step takes longer when it asks another instance.
         """
-        self.loads.timed(plan, seconds, self._layout.tokens)
-        self.prices.timed(plan, seconds, trip_s)
-        self.chunks.timed(plan, seconds)
+        self.loads.timed(plan, lasted, self._layout.tokens)
+        self.prices.timed(plan, lasted, trip_s)
+        self.chunks.timed(plan, lasted[-1])
         limit_s = self._config.max_tpot_s
         if limit_s and self.loads.step_s > limit_s and now >= self._next_strain:
             self._next_strain = now + 2 * STRAIN_S  # others starve for half of the time at most
@@ -149,7 +150,7 @@ class Scheduler(Desk):
 
     def take_effects(self) -> list[Effect]:
         """What is to be done now, in order; empties the list."""
-        effects = list(self._effects)
+        effects = self._effects[:]
         self._effects.clear()
         return effects
 

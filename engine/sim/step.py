@@ -203,7 +203,7 @@ class SimStep(Party):
         plan, nobody, now = reading.plan, frozenset[int](), self.clock()
         next_ids = self._model.run(plan, poisoned)
         self.scheduler.commit(plan, next_ids, NO_SCORES, nobody, poisoned, now)
-        self.scheduler.timed(plan, STEP_S, now, TRIP_S)
+        self.scheduler.timed(plan, [STEP_S], now, TRIP_S)
         self._perform()
         self._turn_soon(0.0)
 

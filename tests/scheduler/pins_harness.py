@@ -34,7 +34,7 @@ class Search:
     def __init__(self, num_tokens, *instances):
         self.effects, self.debts, self.now = [], Debts(), 100.0
         self.prices = Prices(LAYOUT)
-        self.prices.timed(prefill(FEW), 9.0, 0.0)  # computing is slow
+        self.prices.timed(prefill(FEW), [9.0], 0.0)  # computing is slow
         self.pins = Pins(
             instance=HOME,
             tokens=TOKENS,

@@ -231,7 +231,7 @@ class Instance:
                 next_ids[index] = EOS if is_wrong else next_token(sequence.token_ids)
         poison, now = frozenset(poisoned), self.cluster.now
         self.scheduler.commit(plan, next_ids, NO_SCORES, frozenset(), poison, now)
-        self.scheduler.timed(plan, 0.1 * plan.num_rows, now, self.cluster.trip_s)
+        self.scheduler.timed(plan, [0.1 * plan.num_rows], now, self.cluster.trip_s)
         self.perform()
         return True
 

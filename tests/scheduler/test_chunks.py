@@ -1,7 +1,5 @@
 """Protects that with a limit nobody's next token waits longer for a long prompt beside it."""
 
-from types import SimpleNamespace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,15 +17,10 @@ def plan_of(num_decodes, num_rows):
     return Plan(1, (0,) * sum(rows), spans, (), ())
 
 
-def decoding(number):
-    """So many sequences that want their next token, and one with a prompt."""
-    return [SimpleNamespace(is_prefill=False)] * number + [SimpleNamespace(is_prefill=True)]
-
-
 def reads(chunks, num_decodes, num_tokens, step_s, row_s, key_s, *, first=0):
     """(rows, seconds) of each step in which a prompt of so many tokens is read."""
     while first < num_tokens:
-        num_rows = min(chunks.budget(decoding(num_decodes)) - num_decodes, num_tokens - first)
+        num_rows = min(chunks.budget(num_decodes) - num_decodes, num_tokens - first)
         seconds = step_s + num_rows * (row_s + key_s * (first + num_rows / 2))
         chunks.timed(plan_of(num_decodes, num_rows), seconds)
         first += num_rows
@@ -38,9 +31,9 @@ def test_without_a_limit_or_anybody_who_decodes_a_step_takes_all_that_it_may():
     free, limited = Chunks(512, 0.0), Chunks(512, LIMIT_S)
     for chunks in (free, limited):
         chunks.timed(plan_of(2, 400), 30.0)
-    assert free.budget(decoding(8)) == 512
-    assert limited.budget(decoding(0)) == 512
-    assert limited.budget(decoding(8)) == 8 + LEAST
+    assert free.budget(8) == 512
+    assert limited.budget(0) == 512
+    assert limited.budget(8) == 8 + LEAST
 
 
 @given(
@@ -83,9 +76,9 @@ def test_a_cluster_reads_in_shorter_chunks_when_its_steps_take_long(max_tpot_s, 
     scheduler, lengths = cluster.instances[0].scheduler, []
     timed = scheduler.timed
 
-    def take(plan, seconds, now, trip_s):
+    def take(plan, lasted, now, trip_s):
         lengths.append(max(span.num_rows for span in plan.spans))
-        timed(plan, 0.001 * plan.num_rows, now, trip_s)
+        timed(plan, [0.001 * plan.num_rows], now, trip_s)
 
     scheduler.timed = take
     answer = cluster.submit(0, [100, 1], 60)

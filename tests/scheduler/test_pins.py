@@ -149,7 +149,7 @@ def test_nobody_is_asked_where_it_is_cheaper_to_compute():
     search.pins.on_members([member(1, search.sequence.chain)])
     assert search.search({0, 1, 2, 3})
     for _ in range(60):
-        search.prices.timed(prefill(FEW), 1e-6, 0.0)
+        search.prices.timed(prefill(FEW), [1e-6], 0.0)
     assert not search.search({0, 1, 2, 3})
 
 

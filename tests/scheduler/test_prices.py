@@ -14,7 +14,7 @@ def prices(*, token_s, block_s, trip_s):
     """That have learned these."""
     made = Prices(LAYOUT)
     for _ in range(int(20 / LEARNING)):
-        made.timed(prefill(100), 100 * token_s, trip_s)
+        made.timed(prefill(100), [100 * token_s], trip_s)
         made.copied(block_s)
     return made
 
@@ -50,5 +50,5 @@ def test_a_few_tokens_are_computed_sooner_than_they_are_asked_for(num_blocks, to
 
 def test_a_step_of_few_rows_teaches_nothing_of_prompts():
     made = prices(token_s=1e-5, block_s=1e-5, trip_s=0.0)
-    made.timed(prefill(3), 100.0, 0.0)
+    made.timed(prefill(3), [100.0], 0.0)
     assert not made.is_worth(sequence(1), 10)

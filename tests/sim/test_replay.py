@@ -14,7 +14,7 @@ from engine.memory.loans import Loans
 from engine.memory.recalls import Recalls
 from engine.memory.rmanager import RManager
 from engine.memory.tables import Tables
-from engine.protocol import VERSION, Members
+from engine.protocol import VERSION
 from engine.scheduler.gmanager import GManager
 from engine.scheduler.membership import Membership
 from engine.scheduler.performance import Performance
@@ -85,7 +85,7 @@ def test_the_verb_says_so(largest, kind, capsys):
         ("pool", RManager, "_recall", lambda self, recalled: []),
         ("planner", GManager, "tick", lambda self, now: []),
         ("planner", Membership, "_seen", lambda self, instance, peers, peer: None),
-        ("planner", GManager, "_members", lambda self, now: Members([])),
+        ("planner", GManager, "_look_at_members", lambda self, now: None),
         ("planner", Performance, "learn", lambda self, samples: None),
     ],
 )

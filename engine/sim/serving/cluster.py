@@ -19,10 +19,11 @@ from engine.sim.serving.front import Front
 from engine.sim.serving.instance import Instance
 from engine.sim.serving.pool import Pool
 from engine.sim.serving.systems import System
+from engine.sim.serving.ticks import TICK_S, Ticks
 from engine.sim.serving.workload import Arrival
 
-LOAD_S, REGISTER_S, TICK_S = 0.25, 1.0, 0.05
-"""as the processes do: reports of steps, registrations, and looks of pools at their leases"""
+LOAD_S, REGISTER_S = 0.25, 1.0
+"""as the processes do: reports of steps, and registrations"""
 CONTROL_S = 0.0005
 """assumption: way of a control message, its handling included"""
 NO_LIMIT = 1 << 40
@@ -103,10 +104,6 @@ class Cluster:
         def beat() -> None:
             front.beat(one.number, beats.next(one.pool.heartbeat(self.clock.now)))
 
-        def tick() -> None:
-            if one.pool.rmanager.is_due(self.clock.now):
-                one.obey(one.pool.tick(self.clock.now))
-
         def load() -> None:
             one.reports_at = self.clock.now + LOAD_S
             one.between_steps(lambda: front.ask(one, loads.next(scheduler.load(self.clock.now))))
@@ -122,7 +119,7 @@ class Cluster:
         planner.handle(b"step%d" % one.number, loads.next(known), 0.0)
         self.clock.every(config.heartbeat_s, share * config.heartbeat_s, beat)
         one.reports_at = share * LOAD_S
-        self.clock.every(TICK_S, share * TICK_S, tick)
+        Ticks(self.clock, one.pool, share * TICK_S, one.obey)
         self.clock.every(LOAD_S, share * LOAD_S, load)
         self.clock.every(REGISTER_S, share * REGISTER_S, register)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from engine import protocol as p
@@ -55,10 +54,12 @@ class Front:
         self.recomputed_tokens = 0
         self.num_advised = 0
         self._num_come = 0
+        self._num_requests = 0
         self._to_come: Iterator[Arrival] = iter(())
 
     def start(self, arrivals: Sequence[Arrival]) -> None:
         """Each at its time; where there are clients, each when one of them has its last answer.
+        When all have ended the clock stops.
 
         Raises ConfigError where a request is for an instance that is not there.
         """
@@ -67,9 +68,9 @@ class Front:
             if arrival.instance is not None and not 0 <= arrival.instance <= last:
                 raise ConfigError(f"workload: instance {arrival.instance} is none of 0 to {last}")
         clients = self._cluster.config.workload.clients
-        self._to_come = iter(arrivals)
-        for arrival in islice(self._to_come, clients or None):
-            self._come(0.0 if clients else arrival.at, arrival)
+        self._to_come, self._num_requests = iter(arrivals), len(arrivals)
+        for _ in range(clients or 1):
+            self._next_comes()
         self._clock.every(MEMBERS_S, 0.0, lambda: self._say(GATEWAY, p.MembersQuery()))
         if self._cluster.config.planner.plan_s:
             plan_s = self._cluster.config.planner.plan_s
@@ -77,8 +78,12 @@ class Front:
 
     # --- requests -----------------------------------------------------------------------------
 
-    def _come(self, at: float, arrival: Arrival) -> None:
-        self._clock.at(at, lambda: self._arrive(arrival))
+    def _next_comes(self) -> None:
+        arrival = next(self._to_come, None)
+        if arrival is not None:
+            has_clients = self._cluster.config.workload.clients
+            at = self._clock.now if has_clients else arrival.at
+            self._clock.at(at, lambda: self._arrive(arrival))
 
     def _arrive(self, arrival: Arrival) -> None:
         """Prompts differ in their first token, so that none is another's prefix."""
@@ -93,6 +98,8 @@ class Front:
         entry = self._tables[to].add(request, self._clock.now)
         self._asked[request.request_id] = self._tables[to], entry
         self._push()
+        if not self._cluster.config.workload.clients:
+            self._next_comes()
 
     def _table(self, *, stays: bool = False) -> RequestTable:
         block_tokens = self._cluster.config.block_tokens
@@ -106,10 +113,10 @@ class Front:
         """A step speaks to a client."""
         if isinstance(message, p.Progress):
             return
-        name = getattr(message, "request_id", "").rpartition("#")[0]
-        if name not in self._asked:  # it is over, and its report comes
+        asked = self._asked.get(getattr(message, "request_id", "").rpartition("#")[0])
+        if asked is None:  # it is over, and its report comes
             return
-        table, entry = self._asked[name]
+        table, entry = asked
         table.on_message(message, self._clock.now)
         if isinstance(message, p.HandedOver):
             self._push()
@@ -117,11 +124,13 @@ class Front:
             self.longest = max(self.longest, 0 if entry.error else entry.num_tokens)
             entry.request = replace(entry.request, prompt_ids=())
             self.ended.append(entry)
-            del self._asked[name]
+            del self._asked[entry.request.request_id]
             table.changed.clear()
             table.forget(self._clock.now)
-            for arrival in islice(self._to_come, 1):
-                self._come(self._clock.now, arrival)
+            if self._cluster.config.workload.clients:
+                self._next_comes()
+            if len(self.ended) == self._num_requests:
+                self._clock.stop()
 
     def finished(self, effect: Finish) -> None:
         self.recomputed_tokens += effect.recomputed_tokens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from engine import protocol as p
@@ -113,8 +113,8 @@ class Instance:
             self._next_turn = time
             self._clock.at(time, lambda: self._turn(time))
 
-    def _turn(self, time: float) -> None:
-        if time != self._next_turn:
+    def _turn(self, time: float | None = None) -> None:
+        if time not in (None, self._next_turn):
             return  # an earlier turn did it
         self._next_turn = NEVER
         if self._step is None and self._stride is None:  # else it is looked at behind it
@@ -168,19 +168,19 @@ class Instance:
         self._strain.rest()
         next_ids = dict.fromkeys(plan.sampled, TOKEN)
         self.scheduler.commit(plan, next_ids, NO_SCORES, NOBODY, NOBODY, self._clock.now)
-        self._count(plan, seconds)
+        self._count(plan, [seconds])
         self.perform()
         self._ready.clear()
         if not self._inbox and self._cluster.config.strides:
             self._begin_stride(plan, work, first=1)
         if self._stride is None:
             self._wait_until = self._clock.now + min(ANSWER_SHARE * seconds, ANSWER_S)
-            self._turn_at(self._clock.now)
+            self._turn()
 
-    def _count(self, plan: Plan, seconds: float) -> None:
-        self.scheduler.timed(plan, seconds, self._clock.now, self._trip_s)
-        self.num_steps += 1
-        self.busy_s += seconds
+    def _count(self, plan: Plan, lasted: Sequence[float]) -> None:
+        self.scheduler.timed(plan, lasted, self._clock.now, self._trip_s)
+        self.num_steps += len(lasted)
+        self.busy_s = sum(lasted, self.busy_s)
 
     # --- strides ------------------------------------------------------------------------------
 
@@ -226,13 +226,13 @@ class Instance:
         num_steps = ends.index(self._clock.now) + 1
         for request_id, index in advance(self.scheduler, plan, num_steps):
             self._cluster.front.hear(p.Tokens(request_id, index, [TOKEN] * num_steps))
-        for seconds in lasted[:num_steps]:
-            self._count(plan, seconds)
-            if work.remote:
+        self._count(plan, lasted[:num_steps])
+        if work.remote:
+            for _ in range(num_steps):
                 self._strain.charged(work)
         self._strain.rest()
         self._wait_until = self._clock.now + min(ANSWER_SHARE * lasted[0], ANSWER_S)
-        self._turn_at(self._clock.now)
+        self._turn()
 
     # --- messages and effects -----------------------------------------------------------------
 
@@ -241,8 +241,8 @@ class Instance:
             self.scheduler.on_message(instance, message, self._clock.now)
 
     def perform(self) -> None:
-        while effects := self.scheduler.take_effects():
-            for effect in effects:
+        while self.scheduler.has_effects:
+            for effect in self.scheduler.take_effects():
                 self._do(effect)
 
     def _do(self, effect: Effect) -> None:

@@ -1,5 +1,7 @@
 """Pool: a real RManager over memory that is not there."""
 
+from collections.abc import Callable
+
 from engine import protocol as p
 from engine.core import BlockLayout
 from engine.memory.books import BlockState
@@ -44,6 +46,8 @@ class Pool:
             pool=Nothing(layout, num_blocks),
         )
         self.beats = Series[p.Heartbeat]()
+        self.on_heard: Callable[[], None] = lambda: None
+        """something was said to it, and done"""
         self._known: set[int] = set()
         self.hello(instance, 0.0)
 
@@ -56,7 +60,9 @@ class Pool:
     def handle(self, peer: int, message: p.Message, now: float, num_bytes: int = 0) -> list[Output]:
         if isinstance(message, p.Strain):
             return []  # who computes less for others is not modelled
-        return self.rmanager.handle(peer, message, now, num_bytes)
+        outputs = self.rmanager.handle(peer, message, now, num_bytes)
+        self.on_heard()
+        return outputs
 
     def tick(self, now: float) -> list[Output]:
         return self.rmanager.tick(now)

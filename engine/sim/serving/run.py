@@ -26,9 +26,8 @@ def run(config: ServingConfig, name: str, requests: Sequence[Arrival]) -> dict[s
     lent = Lent()
     cluster.start(requests)
     lent.look(cluster)
-    ended = cluster.front.ended
     with _garbage_left():
-        cluster.clock.run(lambda: len(ended) >= len(requests), config.limit_s)
+        cluster.clock.run(config.limit_s)
     return figures(name, config, cluster, lent, len(requests))
 
 

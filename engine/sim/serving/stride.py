@@ -10,10 +10,10 @@ from engine.scheduler.scheduler import Scheduler
 
 def all_have_begun(scheduler: Scheduler) -> bool:
     """Each has told a token, and has nothing put aside that its next one would give back."""
-    return all(
-        one.num_output > len(one.request.answer_ids) and len(one.spare) <= 1
-        for one in scheduler.running
-    )
+    for one in scheduler.running:
+        if len(one.spare) > 1 or one.num_output <= len(one.request.answer_ids):
+            return False
+    return True
 
 
 def num_quiet_steps(plan: Plan, scheduler: Scheduler, block_tokens: int) -> int:
@@ -29,14 +29,15 @@ def num_quiet_steps(plan: Plan, scheduler: Scheduler, block_tokens: int) -> int:
     for sequence in running:
         if sequence.is_prefill or sequence.returning or sequence.targets:
             return 0
-        in_leaf = block_tokens - 1 - sequence.num_computed % block_tokens
-        request = sequence.request
-        left = min(request.sampling.max_tokens - sequence.num_output - 1, in_leaf)
-        quiet = min(quiet, left)
+        num_computed = sequence.num_computed
+        if len(sequence.table) * block_tokens <= num_computed:
+            return 0
+        in_leaf = block_tokens - 1 - num_computed % block_tokens
+        left = sequence.request.sampling.max_tokens - sequence.num_output - 1
+        quiet = min(quiet, left, in_leaf)
         if quiet <= 0:
             return 0
-    opened = all(len(one.table) * block_tokens > one.num_computed for one in running)
-    return quiet if opened else 0
+    return quiet
 
 
 def quiet_until(scheduler: Scheduler, max_num_seqs: int) -> float:
