@@ -1,0 +1,28 @@
+"""Protects that Ctrl-C in the moment of a fork is heard, and that no child of it is left."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import os, signal
+from engine.children import fork
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.register_at_fork({when}=lambda: os.kill(os.getpid(), signal.SIGINT))
+try:
+    fork("child", lambda pipe: pipe.poll(60) and None)
+except KeyboardInterrupt:
+    print("heard")
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    print("alone")
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after_in_parent"])
+def test_ctrl_c_in_the_moment_of_a_fork_is_heard(when):
+    program = [sys.executable, "-c", PROGRAM.format(when=when)]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("heard\nalone\n", "")
