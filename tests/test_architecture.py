@@ -51,3 +51,16 @@ def test_a_supervisor_imports_no_torch():
     program = "import sys, engine.launch, engine.cli; raise SystemExit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
     assert done.returncode == 0
+
+
+def test_every_mutation_is_of_the_code_as_it_is():
+    """Whether it is caught is shown by ``make mutations``, which takes much longer."""
+    check = ["git", "apply", "--check", "--whitespace=nowarn"]
+    patches = sorted((ROOT / "tests" / "mutations").glob("*.patch"))
+    failed = [
+        patch.stem
+        for patch in patches
+        if subprocess.run([*check, str(patch)], cwd=ROOT, capture_output=True).returncode
+    ]
+    assert patches
+    assert not failed
