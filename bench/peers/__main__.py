@@ -5,8 +5,8 @@
 that is not there is named and left out. The model's weights, shipped as Q4_1, are written out as
 BF16 for them; ours are the same numbers. Printed for each case: tokens per second, and the ratios
 of the rounds, median and spread, to each peer and to the better of llama.cpp and vLLM in a round.
-Ours and llama.cpp's are times of the model's steps; those of the others include sampling and
-scheduling, which take 2 % (one sequence) to 6 % (32) of our steps.
+llama.cpp's are times of the model's steps alone; all others include sampling and scheduling,
+which take 2 % (one sequence) to 6 % (32) of our steps.
 """
 
 import argparse

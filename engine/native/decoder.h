@@ -14,7 +14,7 @@ namespace lk {
 
 struct LayerWeights {  // the same fields as _LayerWeights in engine/model/native_llama.py
     const float *attn_norm, *mlp_norm;
-    const void *qkv, *out, *gate_up, *down;  // each a Matrix, as the head is
+    const void *qkv, *out, *gate_up, *down;  // the data of a Part, as the head is
     const Bf16* qkv_bias;                    // or null
     const float* qk_norm;                    // [heads + kv_heads, dim] or null
 };
@@ -126,51 +126,62 @@ private:
         return to;
     }
 
-    Matrix matrix(const void* data) const { return {data, c_.int8 != 0}; }
+    // A member's outputs of each matrix.
+    Part part(const void* w, std::pair<int, int> outputs, int depth) const {
+        return {w, c_.int8 != 0, outputs.first, outputs.second, depth};
+    }
+    Part out_of(const LayerWeights& layer, Team& team) const {
+        return part(layer.out, team.share(c_.size, UNIT_OUTPUTS), c_.heads * c_.dim);
+    }
+    Part qkv_of(const LayerWeights& layer, Team& team) const {
+        auto [first, last] = heads(team);
+        return part(layer.qkv, {first * c_.dim, last * c_.dim}, c_.size);
+    }
 
-    // hidden += x w^T, each member its outputs
-    void add(Team& team, const void* w, const Bf16* x, int depth) {
-        auto [from, to] = team.share(c_.size, UNIT_OUTPUTS);
-        int64_t width = to - from;
+    // hidden += x w^T
+    void add(const Part& w, const Bf16* x, const Part& then) {
+        int64_t width = w.to - w.from;
         float* y = scratch().wide.floats(c_.rows * width + 1);
-        dots(matrix(w), from, to, x, c_.rows, depth, depth, y - from, width);
+        dots(w, x, c_.rows, y - w.from, width, then);
         for (int t = 0; t < c_.rows; t++) {
-            float* hidden = c_.hidden + int64_t(t) * c_.size + from;
+            float* hidden = c_.hidden + int64_t(t) * c_.size + w.from;
             for (int64_t o = 0; o < width; o++) hidden[o] += y[t * width + o];
         }
     }
 
     void after(Team& team) {
+        auto [from, to] = team.share(c_.mlp, UNIT_OUTPUTS);
+        Part gate = part(c_.done->gate_up, {from, to}, c_.size);
+        Part up = part(c_.done->gate_up, {c_.mlp + from, c_.mlp + to}, c_.size);
+        Part down = part(c_.done->down, team.share(c_.size, UNIT_OUTPUTS), c_.mlp);
         int depth = c_.heads * c_.dim;
         Bf16* x = narrow_rows(depth);
         narrow(c_.attended, int64_t(c_.rows) * depth, x);
-        add(team, c_.done->out, x, depth);
+        add(out_of(*c_.done, team), x, gate);
         team.barrier();
 
         const Bf16* y = normed(c_.done->mlp_norm);
-        auto [from, to] = team.share(c_.mlp, UNIT_OUTPUTS);
         int64_t width = to - from;
-        float* both = scratch().wide.floats(2 * c_.rows * width + 1);
-        float* up = both + c_.rows * width;
-        dots(matrix(c_.done->gate_up), from, to, y, c_.rows, c_.size, c_.size, both - from, width);
-        dots(matrix(c_.done->gate_up), c_.mlp + from, c_.mlp + to, y, c_.rows, c_.size, c_.size,
-             up - c_.mlp - from, width);
+        float* gates = scratch().wide.floats(2 * c_.rows * width + 1);
+        float* ups = gates + c_.rows * width;
+        dots(gate, y, c_.rows, gates - gate.from, width, up);
+        dots(up, y, c_.rows, ups - up.from, width, down);
         for (int t = 0; t < c_.rows; t++)
-            gated(both + t * width, up + t * width, int(width),
+            gated(gates + t * width, ups + t * width, int(width),
                   mixed_ + int64_t(t) * c_.mlp + from);
         team.barrier();
-        add(team, c_.done->down, mixed_, c_.mlp);
+        add(down, mixed_, c_.next ? qkv_of(*c_.next, team) : Part{});
     }
 
     void before(Team& team) {
         const Bf16* x = normed(c_.next->attn_norm);
         int dim = c_.dim;
         auto [first, last] = heads(team);
-        int from = first * dim, to = last * dim;
-        int64_t width = to - from;
+        Part qkv = qkv_of(*c_.next, team);
+        int64_t width = qkv.to - qkv.from;
         float* y = scratch().wide.floats(c_.rows * width + dim + 1);
         float* turned = y + c_.rows * width;
-        dots(matrix(c_.next->qkv), from, to, x, c_.rows, c_.size, c_.size, y - from, width);
+        dots(qkv, x, c_.rows, y - qkv.from, width, out_of(*c_.next, team));
         for (int t = 0; t < c_.rows; t++)
             for (int head = first; head < last; head++) {
                 float* values = y + t * width + (head - first) * dim;
@@ -217,8 +228,8 @@ void logits(const LogitsCall& call) {
                  x + int64_t(t) * call.size);
     Threads::together(call.num_threads, [&](Team& team) {
         auto [from, to] = team.share(call.vocab, UNIT_OUTPUTS);
-        dots(Matrix{call.head, call.int8 != 0}, from, to, x, call.rows, call.size, call.size,
-             call.logits, call.vocab);
+        dots(Part{call.head, call.int8 != 0, from, to, call.size}, x, call.rows, call.logits,
+             call.vocab);
     });
 }
 

@@ -17,12 +17,13 @@ namespace lk {
 constexpr int BF16_PANEL = 2 * LANES;     // outputs
 constexpr int MOST_TILE_ROWS = 12;        // with two registers each they fill the register file
 constexpr int BF16_ROWS_AT_ONCE = 192;    // rows that stay in the L2 while the matrix passes by
-constexpr int STREAM_AHEAD = 4096;        // bytes to ask memory for, where a panel is read once
+constexpr int64_t MOST_AHEAD = 1 << 16;   // bytes, of a panel that is read once: they stay in the L2
 
-// What a tile asks memory for at each of its steps: registers [from, to) of those ``bytes`` on.
+// What a tile asks memory for at each of its steps: what lies here, and at the next one ``step`` bytes
+// on.
 struct Ahead {
-    int from, to;
-    int64_t bytes;
+    const char* at;
+    int step;
 };
 
 // All outputs of a panel for NT rows; ``low`` and ``high`` are its registers' outputs to be stored.
@@ -35,10 +36,9 @@ LK_INLINE void panel_tile(const Bf16* w, const Bf16* x, int depth, int64_t strid
     auto add = [&](int k, int (*pair)(const Bf16*)) __attribute__((always_inline)) {
         const Bf16* at = w + int64_t(k) * BF16_PANEL;
         __m512bh weights[2] = {load_as<__m512bh>(at), load_as<__m512bh>(at + 2 * LANES)};
-#pragma GCC unroll 2
-        for (int r = 0; r < 2; r++)  // beyond the matrix nothing is read: a prefetch does not fault
-            if (r >= ahead.from && r < ahead.to)
-                _mm_prefetch((const char*)(at + r * 2 * LANES) + ahead.bytes, _MM_HINT_T1);
+        _mm_prefetch(ahead.at, _MM_HINT_T1);
+        if (ahead.step > 64) _mm_prefetch(ahead.at + 64, _MM_HINT_T1);
+        ahead.at += ahead.step;
 #pragma GCC unroll 12
         for (int t = 0; t < NT; t++) {
             __m512bh values = (__m512bh)_mm512_set1_epi32(pair(x + t * stride_x + k));
@@ -66,10 +66,12 @@ LK_INLINE void panel_tile_of(int rows, Arguments... arguments) {
         panel_tile_of<NT - 1>(rows, arguments...);
 }
 
-// ``y`` holds output o of row t at y[t * stride_y + o].
+// ``y`` holds output o of row t at y[t * stride_y + o]. While the last panel is multiplied memory is
+// asked for ``then``, the panel that will be wanted next; or for nothing new.
 inline void dots(const Bf16* w, int from, int to, const Bf16* x, int rows, int depth,
-                 int64_t stride_x, float* y, int64_t stride_y) {
+                 int64_t stride_x, float* y, int64_t stride_y, const Bf16* then) {
     int64_t panel_items = int64_t(depth + depth % 2) * BF16_PANEL;
+    int64_t panel_bytes = panel_items * int64_t(sizeof(Bf16));
     for (int start = 0; start < rows; start += BF16_ROWS_AT_ONCE) {
         int count = std::min(rows - start, BF16_ROWS_AT_ONCE);
         int tiles = (count + MOST_TILE_ROWS - 1) / MOST_TILE_ROWS;
@@ -78,17 +80,20 @@ inline void dots(const Bf16* w, int from, int to, const Bf16* x, int rows, int d
             int first = panel * BF16_PANEL;
             uint64_t outputs = (1ull << std::min(to - first, BF16_PANEL)) - 1;
             outputs &= ~((1ull << std::max(from - first, 0)) - 1);
+            const Bf16* at = w + panel * panel_items;
+            auto next = reinterpret_cast<const char*>(at);
+            if (first + BF16_PANEL < to)
+                next += tiles == 1 ? std::min(panel_bytes, MOST_AHEAD) : panel_bytes;
+            else if (then)
+                next = reinterpret_cast<const char*>(then);
             for (int tile = 0; tile < tiles; tile++) {
                 int t = start + count * tile / tiles, end = start + count * (tile + 1) / tiles;
-                // Read once, a panel is a stream; otherwise each tile asks for its share of the next.
-                Ahead ahead{0, 2, STREAM_AHEAD};
-                if (tiles > 1)
-                    ahead = {2 * tile / tiles, 2 * (tile + 1) / tiles,
-                             panel_items * int64_t(sizeof(Bf16))};
+                // Each tile asks for its share, evenly: memory has as long as all of them take.
+                Ahead ahead{next + panel_bytes * tile / tiles,
+                            (BF16_PANEL * 4 + tiles - 1) / tiles};
                 panel_tile_of<MOST_TILE_ROWS>(
-                    end - t, w + panel * panel_items, x + t * stride_x, depth, stride_x,
-                    y + t * stride_y + first, stride_y, __mmask16(outputs),
-                    __mmask16(outputs >> LANES), ahead);
+                    end - t, at, x + t * stride_x, depth, stride_x, y + t * stride_y + first,
+                    stride_y, __mmask16(outputs), __mmask16(outputs >> LANES), ahead);
             }
         }
     }

@@ -10,19 +10,26 @@
 
 namespace lk {
 
-struct Matrix {
-    const void* data;
-    bool int8;  // WeightGroup, else Bf16 in panels
+// Some outputs of a matrix [outputs, depth].
+struct Part {
+    const void* data = nullptr;
+    bool int8 = false;  // WeightGroup, else Bf16 in panels
+    int from = 0, to = 0, depth = 0;
 };
 
-// ``y`` holds output o of row t at y[t * stride_y + o].
-inline void dots(Matrix w, int from, int to, const Bf16* x, int rows, int depth, int64_t stride_x,
-                 float* y, int64_t stride_y) {
-    if (w.int8)
-        dots(static_cast<const WeightGroup*>(w.data), from, to, x, rows, depth, stride_x, y,
+// ``x`` [rows, depth]; ``y`` holds output o of row t at y[t * stride_y + o]. ``then``: what will be
+// multiplied next.
+inline void dots(const Part& w, const Bf16* x, int rows, float* y, int64_t stride_y,
+                 const Part& then = {}) {
+    if (w.int8) {
+        dots(static_cast<const WeightGroup*>(w.data), w.from, w.to, x, rows, w.depth, w.depth, y,
              stride_y);
-    else
-        dots(static_cast<const Bf16*>(w.data), from, to, x, rows, depth, stride_x, y, stride_y);
+        return;
+    }
+    auto* next = static_cast<const Bf16*>(then.data);
+    if (next) next += int64_t(then.from / BF16_PANEL) * BF16_PANEL * (then.depth + then.depth % 2);
+    dots(static_cast<const Bf16*>(w.data), w.from, w.to, x, rows, w.depth, w.depth, y, stride_y,
+         next);
 }
 
 }  // namespace lk
