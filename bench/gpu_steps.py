@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from bench.gpu_loans import WAIT_S, borrowed
 from bench.gpu_models import LLAMA_3_8B, RandomModel
 from engine import build
 from engine.attention.lenders import Lenders
@@ -33,11 +34,9 @@ from engine.errors import LendKVError
 from engine.hosted_pool import HostedPool
 from engine.memory.base import MemoryPool
 from engine.model.checkpoint import Checkpoint
-from engine.protocol import VERSION, Ack, Granted, Hello, Message, Reserve, Write
+from engine.protocol import VERSION, Hello
 
 STEPS, WARM_UP = 12, 3
-LEASE_S, WAIT_S = 3600.0, 60.0
-"""the first step of a holder compiles its kernels"""
 MOST_OFF = 0.02
 """logits of a step with CUDA graphs and of one without, relative to the largest"""
 PEER_S = 150.0
@@ -103,7 +102,8 @@ class Instance:
             self.pools.append(memory)
             self._holder = HostedPool(partial(self._serve, memory), device)
             self._lenders.connect(1, self._holder.address, WAIT_S, WAIT_S)
-            lent = self._lend(memory.num_blocks)
+            zeros = bytes(self.layout.block_bytes)
+            lent = borrowed(self._lenders, 1, [zeros] * memory.num_blocks)
         torch.manual_seed(1)
         for pool in self.pools:
             _fill(pool)
@@ -166,30 +166,6 @@ class Instance:
             server.serve_once(0.01)
         server.close()
         return 0
-
-    def _lend(self, num_blocks: int) -> list[BlockRef]:
-        """So many of the holder's blocks, committed with zeros."""
-        self._lenders.send(1, Reserve(1, num_blocks, LEASE_S))
-        granted = self._hear(Granted)
-        assert isinstance(granted, Granted)
-        most, whole = self._lenders.max_body_bytes, self.layout.block_bytes
-        refs = []
-        for slot, block in enumerate(granted.blocks):
-            for at in range(0, whole, most):
-                body = bytes(min(most, whole - at))
-                last = at + len(body) == whole
-                self._lenders.send(1, Write(granted.loan, slot, at, last), body)
-            self._hear(Ack)
-            refs.append(BlockRef(1, block, granted.loan, slot, granted.generations[slot]))
-        return refs
-
-    def _hear(self, kind: type[Message]) -> Message:
-        while self._lenders.pump(WAIT_S):
-            while self._lenders.inbox:
-                _, message = self._lenders.inbox.popleft()
-                if isinstance(message, kind):
-                    return message
-        raise LendKVError(f"the second instance sends no {kind.__name__}: {self._lenders.lost}")
 
 
 @dataclass(frozen=True, slots=True)

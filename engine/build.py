@@ -120,7 +120,7 @@ def build_transport(config: Config, pool: MemoryPool | None = None, **runtime: A
     """
     cls, options = options_of(TRANSPORTS, "transport", config.transport)
     if pool is not None:
-        runtime |= {"region": pool.region, "region_fd": pool.fd}
+        runtime |= {"region": pool.visible, "region_fd": pool.fd}
     transport: Transport = cls(options, **runtime)
     return transport
 
@@ -148,7 +148,7 @@ def build_pool_server(
         "kernel_fingerprint": kernel.fingerprint,
         "pool": pool,
     }
-    rmanager = RManager(config.pool.lending, **parts)
+    rmanager = RManager(config.pool.lending, **parts, gpu=pool.gpu)
     record_pool(config, rmanager, **parts)
     server = PoolServer(
         transport=transport,

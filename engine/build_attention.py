@@ -198,7 +198,7 @@ def build_runner(
     if lies_apart:  # others know whole blocks: they are told the heads, fetched from, never mapped
         backend.heads = asked_heads(shape, layout)
         backend.reads = BlockReads(lenders, pool)
-        backend.local.reads_mapped = False
+        lenders.maps = ""
     if collective is not None:  # what is told is of all ranks: each asks for its heads
         backend.travels = Travels(checkpoint.config.shape, whole_layout)
     return ModelRunner(model, backend, collective, device=checkpoint.device), backend

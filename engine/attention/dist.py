@@ -83,7 +83,7 @@ class DistAttention(AttentionBackend):
         """steps in a row in which a holder missed its deadline"""
         self._attached = Attached(lenders)
         self._plan = _NO_PLAN
-        self._mapped = Mapped(lenders, local.layout.block_bytes)
+        self._mapped = Mapped(lenders, local.layout.block_bytes, local.maps)
         self._places = KnownPlaces(local.pool.block_address)
         self._reading = self._read(_NO_PLAN, [], "query")
         self._native: NativeStep | None = None
@@ -237,7 +237,7 @@ class DistAttention(AttentionBackend):
         way: str = self._config.way
         if way == "cheapest":
             way = "query" if self.ways.prefers_query(own_keys, lent_keys) else "mapped"
-        if way == "mapped" and not self.local.reads_mapped:
+        if way == "mapped" and not self._lenders.maps:
             way = "query"
         self._lent_keys = lent_keys if way == "query" else 0
         self._own_keys = own_keys + lent_keys - self._lent_keys

@@ -111,7 +111,7 @@ class FlashBackend(LocalBackend):
     model's dtype.
     """
 
-    reads_mapped = False
+    maps = ""
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:

@@ -4,6 +4,7 @@ Sends messages, sorts what comes back, notices who is lost. It knows the message
 they mean to the scheduler.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine import gpu_memory
 from engine.comm.base import Buffer, Channel, Transport
 from engine.comm.dial import Dial
-from engine.errors import PeerLost
+from engine.errors import ConfigError, PeerLost
 from engine.memory.base import header_bytes
 from engine.protocol import (
     FROM_POOL,
@@ -27,6 +29,8 @@ from engine.protocol import (
     Welcome,
     encode,
 )
+
+log = logging.getLogger(__name__)
 
 GRACE_S = 0.02
 """a pool that is not frozen answers a greeting within this; the step does not wait for longer"""
@@ -46,6 +50,12 @@ class Lender:
     """its blocks' generations, where its memory is mapped"""
     blocks_address: int = 0
     """address of its first block in this process, where its memory is mapped"""
+    memory: object = None
+    """what is mapped, as long as somebody has it"""
+    is_on_gpu: bool = False
+
+    def unmap(self) -> None:
+        self.generations = self.memory = None
 
 
 class Lenders:
@@ -64,6 +74,8 @@ class Lenders:
         """what came and is not a partial or block data: (instance, message)"""
         self.lost: dict[int, str] = {}
         """instances lost since somebody last cleared it, with the reason"""
+        self.maps = "cpu"
+        """where memory must lie to be read in place (``LocalBackend.maps``)"""
         self.required_kernel = ""
         """when set, a lender whose kernel differs is refused by name"""
         self.on_answer: Callable[[int, Answer, memoryview], None] | None = None
@@ -108,7 +120,7 @@ class Lenders:
             self.lost[instance] = reason
         lender = self._lenders.pop(instance, None)
         if lender is not None:
-            lender.generations = None
+            lender.unmap()
             lender.channel.close()
             self.lost[instance] = reason
 
@@ -218,8 +230,21 @@ class Lenders:
                 f"{self.required_kernel}: their bits differ; set attention.options.bits=any"
             )
         lender.kernel = message.kernel
-        region = lender.channel.region
-        if region is not None:
-            whole = np.frombuffer(region, np.uint8)
-            lender.generations = whole[: 8 * message.num_blocks].view(np.uint64)
+        if lender.channel.region is None or not self.maps:
+            return
+        whole = np.frombuffer(lender.channel.region, np.uint8)
+        if message.gpu is None and self.maps == "cpu":
+            lender.memory = whole
             lender.blocks_address = whole.ctypes.data + header_bytes(message.num_blocks)
+        elif message.gpu is not None and self.maps != "cpu":
+            if lender.instance != self._own.instance:  # what this process shows it has not to open
+                try:
+                    memory = gpu_memory.opened(message.gpu, self.maps)
+                except ConfigError as error:
+                    log.warning("instance %d is asked, not read: %s", lender.instance, error)
+                    return
+                lender.memory, lender.blocks_address = memory, memory.data_ptr()
+                lender.is_on_gpu = True
+        else:
+            return  # the one computes where the memory of the other is out of reach
+        lender.generations = whole[: 8 * message.num_blocks].view(np.uint64)

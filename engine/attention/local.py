@@ -109,8 +109,9 @@ class LocalBackend(AttentionBackend):
     """
 
     fingerprint: str = ""
-    reads_mapped: bool = True
-    """whether it reads any memory of this process, or the own pool's alone"""
+    maps: str = "cpu"
+    """where it reads others' memory in place: the host's (cpu), or what a device can reach; empty:
+    it reads the own pool's alone"""
 
     def __init__(
         self, *, shape: ModelShape, layout: BlockLayout, pool: MemoryPool, num_threads: int = 1

@@ -1,12 +1,12 @@
 """Mapped: lent blocks that a step reads in their holder's memory, and whether they still hold.
 
 A block's generation changes before its first byte does. It is looked at once, at the step's end,
-before anything is published.
+before anything is published. What is read stays mapped until the next step, whoever dies meanwhile.
 """
 
 from collections import defaultdict
 
-from engine.attention.lenders import Lenders
+from engine.attention.lenders import Lender, Lenders
 from engine.core import BlockRef
 from engine.protocol import FencedOff
 
@@ -14,13 +14,18 @@ from engine.protocol import FencedOff
 class Mapped:
     """Of one step; ``refs`` by sequence."""
 
-    def __init__(self, lenders: Lenders, block_bytes: int) -> None:
+    def __init__(self, lenders: Lenders, block_bytes: int, maps: str) -> None:
+        """``maps``: where memory must lie to be read in place (``LocalBackend.maps``)."""
+        lenders.maps = maps
         self._lenders = lenders
         self._block_bytes = block_bytes
         self.refs: dict[int, list[BlockRef]] = {}
+        self._read: dict[int, tuple[Lender, object]] = {}
+        """by instance: who it was, and the memory that is read"""
 
     def begin(self) -> None:
         self.refs = {}
+        self._read = {}
 
     def address(self, sequence: int, ref: BlockRef) -> int:
         """Where to read the block, which is noted; 0 where its holder's memory is not mapped."""
@@ -28,16 +33,20 @@ class Mapped:
         if lender is None or lender.generations is None:
             return 0
         self.refs.setdefault(sequence, []).append(ref)
+        self._read[ref.instance] = lender, lender.memory
         return lender.blocks_address + ref.block * self._block_bytes
 
     def changed(self, step: int) -> frozenset[int]:
         """Sequences that have read what their holder gave to somebody else meanwhile."""
+        on_gpus = [one for one, (lender, _) in self._read.items() if lender.is_on_gpu]
+        if on_gpus:  # what a GPU makes of a dead process's memory is nowhere written: who lives?
+            self._lenders.pump(0.0, on_gpus)
         changed = set()
         fenced: defaultdict[int, set[int]] = defaultdict(set)
         for sequence, refs in self.refs.items():
             for ref in refs:
-                lender = self._lenders.get(ref.instance)
-                if lender is None or lender.generations is None:
+                lender, _ = self._read[ref.instance]
+                if lender.generations is None:
                     changed.add(sequence)
                 elif int(lender.generations[ref.block]) != ref.generation:
                     changed.add(sequence)

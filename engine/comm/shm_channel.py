@@ -121,7 +121,7 @@ class ShmChannel(Channel):
             with contextlib.suppress(BufferError):
                 self.region.release()
                 self._region_memory.close()
-            self.region = None
+            self.region = self._region_memory = None  # then it goes with the last who reads there
 
     def fileno(self) -> int:
         return self._socket.fileno()

@@ -17,6 +17,8 @@ from engine.core import BlockLayout
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from engine.protocol import GpuMemory
+
 PAGE_BYTES = 4096
 
 
@@ -43,6 +45,8 @@ class MemoryPool(ABC):
     last, and the first may have more than are counted, for copies"""
     parts: tuple[tuple[range, MemoryPool], ...] = ()
     """where each tp rank has a memory of its own: its KV heads of every block, and their pool"""
+    gpu: GpuMemory | None = None
+    """where others on this host may read the blocks in a GPU's memory; ``fd`` is of generations"""
     takes_host_blocks: bool = False
     """whether it is told which of its blocks are ``pool.lending.host_blocks``"""
 
@@ -58,6 +62,11 @@ class MemoryPool(ABC):
         Transport ``shm`` takes only a memfd that is sealed against shrinking.
         """
         return None
+
+    @property
+    def visible(self) -> memoryview | None:
+        """What ``fd`` shows: the region, or what a pool on a device has instead of one."""
+        return self.region
 
     @property
     def address(self) -> int:

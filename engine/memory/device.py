@@ -1,7 +1,8 @@
 """The pool in a device's memory: blocks in one torch tensor, generations on the host.
 
-It belongs to the process that computes on the device; others see copies of its blocks, and ask it.
-With the device ``cpu`` the same code runs where there is no GPU.
+It belongs to the process that computes on the device; others see copies of its blocks, and ask it,
+or read them in place where it is ``mapped``. With the device ``cpu`` the same code runs where there
+is no GPU.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from engine import devices
+from engine import devices, gpu_memory
 from engine.core import BlockLayout
 from engine.errors import ConfigError
 from engine.memory.base import MemoryPool, header_bytes
 from engine.memory.generations import Generations
 from engine.memory.room import no_room, require_room
+from engine.memory.sealed import SealedMemory
 
 
 class DevicePool(MemoryPool):
@@ -33,6 +35,9 @@ class DevicePool(MemoryPool):
     class Config:
         device: str = "auto"
         """auto (a CUDA GPU where there is one, else cpu), cpu, cuda, or one GPU as cuda:1"""
+        mapped: bool = False
+        """instances on this host read each other's blocks in place, on GPUs by CUDA IPC. Off: it is
+        not proved what becomes of a GPU's kernels that read there when the holder is killed"""
 
     def __init__(
         self,
@@ -47,13 +52,32 @@ class DevicePool(MemoryPool):
         self.num_blocks = num_blocks
         self.device = devices.pick(config.device)
         devices.enter(self.device)
+        self._shared: SealedMemory | None = None
+        counters = np.zeros(header_bytes(num_blocks), np.uint8).data
+        if config.mapped:
+            in_host_bytes = num_blocks * layout.block_bytes if self.device == "cpu" else 0
+            self._shared = SealedMemory(len(counters) + in_host_bytes)
+            self._shared.seal_writes()  # this process has its map, and no other one writes
+            counters = self._shared.view
+            if self.device == "cpu":
+                blocks = torch.frombuffer(counters, dtype=torch.uint8)
+                bytes_PB = blocks[header_bytes(num_blocks) :]
         if bytes_PB is None:
             bytes_PB = _zeros(self.device, num_blocks, layout.block_bytes)
         self.bytes_PB: torch.Tensor = bytes_PB.view(num_blocks, -1)
         self._first = self.bytes_PB.data_ptr()
-        counters = np.zeros(header_bytes(num_blocks), np.uint8)
-        self._generations = Generations(counters.data, num_blocks, atomic=False)
-        self._counters = counters
+        if config.mapped and self.bytes_PB.is_cuda:
+            self.gpu = gpu_memory.shown(self.bytes_PB)
+        self._generations = Generations(counters, num_blocks, atomic=config.mapped)
+
+    @property
+    def fd(self) -> int | None:
+        """Where it is mapped: read-only, of generations, and behind them the CPU's blocks."""
+        return self._shared.fd if self._shared else None
+
+    @property
+    def visible(self) -> memoryview | None:
+        return self._shared.view if self._shared else None
 
     def share(self) -> object:
         """What arrives at the other end of a pipe as a tensor over the same memory, while this pool
@@ -97,6 +121,8 @@ class DevicePool(MemoryPool):
         self.num_blocks = 0
         self._generations.close()
         self.bytes_PB = self.bytes_PB[:0]
+        if self._shared:
+            self._shared.close()
 
 
 class _Shown(NamedTuple):

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from engine.core import BlockLayout
 from engine.memory.base import MemoryPool, region_bytes
 from engine.memory.generations import Generations, address_of, has_atomics
-from engine.memory.room import no_room, require_room
 from engine.memory.sealed import SealedMemory
 
 
@@ -23,13 +22,7 @@ class PagedPool(MemoryPool):
     def __init__(self, config: Config, *, layout: BlockLayout, num_blocks: int) -> None:
         self.layout = layout
         self.num_blocks = num_blocks
-        wanted_bytes = region_bytes(layout, num_blocks)
-        require_room(wanted_bytes)
-        try:
-            self._memory = SealedMemory(wanted_bytes, prefault=config.prefault)
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise no_room(wanted_bytes, f"the kernel refused ({reason})") from error
+        self._memory = SealedMemory(region_bytes(layout, num_blocks), prefault=config.prefault)
         self._region = self._memory.view
         self._address = address_of(self._region)
         self.has_atomics = has_atomics()

@@ -39,7 +39,9 @@ class RManager:
         cluster: str,
         kernel_fingerprint: str,
         pool: Memory,
+        gpu: p.GpuMemory | None = None,
     ) -> None:
+        """``gpu``: where others may read the pool's blocks, if that is a GPU's memory."""
         self.books = Books(pool.num_blocks, num_last=config.host_blocks)
         self._lending = Lending(config, pool=pool, books=self.books)
         self._tables = Tables(self._lending.loans)
@@ -48,7 +50,7 @@ class RManager:
         self._peers = Peers(self._own, cluster=cluster, layout=pool.layout.fingerprint)
         self._config = config
         self._block_bytes = pool.layout.block_bytes
-        self._welcome = p.Welcome(instance, epoch, kernel_fingerprint, pool.num_blocks)
+        self._welcome = p.Welcome(instance, epoch, kernel_fingerprint, pool.num_blocks, gpu)
 
     def handle(self, peer: int, message: p.Message, now: float, num_bytes: int = 0) -> list[Output]:
         """Outputs for any message of TO_POOL but Begin and Ask; ``num_bytes``: of its body."""

@@ -11,6 +11,7 @@ import mmap
 import os
 
 from engine.errors import ConfigError
+from engine.memory.room import no_room, require_room
 
 F_SEAL_FUTURE_WRITE = 0x10
 """Linux 5.1; not yet named by the fcntl module"""
@@ -20,15 +21,17 @@ class SealedMemory:
     """So many bytes, zeros at first."""
 
     def __init__(self, num_bytes: int, *, prefault: bool = False) -> None:
-        """Raises OSError or OverflowError where the kernel gives no such memory."""
+        """Raises ConfigError where there is too little memory."""
+        require_room(num_bytes)
         self._closing = contextlib.ExitStack()
         self.fd: int | None = None
         """read-only; None after close"""
         try:
             self._map(num_bytes, prefault=prefault)
-        except BaseException:
+        except (OSError, OverflowError) as error:
             self._closing.close()
-            raise
+            reason = getattr(error, "strerror", None) or str(error)
+            raise no_room(num_bytes, f"the kernel refused ({reason})") from error
         self.view = memoryview(self._mapped)
         """writable"""
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from engine.protocol.asks import Answer, Ask, Attach, Begin, Busy, Detach
 from engine.protocol.base import (
@@ -33,12 +33,31 @@ class Hello(Message, frozen=True):
     """of the tp ranks of the instance's step; others than 0 attach tables and ask, no more"""
 
 
+Handle = Annotated[bytes, Meta(max_length=4096)]
+
+
+class GpuMemory(Struct, frozen=True, array_like=True, gc=False):
+    """Where a pool's blocks lie on a GPU, for processes of its host (gpu_memory.py)."""
+
+    gpu: Text
+    """its UUID"""
+    handle: Handle
+    num_bytes: Count
+    offset: Count
+    """the blocks are those bytes of what the handle opens"""
+    counter: Handle
+    """of those who have it open, in named shared memory of PyTorch's; and where in it"""
+    counter_offset: Count
+
+
 class Welcome(Message, frozen=True):
     instance: Index
     epoch: Count
     kernel: Text
     """fingerprint of the pool's kernel: equal fingerprints give equal bits"""
     num_blocks: Count
+    gpu: GpuMemory | None = None
+    """the blocks, where what the transport maps of the pool has generations alone"""
 
 
 class Rejected(Message, frozen=True):

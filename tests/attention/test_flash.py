@@ -142,4 +142,4 @@ def test_what_it_cannot_do_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPa
 
 def test_it_has_no_fingerprint_and_reads_own_memory_only() -> None:
     assert FlashBackend.fingerprint == ""
-    assert not FlashBackend.reads_mapped
+    assert not FlashBackend.maps

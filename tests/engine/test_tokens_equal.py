@@ -217,7 +217,7 @@ def test_triton_sees_the_newest_key_in_each_step_of_one_table(
 def test_a_backend_that_reads_own_memory_only_sends_queries(
     tiny: Checkpoint, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LocalBackend, "reads_mapped", False)
+    monkeypatch.setattr(LocalBackend, "maps", "")
     llm = cluster(tiny, "instances=2", *LAYOUTS["every_other"], *options_of_way("mapped"))
     assert ways_taken(complete(llm, tiny_path)) == {"query"}
     llm.close()

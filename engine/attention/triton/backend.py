@@ -69,7 +69,7 @@ class TritonBackend(LocalBackend):
         super().__init__(**runtime)
         if self.device != "cpu":
             _require_fp8(self.layout.dtype, self.device)
-            self.reads_mapped = False
+            self.maps = self.device if self.pool.gpu else ""
             if self.pool.device == "cpu":
                 num_bytes = self.pool.num_blocks * self.layout.block_bytes
                 devices.show(self, self.pool.block_address(0), num_bytes)
