@@ -5,7 +5,8 @@
 Decodes and prefills over batch, context, heads and dtype, blocks in random order, one layer: the
 attention kernel, the merge, the write with rotation; PyTorch's flash attention and FlexAttention
 over the same keys laid one behind the other; 8-bit keys beside 16-bit ones. Then whole decode
-steps of a model (gpu_steps.py), beside transformers' continuous batching. The bound of each is by
+steps of a model (gpu_steps.py), beside transformers' continuous batching, and another process's
+pool read in place while that process is killed (gpu_mapped.py). The bound of each is by
 the copy bandwidth and the rate of matrix products measured in the same run. Writes
 bench/results/<device>.json and prints the tables last; made to take less than 8 minutes. Not yet
 run on a GPU: on a CPU, tests/bench runs all but the timing with events in Triton's interpreter.
@@ -25,6 +26,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from bench.gpu_cases import Case, Row, cases, small_cases, table
+from bench.gpu_mapped import MappedCase, check_mapped
 from bench.gpu_steps import LLAMA, measure_steps, step_table
 from engine.attention import flash
 from engine.attention.local import SEGMENT_ROWS, rows_of_nodes
@@ -258,10 +260,11 @@ def main() -> None:
     for_flex = Clock(FLEX_S)
     rows = [measure(case, device, seconds_of, rates, for_flex) for case in cases()]
     steps = [measure_steps(LLAMA, device, rates[0])]
+    mapped = check_mapped(MappedCase())
     path = Path(__file__).parent / "results" / f"{re.sub(r'[^a-z0-9]+', '-', name.lower())}.json"
     path.parent.mkdir(exist_ok=True)
     found = {"device": name, "torch": torch.__version__, "rows": [asdict(row) for row in rows]}
-    found |= {"steps": [asdict(row) for row in steps]}
+    found |= {"steps": [asdict(row) for row in steps], "mapped": mapped}
     found |= {"copy_bytes_per_s": rates[0], "product_flops_per_s": rates[1]}
     path.write_text(json.dumps(found, indent=1) + "\n")
     print(
@@ -269,6 +272,7 @@ def main() -> None:
     )
     print(table(rows))
     print(step_table(steps))
+    print(mapped)
 
 
 if __name__ == "__main__":

@@ -115,6 +115,8 @@ def _check_device(config: Config) -> list[str]:
             )
             if wrong
         ]
+    if config.pool.name == "device" and config.pool.options.get("mapped"):
+        problems += [f"pool.options.mapped=true: {reason}" for reason in unmappable(config)]
     if fault := fault_of(model.device):
         return [*problems, f"model.device={fault}"]
     named = (
@@ -136,6 +138,21 @@ def _check_device(config: Config) -> list[str]:
             ("model.quantization", model.quantization, "none", "use model.quantization=none"),
         )
         if value != allowed
+    ]
+
+
+def unmappable(config: Config) -> list[str]:
+    """Why instances with this recipe cannot read each other's pools in place."""
+    return [
+        reason
+        for wrong, reason in (
+            (
+                config.transport.name != "shm",
+                f"transport.name={config.transport.name} maps no memory: use transport.name=shm",
+            ),
+            (config.tp > 1, f"tp={config.tp} ranks have a part of a pool each: use tp=1"),
+        )
+        if wrong
     ]
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 from rich.markup import escape
 from rich.table import Table
 
-from engine import devices, sizing
+from engine import combinations, devices, gpu_memory, sizing
 from engine.build import build_transport, check_parts, layout_of
 from engine.comm.auth import KEY_VARIABLE, read_key
 from engine.config import Config
@@ -164,11 +164,36 @@ def _device(config: Config) -> Iterator[Finding]:
         else:
             advice = "pools on devices are tested on the CPU; nobody has run them on a GPU yet"
             yield Finding("device", "note", found, advice)
+        if config.pool.name == "device" and config.instances > 1:
+            yield _mapping(config, where)
         if config.tp > 1 and where == "cpu" and devices.num_gpus():
             reason = devices.why_no_group(config.tp * config.instances)
             advice = "model.device=cuda gives each a GPU of its own, over NCCL; nobody has tried it"
             found = f"tp={config.tp} ranks compute on the processor"
             yield Finding("tensor parallelism", "note", found, reason or advice)
+
+
+def _mapping(config: Config, where: str) -> Finding:
+    """Whether instances here could read each other's pools in place."""
+    from engine.build_attention import model_device, seated
+
+    missing = combinations.unmappable(config)
+    if where != "cpu":
+        local = str(config.attention.options.get("local", "native"))
+        if local != "triton":
+            missing.append(f"attention.options.local={local} reads its own pool only: use triton")
+        seats = range(config.instances)
+        found = {model_device(seated(config, 0, number_here=n, num_here=len(seats))) for n in seats}
+        missing += gpu_memory.all_unreachable(sorted(found))
+    on = bool(config.pool.options.get("mapped"))
+    told = f"pool.options.mapped={str(on).lower()}"
+    risk = "" if where == "cpu" else "not proved: that kernels survive a holder that is killed"
+    if missing:
+        return Finding("mapped pools", "note", f"{told}, and instances ask", "; ".join(missing))
+    if not on:
+        advice = "; ".join(filter(None, ("true would do here", risk)))
+        return Finding("mapped pools", "note", f"{told}, and instances ask", advice)
+    return Finding("mapped pools", "note" if risk else "fine", told, risk)
 
 
 def _model(config: Config) -> Iterator[Finding]:

@@ -6,6 +6,8 @@ What the driver does to a kernel that reads memory whose process is killed is no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import ConfigError
@@ -56,6 +58,15 @@ def unreachable(own: int, there: int) -> str:
     if own == there or torch.cuda.can_device_access_peer(own, there):
         return ""
     return f"cuda:{own} has no access to the memory of cuda:{there}"
+
+
+def all_unreachable(devices: Sequence[str]) -> list[str]:
+    """All faults between these GPUs."""
+    import torch
+
+    numbers = [_number(torch.device(name)) for name in devices]
+    pairs = product(dict.fromkeys(numbers), repeat=2)
+    return [fault for own, there in pairs if (fault := unreachable(own, there))]
 
 
 def _number(device: Any) -> int:

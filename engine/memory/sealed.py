@@ -59,7 +59,7 @@ class SealedMemory:
             flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
             self._writable_fd = os.memfd_create("lendkv-pool", flags)
         except AttributeError as error:
-            raise ConfigError("a pool that others map needs Linux; use pool.name=reference") from error
+            raise ConfigError("a shared pool needs Linux; use pool.name=reference") from error
         self._closing.callback(os.close, self._writable_fd)
         os.ftruncate(self._writable_fd, num_bytes)
         if prefault:

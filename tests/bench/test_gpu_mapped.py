@@ -6,6 +6,7 @@ A holder is killed while its memory is read: what is read stays, is not believed
 import subprocess
 import sys
 from dataclasses import asdict
+from functools import partial
 from json import dumps, loads
 from pathlib import Path
 
@@ -41,15 +42,17 @@ def test_wrong_partials_end_it_in_a_sentence(monkeypatch: pytest.MonkeyPatch) ->
     line = {"error": 0.5, "error alone": 0.0, "mapped": True, "poisoned before": 0, "poisoned": 2}
 
     def told(changes: dict[str, object], status: int = 0) -> str:
-        done = subprocess.CompletedProcess([], status, dumps(line | changes), "CUDA error: x")
-        monkeypatch.setattr(subprocess, "run", lambda *words, **options: done)
-        return check_mapped(MappedCase(), 2)
+        said = f"import sys; print({dumps(line | changes)!r}); sys.exit({status} and 'CUDA: x')"
+        stand_in = partial(subprocess.Popen, [sys.executable, "-c", said])
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess, "Popen", lambda words, **options: stand_in(**options))
+            return check_mapped(MappedCase(), 2)
 
     with pytest.raises(SystemExit, match=r"off by 0.5 in round 1"):
         told({})
     with pytest.raises(SystemExit, match="not what they should be"):
         told({"error": 0.0, "poisoned": 1})
-    assert told({"error": 0.0}, 1).endswith("did not survive round 2 of 2: CUDA error: x")
+    assert told({"error": 0.0}, 1).endswith("did not survive round 2 of 2: CUDA: x")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -40,3 +40,18 @@ def test_less_than_one_rank_is_none() -> None:
 def test_in_one_process_there_is_one_rank() -> None:
     with pytest.raises(ConfigError, match="tp=2 is for instances in processes; set tp=1"):
         LLM(load(None, ["tp=2"]))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("transport.name=tcp", "transport.name=tcp maps no memory: use transport.name=shm"),
+        ("tp=2", "tp=2 ranks have a part of a pool each: use tp=1"),
+    ],
+)
+def test_a_pool_that_cannot_be_mapped_is_refused_by_name(override: str, said: str) -> None:
+    on_device = ["pool.name=device", override]
+    load(None, on_device)
+    with pytest.raises(ConfigError) as refused:
+        load(None, [*on_device, "pool.options.mapped=true"])
+    assert refused.value.problems == (f"pool.options.mapped=true: {said}",)

@@ -1,4 +1,4 @@
-"""How a GPU's memory is shown and opened, with PyTorch's calls stood in for: what is handed to them.
+"""How a GPU's memory is shown and opened: what is handed to PyTorch, whose calls are stood in for.
 
 That CUDA does what is asked is for bench.gpu_mapped to see.
 """

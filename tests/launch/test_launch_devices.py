@@ -47,6 +47,43 @@ def test_instances_on_devices_lend_each_other(recipe, pool, local):
     assert set(facts["ways"]) == {"query"}, "nobody can map a device's memory"
 
 
+MAPPED = ("pool.name=device", "pool.options.device=cpu", "pool.options.mapped=true")
+
+
+def test_instances_on_devices_read_each_other(recipe):
+    done = generate(recipe, *MAPPED, "transport.name=shm", "attention.options.way=mapped")
+    assert done.status == 0, done.err
+    facts = json.loads(done.out)
+    assert facts["token_ids"] == reference_tokens(recipe.parent / "model", prompt_ids(), 16)
+    assert facts["equal_to_single"] is True
+    assert set(facts["ways"]) == {"mapped"}
+
+
+@pytest.mark.parametrize("victim", ["owner", "holder"])
+def test_a_killed_instance_that_is_read_is_started_again_and_the_answer_is_exact(recipe, victim):
+    """Each has its pool's role in its step's process."""
+    options = (*MAPPED, "transport.name=shm", "attention.options.way=mapped")
+    command = start(recipe, "--json", *options, tokens=LONG)
+    command.wait_until(lambda: len(command.supervisors()) == 2)
+    first, second = command.supervisors()
+    command.wait_until(lambda: len(command.children(first)) == 3)
+    command.wait_until(lambda: len(command.children(second)) == 1)
+    owner, holder = command.children(first)[1], command.children(second)[0]
+    command.wait_until(lambda: num_pools(owner) == 2)  # it borrows, and has mapped
+    os.kill(owner if victim == "owner" else holder, signal.SIGKILL)
+    done = command.finish()
+    assert done.status == 0, done.err
+    assert "the step process ended (status -9)" in done.err
+    facts = json.loads(done.out)
+    assert facts["token_ids"] == reference_tokens(recipe.parent / "model", prompt_ids(), LONG)
+
+
+def num_pools(pid):
+    """Files of pools that a process has mapped."""
+    with open(f"/proc/{pid}/maps") as maps:
+        return len({line.split()[4] for line in maps if "lendkv-pool" in line})
+
+
 @pytest.mark.parametrize(
     ("instances", "tp", "kernel"),
     [

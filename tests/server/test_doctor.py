@@ -10,7 +10,9 @@ import pytest
 import torch
 from served import ROOT, free_ports, make_chatting_checkpoint
 
+from engine import doctor
 from engine.attention import flash
+from engine.config import load
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,48 @@ def test_what_a_gpu_would_need_is_told_in_sentences(model):
     assert "the backend flash needs a CUDA GPU" in found["flash"]
     missing = find_spec("triton") is None
     assert ("needs the package triton" if missing else "needs a CUDA GPU") in found["triton"]
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ([], "note mapped=false, and instances ask true would do here"),
+        (["pool.options.mapped=true"], "fine mapped=true"),
+        (["transport.name=tcp"], "note mapped=false, and instances ask transport.name=tcp maps no"),
+        (["tp=2"], "note mapped=false, and instances ask tp=2 ranks have a part of a pool each"),
+        (["instances=1"], ""),
+    ],
+)
+def test_whether_instances_read_each_other_is_told(model, options, found):
+    done = examine(
+        f"model.path={model}",
+        f"serve.port={free_ports(1)}",
+        "instances=2",
+        "pool.name=device",
+        "pool.options.device=cpu",
+        *options,
+    )
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    (line, *_) = [line for line in lines if " mapped pools " in line] or [""]
+    assert line.replace("mapped pools pool.options.", "").startswith(found)
+
+
+def test_without_access_between_gpus_they_ask(monkeypatch):
+    """Two of them, which are not there."""
+    config = load(None, ["instances=2", "pool.name=device", "pool.options.device=cuda"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "can_device_access_peer", lambda own, there: own < there)
+    finding = doctor._mapping(config, "cuda:0")
+    assert finding.advice == (
+        "attention.options.local=native reads its own pool only: use triton; "
+        "cuda:1 has no access to the memory of cuda:0"
+    )
+    monkeypatch.setattr(torch.cuda, "can_device_access_peer", lambda own, there: True)
+    options = ["attention.options.local=triton", "pool.options.mapped=true"]
+    config = load(None, ["instances=2", "pool.name=device", "pool.options.device=cuda", *options])
+    finding = doctor._mapping(config, "cuda:0")
+    assert finding.advice == "not proved: that kernels survive a holder that is killed"
 
 
 def test_a_missing_model(tmp_path):
