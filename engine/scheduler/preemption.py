@@ -1,10 +1,11 @@
 """Preemption: who gives way when there is no memory left, neither here nor at others. No I/O.
 
 The youngest stops and waits with what it has; whoever runs and finds nothing takes the last block
-of the youngest that holds any. Blocks go to elder sequences only, so no two take them from each
-other for ever; and the oldest ends: while any runs, it gets what the younger hold, down to their
-last block, and when none does, the oldest that waits gets it. More urgent ones count as elder than
-all others, and take what they want of those while they wait as well.
+of the youngest that holds any here: what others hold for it is no room here, and stays. Blocks go
+to elder sequences only, so no two take them from each other for ever; and the oldest ends: while
+any runs, it gets what the younger hold, down to their last block, and when none does, the oldest
+that waits gets it. More urgent ones count as elder than all others, and take what they want of
+those while they wait as well.
 """
 
 from collections.abc import Callable
@@ -55,7 +56,8 @@ class Preemption:
         """A running one found no memory: the youngest of all that hold some gives way."""
         if short not in self._batch.short or short.moving:
             return  # it was only advised to lend; or moves that are under way by now free some
-        youngest = max(self._roster.holding(), key=lambda one: one.seniority)
+        able = [one for one in self._roster.holding() if one is short or one.has_own]
+        youngest = max(able, key=lambda one: one.seniority)
         if youngest is short:
             self._give_way(short, self._roster.suspend)
             return

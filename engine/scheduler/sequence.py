@@ -110,6 +110,11 @@ class Sequence:
         return len(self.token_ids) - self.num_computed > 1 or bool(self.holes)
 
     @property
+    def has_own(self) -> bool:
+        """Something of it lies at home; all that it has may be at others."""
+        return bool(self.spare) or any(not ref.loan and ref is not NOWHERE for ref in self.table)
+
+    @property
     def is_wounded(self) -> bool:
         """It holds memory and lacks some that it had."""
         return bool(self.holes)

@@ -224,3 +224,29 @@ def test_who_stops_in_the_middle_of_its_prompt_is_placed_anew_for_the_rest_of_it
         two.now += 0.05 if two.round() else 0.5
         check_cluster(two)
     assert (answer.tokens, answer.finish_reason) == answer.expected()
+
+
+def test_who_has_nothing_at_home_does_not_start_over_for_a_block_at_home():
+    """All that it has lies at a lender: the elder that is short waits instead, as the youngest."""
+    two = Cluster([12, 20], **(OPTIONS | {"placement": "ledger"}))
+    for first in (100, 101):
+        two.submit(0, [first, *range(1, 6)], 12)
+    scheduler = two.instances[0].scheduler
+    while len(scheduler.running) < 2 or any(one.is_prefill for one in scheduler.running):
+        two.round()
+    elder, younger = scheduler.running
+    scheduler.growth.lend_out(younger, len(younger.home), two.now)
+    two.instances[0].perform()
+    while not younger.loans or younger.targets or younger.moving:
+        two.deliver_all()
+    scheduler.roster.suspend(younger)
+    while younger.has_own:
+        scheduler.roster.shorten(younger)
+    kept = list(younger.table)
+    scheduler.holdings.trim(elder, 0)
+    scheduler.batch.short = [elder]
+    scheduler._preemption.make_room(elder)
+    assert younger.table == kept != []
+    assert elder.state is State.WAITING
+    assert elder.table
+    assert not elder.recomputed_tokens
