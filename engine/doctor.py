@@ -22,8 +22,8 @@ from engine.memory.room import available_bytes
 from engine.model.checkpoint import describe
 from engine.model.shard import require_shards
 from engine.native import library
-from engine.output import Printed
 from engine.picture import human
+from engine.printed import Printed
 from engine.serve import listen
 from engine.server.api_keys import ApiKeys
 
@@ -285,11 +285,12 @@ def _keys(config: Config) -> Iterator[Finding]:
 
 def _port(config: Config) -> Iterator[Finding]:
     host, first = config.serve.host, config.serve.instance_port
-    ports = [config.serve.port]
-    ports += range(first, first + config.instances) if first else []
-    for port in ports:
+    ports = [(config.serve.port, "serve.port")]
+    more = range(first, first + config.instances) if first else ()
+    ports += [(port, "serve.instance_port") for port in more]
+    for port, key in ports:
         try:
-            listen(host, port).close()
+            listen(host, port, key).close()
             yield Finding("HTTP port", "fine", f"{host}:{port} is free")
         except LendKVError as error:
             yield Finding("HTTP port", "wrong", f"{host}:{port}", str(error))

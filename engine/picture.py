@@ -82,7 +82,7 @@ def picture(
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("instance", "of this context", "its pool: # own  + lent  . free", ""):
         table.add_column(column)
-    for use in pools:
+    for use in sorted(pools, key=lambda use: use.instance):
         count = sum(1 for holder in holders if holder == use.instance)
         role = " (owner)" if use.instance == owner else ""
         table.add_row(

@@ -65,7 +65,7 @@ def dotted(text: str, problems: list[str]) -> Tree:
         problems.append(f"override {text!r} is not key=value, such as transport.name=tcp{hint}")
         return {}
     try:
-        tree: Any = parse(value)
+        tree: Any = parse(value) if value else ""
     except ValueError as error:
         problems.append(f"override {text!r}: {error}")
         return {}
@@ -122,9 +122,23 @@ def apply(tree: Any, path: str, value: Any, source: str, problems: list[str]) ->
             OmegaConf.select(merged, path)
         return merged
     except (OmegaConfBaseException, ValueError) as error:
-        why = "a value is wanted" if value is None else one_line(error)
-        problems.append(f"{source}: {path}={value!r}: {why}")
+        problems.append(f"{source}: {path}={value!r}: {_why(value, error)}")
         return tree
+
+
+def _why(value: Any, error: Exception) -> str:
+    """What of a value OmegaConf refuses, in the words of a recipe."""
+    if value in (None, ""):
+        return "a value is wanted"
+    said = one_line(error)
+    for its, ours in (
+        ("Integer", "a whole number"),
+        ("Float", "a number"),
+        ("bool", "true or false"),
+    ):
+        if f"converted to {its}" in said or f"valid {its}" in said:
+            return f"{ours} is wanted"
+    return said
 
 
 def _sections_with(key: str, node: Any) -> list[str]:

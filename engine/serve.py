@@ -20,8 +20,11 @@ from engine.world import World
 BACKLOG = 1024
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, made before anything starts; ConfigError when it is not to be had."""
+def listen(host: str, port: int, key: str = "serve.port") -> socket.socket:
+    """A listening socket, made before anything starts; ConfigError when it is not to be had.
+
+    ``key``: of the recipe, which says the port.
+    """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with ExitStack() as undone:
@@ -32,9 +35,9 @@ def listen(host: str, port: int) -> socket.socket:
             listener.set_inheritable(True)
             undone.pop_all()
     except (OSError, OverflowError) as error:
-        advice = "choose another serve.port or serve.host, or end the server that has it"
+        advice = f"choose another {key} or serve.host, or end the server that has it"
         if isinstance(error, PermissionError):
-            advice = "choose a serve.port from 1024, or run it with CAP_NET_BIND_SERVICE"
+            advice = f"choose a {key} from 1024, or run it with CAP_NET_BIND_SERVICE"
         raise ConfigError(
             f"cannot serve HTTP at {host}:{port} ({getattr(error, 'strerror', None) or error}); "
             + advice
@@ -149,7 +152,7 @@ def gateways(config: Config, world: World, folder: Path) -> dict[str, Serve]:
         listener = listen(wanted.host, wanted.port)
         found["gateway"] = Serve(config, listener, folder / "gateway.journal", keys)
     if wanted.instance_port:
-        listener = listen(wanted.host, wanted.instance_port + world.rank)
+        listener = listen(wanted.host, wanted.instance_port + world.rank, "serve.instance_port")
         journal = folder / "instance.journal"
         found["instance gateway"] = Serve(config, listener, journal, keys, only=world.instance)
     return found

@@ -119,10 +119,11 @@ class ControlServer(_Socket):
             socket.bind(f"tcp://{host}:{port or '*'}")
         except zmq.ZMQError as error:
             self.close()
-            what = "choose another port, or 0 for a free one"
+            used = "another cluster may be there: choose another cluster.port, or 0 for a free one"
             raise ConfigError(
-                f"cannot listen for control messages on tcp://{host}:{port} ({error}); "
-                + (what if error.errno == zmq.EADDRINUSE else "check host and port")
+                f"cluster.host={host} and cluster.port={port}: cannot listen there for control "
+                f"messages ({error.strerror}); "
+                + (used if error.errno == zmq.EADDRINUSE else "give an address of this host")
             ) from error
         return str(socket.getsockopt_string(zmq.LAST_ENDPOINT))
 

@@ -101,6 +101,9 @@ def test_a_folder_or_nothing_is_no_recipe(tmp_path):
         ("callbacks=[[a]]", "a list of single values is wanted"),
         ("pool.sizes=[{a: 1}]", "a list of single values is wanted"),
         ("instances=", "a value is wanted"),
+        ("threads=1,2", "threads='1,2': a whole number is wanted"),
+        ("cluster.heartbeat_s=soon", "a number is wanted"),
+        ("generate.chat=maybe", "true or false is wanted"),
         ("num_blocks=3", "did you mean 'pool.num_blocks'?"),
         ("max_tokens=3", "did you mean 'chaos.max_tokens' or 'generate.max_tokens'?"),
     ],
@@ -108,6 +111,10 @@ def test_a_folder_or_nothing_is_no_recipe(tmp_path):
 def test_a_value_of_the_wrong_kind_or_in_the_wrong_section_is_told(override, said):
     (problem,) = problems_of(None, override)
     assert said in problem
+
+
+def test_nothing_behind_the_equals_sign_is_an_empty_text():
+    assert load(None, ["generate.prompt_file="]).generate.prompt_file == ""
 
 
 def test_a_list_may_hold_lists_where_anything_goes():

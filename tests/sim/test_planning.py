@@ -166,12 +166,35 @@ def test_a_sweep_is_a_table_and_a_picture(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
+        ("sweep.over=contexd sweep.values=[1,2,3]", "contexd=1, 2, 3: .*unknown key 'contexd'"),
+        ("sweep.over=tp sweep.values=[3,5] devices=8", "tp=3, 5: tp: 0 .*divides devices=8"),
+        ("sweep.over=devices model=gpt-9 sweep.values=[1,2]", "devices=1, 2: .*gpt-9"),
+    ],
+)
+def test_a_mistake_of_all_values_of_a_sweep_is_told_once(given, says):
+    with pytest.raises(ConfigError, match=says) as raised:
+        plan(None, [*given.split(), "simulate=false", "sweep.plot="], as_json=True, sweep=True)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_mistake_of_some_values_of_a_sweep_stands_once_below_its_table(capsys):
+    given = [*SMALL, "simulate=false", "sweep.plot=", "sweep.over=block_tokens"]
+    assert plan(None, [*given, "sweep.values=[0,64,-1]"], as_json=False, sweep=True) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["0", "64", "-1"]
+    assert lines[4:] == ["block_tokens=0, -1: block_tokens: 1 and more are allowed"]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
         (["context=9000000", "devices=4"], r"4 devices hold at most \d+ tokens.*allowed"),
         (["tp=3", "devices=8"], "tp=3: 0 .try all., or what divides devices=8"),
         (["devices=-1"], "devices=-1: 0 .the fewest. to 4096 is allowed"),
         (["lending=local_only"], "lends nothing; ledger, greedy and balanced do"),
         (["lending=much"], "unknown system 'much'; known:.*balanced"),
-        (["price=-2"], "price must not be below 0"),
+        (["price=-2"], "price=-2.0: 0 and more are allowed"),
+        (["ttft_s=0"], "ttft_s=0 must be above 0"),
         (["model=gpt-9"], "'gpt-9' is neither.*llama2-70b"),
         (["hardware=tpu"], "'tpu' is neither.*h100.*lendkv profile"),
         (["model=llama2-70b", "devices=1"], "leave no room for 2 blocks.*larger tp"),

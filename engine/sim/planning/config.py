@@ -63,10 +63,12 @@ class PlanConfig:
             raise ConfigError(
                 f"tp={self.tp}: 0 (try all), or what divides devices={self.devices}, is allowed"
             )
-        if self.context < 0 or self.block_tokens < 1 or self.price < 0:
-            raise ConfigError("context and price must not be below 0, block_tokens not below 1")
-        if min(self.ttft_s, self.tpot_s) <= 0:
-            raise ConfigError("ttft_s and tpot_s must be above 0")
+        for name, least in (("context", 0), ("price", 0), ("block_tokens", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}={getattr(self, name)}: {least} and more are allowed")
+        for name in ("ttft_s", "tpot_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name}={getattr(self, name):g} must be above 0")
         if self.lending in BASELINES or self.lending == "local_only":
             raise ConfigError(
                 f"lending={self.lending} lends nothing; ledger, greedy and balanced do"

@@ -67,7 +67,7 @@ def _sweep(
             continue
         rows.append({over: value} | report.as_json(question, found, chosen)["best"])
     if all("problem" in row for row in rows):
-        raise ConfigError(*(f"{over}={row[over]}: {row['problem']}" for row in rows))
+        raise ConfigError(*_problems(over, rows))
     if config.sweep.plot:
         from engine.sim.planning.plot import draw
 
@@ -95,11 +95,9 @@ def _table(over: str, rows: Sequence[dict[str, Any]]) -> list[str]:
     titles = [over, "tp", "instances", "longest alone", "with lending", "TTFT", "TPOT"]
     titles += ["goodput", "with lending", "device hours / 1M"]
     told = [titles]
-    problems = []
     for row in rows:
         if "problem" in row:
             told.append([str(row[over])] + ["-"] * (len(titles) - 1))
-            problems.append(f"{over}={row[over]}: {row['problem']}")
             continue
         hours = row.get("device_hours_per_million")
         told.append(
@@ -109,7 +107,17 @@ def _table(over: str, rows: Sequence[dict[str, Any]]) -> list[str]:
             + [f"{row.get('goodput_alone', 0.0):,.1f}", f"{row.get('goodput_lending', 0.0):,.1f}"]
             + [f"{hours:,.3f}" if hours else "-"]
         )
-    return [*report.aligned(told), *problems]
+    return [*report.aligned(told), *_problems(over, rows)]
+
+
+def _problems(over: str, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Each once, with all values that have it."""
+    values: dict[str, list[str]] = {}
+    for row in rows:
+        for line in row.get("problem", "").splitlines():
+            same = line.replace(f"{over}={row[over]}", over)
+            values.setdefault(same, []).append(str(row[over]))
+    return [f"{over}={', '.join(those)}: {line}" for line, those in values.items()]
 
 
 def _require_picture(path: Path) -> None:
