@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 run: install ## four instances answer a question about a passage that fits none of them
-	$(BIN)/torchrun --nproc-per-node 4 -m engine generate recipes/quickstart.yaml
+	$(BIN)/lendkv generate recipes/quickstart.yaml
 
 test: install ## all tests, on the CPU
 	$(BIN)/pytest -n 2 --dist loadfile
