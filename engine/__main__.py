@@ -1,16 +1,19 @@
 """``python -m engine`` is ``lendkv``."""
 
+from engine import ctrl_c
+
 
 def run() -> int:
-    try:  # what is imported takes a moment, in which Ctrl-C may come
-        from engine.output import guarded, open_closed
+    ctrl_c.ends_at_once()
+    from engine.output import guarded, prepare
 
-        open_closed()
-        from engine.cli import main
+    prepare()
+    from engine.cli import main
 
+    try:
         return guarded(main)
     except KeyboardInterrupt:
-        return 130  # output.INTERRUPTED, which may not have been loaded yet
+        return ctrl_c.INTERRUPTED
 
 
 if __name__ == "__main__":

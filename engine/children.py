@@ -1,12 +1,13 @@
-"""Child processes of a supervisor: forked, watched, and never left behind."""
+"""Child processes: forked or started, watched, and never left behind."""
 
 import contextlib
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
@@ -21,6 +22,8 @@ PARENT_S = 0.2
 """a parent that is killed loses its pipes a moment before its children are killed"""
 TOLD = (signal.SIGINT, signal.SIGTERM)
 """how a terminal or torchrun tells a command to end"""
+ONE_S = 0.5
+"""signals within so long are one: a terminal and torchrun both tell of the same Ctrl-C"""
 USER_ERROR = 2
 """exit status of a child whose failure is the user's to mend; its sentences were sent"""
 LOST_ANOTHER = 3
@@ -68,6 +71,35 @@ class Child:
     def signal(self, number: int) -> None:
         if self.poll() is None:
             os.kill(self.pid, number)
+
+
+def started(command: Sequence[str], **how: Any) -> "subprocess.Popen[bytes]":
+    """A program that the kernel ends with this process; ``how`` is as Popen has it.
+
+    Nothing is heard while it is forked: the child would tell of it in a traceback.
+    """
+    parent = os.getpid()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, TOLD)
+
+    def begin() -> None:
+        die_with_parent(parent)
+        for number in TOLD:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    process = None
+    try:
+        process = subprocess.Popen(command, preexec_fn=begin, **how)
+    finally:
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        except KeyboardInterrupt:  # nobody will know of it
+            if process is not None:
+                process.kill()
+                process.wait()
+            raise
+    return process
 
 
 def fork(name: str, main: Callable[[Connection], int | None]) -> Child:

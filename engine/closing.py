@@ -11,11 +11,9 @@ import signal
 import time
 from collections.abc import Mapping
 
-from engine.children import Child
+from engine.children import ONE_S, Child
 from engine.meeting import listens
 
-ONE_S = 0.5
-"""signals within so long are one: a terminal and torchrun both tell of the same Ctrl-C"""
 GRACE_S = 2.0
 """beyond its time, for a gateway to tell its clients, and for others to see that it has"""
 LEAVE_S = 40.0

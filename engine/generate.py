@@ -16,8 +16,8 @@ from engine.core import MAX_SEED, SamplingParams
 from engine.errors import ConfigError
 from engine.model.checkpoint import require_tokenizer
 from engine.model.tokenizer import Tokenizer
-from engine.output import Printed
 from engine.picture import PoolUse, picture
+from engine.printed import Printed
 from engine.progress_bar import progress_bar
 
 

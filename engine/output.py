@@ -1,34 +1,29 @@
 """Output: what a command prints, where its reader has left, a disk is full, or nobody listens."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console
-
 from engine.children import USER_ERROR
 from engine.saying import say
 
-INTERRUPTED, UNREAD = 130, 141
-"""exit statuses as shells have them: after Ctrl-C, and when who reads the output has left"""
+UNREAD = 141
+"""exit status, as shells have it, when who reads the output has left"""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class Printed(Console):
-    """rich's console on standard output; to it, a reader that left is an end with status 1."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
-
-
-def open_closed() -> None:
-    """What is said to a standard stream that was closed goes nowhere, not into the next socket:
-    the lowest number that is free is its own."""
+def prepare() -> None:
+    """Output takes what comes: a letter that a terminal does not have is told by its number, and
+    what is said to a stream that was closed goes nowhere, not into the next socket: the lowest
+    number that is free is its own."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "w" if number else "r"))
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def guarded(main: Callable[..., int], *args: Any) -> int:

@@ -53,6 +53,17 @@ def test_a_supervisor_imports_no_torch():
     assert done.returncode == 0
 
 
+def test_help_imports_nothing_heavy():
+    heavy = {"torch", "numpy", "omegaconf", "yaml", "rich", "zmq", "aiohttp", "jinja2"}
+    program = (
+        "import sys; from engine.__main__ import run; sys.argv[1:] = ['--version']\n"
+        "try: run()\n"
+        f"except SystemExit: print({heavy} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[1:] == ["set()"], done.stderr
+
+
 def test_every_mutation_is_of_the_code_as_it_is():
     """Whether it is caught is shown by ``make mutations``, which takes much longer."""
     check = ["git", "apply", "--check", "--whitespace=nowarn"]

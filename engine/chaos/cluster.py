@@ -19,10 +19,9 @@ from typing import Any
 from engine.chaos import processes
 from engine.chaos.schedule import Fault
 from engine.chaos.watch import FOLDER
-from engine.children import END_SIGNAL
+from engine.children import END_SIGNAL, started
 from engine.comm.auth import KEY_VARIABLE
 from engine.errors import LendKVError
-from engine.parent import die_with_parent
 
 STOP_S = 20.0
 JOIN_S = 60.0
@@ -240,15 +239,13 @@ class Cluster:
                 root.wait()
 
     def _run(self, *words: str) -> "subprocess.Popen[bytes]":
-        parent = os.getpid()
-        return subprocess.Popen(
+        return started(
             [sys.executable, "-m", "engine", *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._stderr,
             env=self._environment,
             start_new_session=True,
-            preexec_fn=lambda: die_with_parent(parent),
         )
 
 

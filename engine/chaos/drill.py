@@ -7,7 +7,6 @@ else each is judged afterwards, by an undisturbed model that is forced along it.
 import json
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -31,8 +30,9 @@ from engine.chaos.schedule import Fault, Times, draw_schedule
 from engine.children import Child, fork, stop
 from engine.config import Config, recipe_path
 from engine.errors import ConfigError, LendKVError
+from engine.folder import Folder
 from engine.model.checkpoint import require_tokenizer
-from engine.output import Printed
+from engine.printed import Printed
 
 FINISH_S = 150.0
 WAIT_S = 2.0
@@ -46,8 +46,7 @@ def chaos(config: Config, recipe: str | None, overrides: Sequence[str], *, as_js
     signal.signal(signal.SIGTERM, _interrupt)
     children: list[Child] = []
     try:
-        with tempfile.TemporaryDirectory(prefix="lendkv-chaos-") as name:
-            folder = Path(name)
+        with Folder() as folder:
             office = folder / "office" if config.transport.name == "tcp" else None
             if office is not None:
                 children.append(fork("relay", partial(_relay, office)))

@@ -11,28 +11,21 @@ from datetime import datetime
 import numpy as np
 from rich.console import Console
 
+from engine.ctrl_c import INTERRUPTED
 from engine.errors import CheckpointError, ConfigError
 from engine.load import arrivals, report
 from engine.load.check import check
 from engine.load.client import Client
 from engine.load.dataset import load_samples
 from engine.load.measures import figures
-from engine.load.options import Options, add_options, to_options
+from engine.load.options import Options, to_options
 from engine.load.outcome import Outcome
 from engine.load.run import Clock, run
 from engine.load.sample import Sample
 from engine.load.server import find_model
 from engine.model.checkpoint import EMBEDDED, load_tokenizer
 from engine.model.tokenizer import Tokenizer
-from engine.output import INTERRUPTED
 from engine.progress_bar import progress_bar
-
-
-def add_bench(parser: argparse.ArgumentParser, kind: type[argparse.ArgumentParser]) -> None:
-    """Its sub-verbs, with their options."""
-    verbs = parser.add_subparsers(dest="bench", metavar="serve", required=True, parser_class=kind)
-    text = "Load an OpenAI-compatible server; options as of vllm bench serve"
-    add_options(verbs.add_parser("serve", help=text, description=f"{text}."))
 
 
 def bench(args: argparse.Namespace) -> int:

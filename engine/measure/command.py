@@ -33,11 +33,6 @@ CALM, CALM_S = 0.15, 0.5
 SUFFIXES = (".yaml", ".yml")
 
 
-def is_model(given: str | None) -> bool:
-    """Whether the verb's first word is a model, not a recipe or an override."""
-    return bool(given) and Path(str(given)).suffix not in SUFFIXES and "=" not in str(given)
-
-
 def profiled(config: Config, output: str) -> Config:
     """The recipe as it is measured: two instances, of which one borrows. Raises ConfigError."""
     path = Path(output)

@@ -4,16 +4,14 @@ A recipe with ``mode: performance`` is run by ``serving/``.
 """
 
 import json
-import os
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing.connection import Connection
 
-from engine.errors import ConfigError
-from engine.parent import die_with_parent
+from engine.children import Child, fork, stop
+from engine.errors import ConfigError, LendKVError
 from engine.scheduler import PLACEMENTS
 from engine.sim import history
 from engine.sim.config import KINDS, SimConfig
@@ -25,7 +23,6 @@ from engine.sim.serving import run as performance
 
 SHRINK_S = 60.0
 """of real time: what is found by then is said"""
-INTERRUPT = {signal.SIGINT}
 
 
 def simulate(recipe: str | None, overrides: Sequence[str], *, json_only: bool, trace: bool) -> int:
@@ -45,7 +42,15 @@ def simulate(recipe: str | None, overrides: Sequence[str], *, json_only: bool, t
         for one in found:
             print("\n".join(one.trace))
     else:
-        found = list(_run(config, seeds, quiet=json_only))
+        found = []
+        try:
+            for one in _run(config, seeds, quiet=json_only):
+                found.append(one)
+        except KeyboardInterrupt:
+            if found and not json_only:
+                print(f"Interrupted: {len(found)} of {len(seeds)} histories were done by then.")
+                print(as_text(merge(found), time.monotonic() - began))
+            raise
     report = merge(found)
     print(as_json(report) if json_only else as_text(report, time.monotonic() - began))
     if report["failing_seeds"]:
@@ -103,23 +108,23 @@ def shrink(config: SimConfig, seed: int) -> str:
 
 
 def _run(config: SimConfig, seeds: range, *, quiet: bool) -> Iterator[Found]:
-    workers = ProcessPoolExecutor(config.workers, initializer=_as_a_worker, initargs=(os.getpid(),))
+    """In the order of the seeds, which workers have in turn."""
+    workers: list[Child] = []
     try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPT)  # for workers that are being started
-        try:
-            results = workers.map(partial(history.run, config), seeds, chunksize=4)
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPT)
-        for number, one in enumerate(results, 1):
+        for first in range(config.workers)[: len(seeds)]:
+            those = seeds[first :: config.workers]
+            workers.append(fork("worker", partial(_histories, config, those)))
+        for number in range(len(seeds)):
+            said = workers[number % len(workers)].pipe.recv()
+            if not isinstance(said, Found):
+                raise LendKVError(said["error"])
             if not quiet and sys.stderr.isatty():
-                print(f"\r{number} of {len(seeds)} histories", end="", file=sys.stderr)
-            yield one
+                print(f"\r{number + 1} of {len(seeds)} histories", end="", file=sys.stderr)
+            yield said
     finally:
-        workers.shutdown(cancel_futures=True)  # what has not begun is not waited for
+        stop(workers, patience_s=0.0)
 
 
-def _as_a_worker(parent: int) -> None:
-    """Ends with its parent, and at Ctrl-C without a word."""
-    die_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPT)
+def _histories(config: SimConfig, seeds: range, pipe: Connection) -> None:
+    for seed in seeds:
+        pipe.send(history.run(config, seed))

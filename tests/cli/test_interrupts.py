@@ -10,6 +10,10 @@ import pytest
 from command import Command
 from tiny_checkpoint import make_tiny_checkpoint
 
+from engine.cli import main
+from engine.sim import simulate as simulation
+from engine.sim.history import Found
+
 INTERRUPTED = 130
 
 
@@ -77,7 +81,19 @@ def test_ctrl_c_while_a_cluster_starts(recipe, num_processes, tmp_path):
 def test_ctrl_c_ends_a_simulation_with_its_workers():
     command = Command("simulate", "seeds=100000", "workers=2")
     command.wait_until(lambda: len(command.pids()) >= 3)
-    interrupt(command)
+    assert interrupt(command).err == ""
+
+
+def test_ctrl_c_shows_the_histories_that_are_done(monkeypatch, capsys):
+    def ends(*_, **__):
+        yield Found(7, 0, "", [], {}, {}, {})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(simulation, "_run", ends)
+    assert main(["simulate", "seeds=9"]) == INTERRUPTED
+    said = capsys.readouterr()
+    assert said.out.startswith("Interrupted: 1 of 9 histories were done by then.\n1 histories, ")
+    assert said.err == ""
 
 
 def test_ranks_that_are_killed_leave_no_folder(recipe, tmp_path):
@@ -99,6 +115,34 @@ class AtItsForks(Command):
             "raise SystemExit(run())"
         )
         return ["-c", code]
+
+
+class SwallowedOnce(Command):
+    """Ctrl-C in a library that makes something else of it."""
+
+    def program(self):
+        code = """
+import os, signal, sys
+from engine.__main__ import run
+
+class Finder:
+    def find_spec(name, path, target=None):
+        if name == "omegaconf":
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                raise AttributeError(name)
+
+sys.meta_path.insert(0, Finder)
+raise SystemExit(run())
+"""
+        return ["-c", code]
+
+
+@pytest.mark.parametrize("verb", ["plan", "simulate", "doctor", "generate"])
+def test_ctrl_c_that_a_library_would_swallow(recipe, verb):
+    done = SwallowedOnce(verb, *([recipe] if verb in ("doctor", "generate") else [])).finish()
+    assert (done.status, done.out, done.err) == (INTERRUPTED, "", "")
 
 
 def test_ctrl_c_while_workers_of_a_simulation_are_started():

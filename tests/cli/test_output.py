@@ -63,6 +63,13 @@ def test_where_nobody_listens_a_command_does_its_work(recipe, verb, closed):
     assert redirected(closed, verb, recipe).status == 0
 
 
+def test_letters_that_a_terminal_does_not_have_are_told_by_their_numbers(recipe):
+    words = ["doctor", recipe, "--print-config", "serve.model_name=\xe4\u4e2d"]
+    done = Command(*words, PYTHONIOENCODING="ascii").finish()
+    assert (done.status, done.err) == (0, "")
+    assert r"model_name: \xe4\u4e2d" in done.out
+
+
 def test_other_errors_stay_what_they_are():
     def fail():
         raise OSError(errno.EBADMSG, "a mistake of ours")

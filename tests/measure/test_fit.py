@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from engine.config import load
 from engine.errors import ConfigError
 from engine.measure.cases import Sizes, sizes_of
-from engine.measure.command import is_model, profiled
+from engine.measure.command import profiled
 from engine.measure.fit import MEANWHILE, fit
 from engine.measure.machine import profile_from, save, written
 from engine.measure.timing import BESIDE, Lent, Times
@@ -164,7 +164,3 @@ def test_a_recipe_is_profiled_with_two_instances_of_which_one_borrows():
     assert config.attention.options["way"] == "query"
     assert not config.scheduler.hand_over
     assert config.scheduler.max_num_seqs >= BESIDE
-    assert is_model("smollm2")
-    assert not is_model("recipe.yaml")
-    assert not is_model("threads=2")
-    assert not is_model(None)
