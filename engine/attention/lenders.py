@@ -230,9 +230,12 @@ class Lenders:
                 f"{self.required_kernel}: their bits differ; set attention.options.bits=any"
             )
         lender.kernel = message.kernel
-        if lender.channel.region is None or not self.maps:
-            return
-        whole = np.frombuffer(lender.channel.region, np.uint8)
+        if lender.channel.region is not None and self.maps:
+            self._map(lender, message, lender.channel.region)
+
+    def _map(self, lender: Lender, message: Welcome, region: memoryview) -> None:
+        """Its memory, where the own kernels reach it; else it is asked."""
+        whole = np.frombuffer(region, np.uint8)
         if message.gpu is None and self.maps == "cpu":
             lender.memory = whole
             lender.blocks_address = whole.ctypes.data + header_bytes(message.num_blocks)
@@ -246,5 +249,5 @@ class Lenders:
                 lender.memory, lender.blocks_address = memory, memory.data_ptr()
                 lender.is_on_gpu = True
         else:
-            return  # the one computes where the memory of the other is out of reach
+            return
         lender.generations = whole[: 8 * message.num_blocks].view(np.uint64)

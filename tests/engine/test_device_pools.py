@@ -28,7 +28,7 @@ ON_DEVICE = ["pool.name=device", "pool.options.device=cpu"]
 def test_tokens_are_right_where_devices_lend_each_other(
     tiny: Checkpoint, tiny_path: Path, way: str, kernel: str
 ) -> None:
-    """Nobody can map a device's memory: then the query travels."""
+    """Nobody maps a device's memory unless it is told to be mapped: the query travels."""
     llm = cluster(
         tiny,
         "instances=3",

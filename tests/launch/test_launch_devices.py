@@ -44,7 +44,7 @@ def test_instances_on_devices_lend_each_other(recipe, pool, local):
     assert facts["token_ids"] == reference_tokens(recipe.parent / "model", prompt_ids(), 16)
     assert facts["equal_to_single"] is True
     assert all(facts["kv_blocks_by_instance"].values())
-    assert set(facts["ways"]) == {"query"}, "nobody can map a device's memory"
+    assert set(facts["ways"]) == {"query"}, "nobody maps a device's memory untold"
 
 
 MAPPED = ("pool.name=device", "pool.options.device=cpu", "pool.options.mapped=true")
