@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -17,9 +16,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from engine.children import started
 from engine.client import Client
 from engine.comm.control import ControlClient
 from engine.config import Config, load
+from engine.folder import Folder
 from engine.launch import launch
 from engine.measure.cores import pin
 from engine.parent import die_with_parent
@@ -66,19 +67,18 @@ def run(
     """
     arguments["settle_s"] = settle_s
     config: Config = load(None, list(settings))
-    with tempfile.TemporaryDirectory(prefix="lendkv-bench-") as folder:
-        result = Path(folder) / "result.json"
-        command = [*torchrun(config.instances, folder), "bench.fleet"]
+    with Folder() as folder:
+        result = folder / "result.json"
+        command = [*torchrun(config.instances, str(folder)), "bench.fleet"]
         command += [str(result), driver, json.dumps(arguments), *settings]
         environment = os.environ | {"OMP_NUM_THREADS": str(config.threads)}
-        parent = os.getpid()
-        subprocess.run(
-            command,
-            check=True,
-            env=environment,
-            start_new_session=True,  # torchrun answers Ctrl-C with a traceback; it is ended instead
-            preexec_fn=lambda: die_with_parent(parent),
-        )
+        # Its own session: torchrun answers Ctrl-C with a traceback; it is ended instead.
+        agent = started(command, env=environment, start_new_session=True)
+        try:
+            if status := agent.wait():
+                raise subprocess.CalledProcessError(status, command)
+        finally:
+            agent.kill()
         facts: Facts = json.loads(result.read_text())
     return facts
 

@@ -69,3 +69,18 @@ def sweep(where: Path) -> None:
                     shutil.rmtree(path.parent)
             finally:
                 os.close(lock)
+
+
+def is_left(path: Path) -> bool:
+    """Whether the command whose folder it is has ended."""
+    try:
+        lock = os.open(path / LOCK, os.O_RDWR)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)

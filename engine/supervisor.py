@@ -5,7 +5,6 @@ memory: a restarted step inherits the map that the dead one wrote to; a restarte
 memory, a new epoch and with it a new step.
 """
 
-import os
 import signal
 import sys
 import time
@@ -26,7 +25,6 @@ from engine.errors import ConfigError, LendKVError
 from engine.memory import OF_THE_STEP
 from engine.memory.base import MemoryPool
 from engine.model.checkpoint import describe
-from engine.parent import die_with_parent
 from engine.saying import say
 from engine.sizing import advice, sized
 from engine.steps import Steps
@@ -96,8 +94,7 @@ class Supervisor:
         """Until the frontend ends, a Goodbye comes, or a signal; returns the exit status."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._closing.on_signal)
-        if self._world.under_torchrun:
-            die_with_parent(os.getppid())
+        self._world.end_with_torchrun()
         try:
             self._start_all()
             while True:

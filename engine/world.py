@@ -5,6 +5,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.folder import is_left
+from engine.parent import die_with_parent
+
 STATUS_FILE = "LENDKV_STATUS_FILE"
 """where rank 0 leaves its exit status for the ``lendkv`` that started torchrun"""
 STOP_FILE = "LENDKV_STOP_FILE"
@@ -64,6 +67,15 @@ class World:
     @property
     def told_to_stop_at_once(self) -> bool:
         return self.told_to_stop and Path(os.environ[STOP_FILE]).read_text() == AT_ONCE
+
+    def end_with_torchrun(self) -> None:
+        """This process ends with it, also where it has ended while this one was being loaded."""
+        if not self.under_torchrun:
+            return
+        die_with_parent(os.getppid())
+        path = os.environ.get(STOP_FILE)
+        if path and is_left(Path(path).parent):
+            os._exit(1)
 
     @property
     def under_torchrun(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.cases import CASES, NUM_STEPS
 from bench.peers.weights import huggingface_folder
-from engine.parent import die_with_parent
+from engine.children import started
 
 PEERS = Path(".peers")
 """where ``make peers`` puts them"""
@@ -65,17 +65,12 @@ def figures() -> list[str]:
 
 def output(command: list[str], environment: dict[str, str]) -> str:
     """What a program prints; a sentence instead when it fails."""
-    parent = os.getpid()
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env=environment,
-        preexec_fn=lambda: die_with_parent(parent),
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed: {(done.stderr or done.stdout)[-500:]}")
-    return done.stdout
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with started(command, env=environment, text=True, **pipes) as process:
+        said, complained = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed: {(complained or said)[-500:]}")
+    return said
 
 
 def peer_environment(**more: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from command import Command
 from tiny_checkpoint import make_tiny_checkpoint
 
 from engine.cli import main
+from engine.folder import sweep
 from engine.sim import simulate as simulation
 from engine.sim.history import Found
 
@@ -102,6 +103,15 @@ def test_ranks_that_are_killed_leave_no_folder(recipe, tmp_path):
     (agent,) = command.children(command.process.pid)
     os.kill(agent, signal.SIGKILL)
     command.finish()
+    assert not list(tmp_path.iterdir())
+
+
+def test_ranks_that_are_being_loaded_end_with_a_command_that_is_killed(recipe, tmp_path):
+    command = Command("serve", recipe, "instances=2", TMPDIR=str(tmp_path))
+    command.wait_until(lambda: len(command.pids()) >= 4)
+    command.process.kill()
+    assert command.finish().status == -signal.SIGKILL
+    sweep(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
