@@ -23,6 +23,7 @@ from engine.comm.control import ControlClient, ControlServer
 from engine.comm.kv_publisher import KvPublisher
 from engine.comm.sockets import advertised
 from engine.errors import PeerLost
+from engine.heap import give_back_freed
 from engine.hosted_pool import HostedPool
 from engine.meeting import GONE, Place, PlannerLife, meet
 from engine.memory.base import MemoryPool
@@ -200,6 +201,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool | None, team: Team =
         loop.scheduler.contents.start()
     loop.constrained.get_ready()
     samples, loads = loop.profile(), Series[Load]()
+    give_back_freed()
     to_planner(loads.next(replace(loop.accounts.load(loop.now()), samples=samples)))
     next_register = next_load = 0.0
     told_to_leave = told_to_end = asked_to_leave = False

@@ -164,14 +164,15 @@ def _prepared(tokenizer: Tokenizer | None, vocab_size: int, eos_ids: list[int]) 
     if tokenizer is None:
         raise GrammarError("this model has no tokenizer.json, which constrained answers need")
     vocabulary = _Vocabulary(tokenizer, vocab_size, eos_ids)
+    wrapper = TokenizerWrapper(vocabulary)
     try:
-        return LLTokenizer(
-            TokenizerWrapper(vocabulary), eos_token=vocabulary.eos_token_ids, slices=[PLAIN]
-        )
+        prepared = LLTokenizer(wrapper, eos_token=vocabulary.eos_token_ids, slices=[PLAIN])
     except ValueError as error:
         raise GrammarError(
             f"this model's tokenizer cannot be used for constrained answers: {_one_sentence(error)}"
         ) from error
+    wrapper.tokens = vocabulary.tokens = []  # it has copied them, and asks for texts' ids only
+    return prepared
 
 
 def _one_sentence(reason: object) -> str:
