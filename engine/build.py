@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from engine.loop import Loop
     from engine.model.checkpoint import Checkpoint
     from engine.model.runner import Runner
+    from engine.model.tokenizer import Tokenizer
     from engine.model.transformers_checkpoint import TransformersCheckpoint
 
 CONNECT_OWN_S = 10.0
@@ -164,8 +165,7 @@ def build_pool_server(
 
 def callback_classes(config: Config) -> list[type[Callback]]:
     """The classes that the recipe names; ConfigError when one cannot be found."""
-    registry = Registry("callback", {})
-    return [registry.load(name) for name in config.callbacks]
+    return [Registry("callback", {}).load(name) for name in config.callbacks]
 
 
 def build_planner(
@@ -185,12 +185,8 @@ def build_planner(
 
 
 def build_gmanager(config: Config) -> GManager:
-    return GManager(
-        config.planner,
-        placement=build_placement(config),
-        cost=Performance(),
-        block_tokens=config.pool.block_tokens,
-    )
+    placement, tokens = build_placement(config), config.pool.block_tokens
+    return GManager(config.planner, placement=placement, cost=Performance(), block_tokens=tokens)
 
 
 def build_loop(
@@ -213,11 +209,12 @@ def build_loop(
     clock: Callable[[], float] = time.monotonic,
     collective: Collective | None = None,
     ranks: Sequence[Connection] = (),
+    tokenizer: Tokenizer | None = None,
 ) -> Loop:
     """The step role, connected to its own pool; parts not given are those the recipe names.
 
     With several tp ranks it is rank 0: ``collective`` is what they are together, and ``ranks`` are
-    the pipes to the others.
+    the pipes to the others. ``tokenizer``: the checkpoint's, where it is loaded already.
     """
     from engine.attention.lenders import Lenders
     from engine.constrained import Constrained
@@ -253,7 +250,9 @@ def build_loop(
         "model": checkpoint.identity,
     }
     compiler = Compiler(
-        lambda: checkpoint.tokenizer, vocab_size=shape.vocab_size, eos_ids=checkpoint.eos_ids
+        lambda: tokenizer or checkpoint.tokenizer,
+        vocab_size=shape.vocab_size,
+        eos_ids=checkpoint.eos_ids,
     )
     chosen = build_placement(config, placement)
     scheduler = Scheduler(config.scheduler, placement=chosen, **parts)

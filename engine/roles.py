@@ -27,6 +27,7 @@ from engine.heap import give_back_freed
 from engine.hosted_pool import HostedPool
 from engine.meeting import GONE, Place, PlannerLife, meet
 from engine.memory.base import MemoryPool
+from engine.model.checkpoint import load_tokenizer
 from engine.protocol import (
     FROM_PLANNER,
     TO_STEP,
@@ -127,6 +128,9 @@ def step(pipe: Connection, place: Place, memory: MemoryPool | None, team: Team =
 
     Without ``memory`` it makes the pool's, and has the pool's role on a thread.
     """
+    tokenizer = None
+    if place.config.model.library == "lendkv":  # before torch, which fills what reading it freed
+        tokenizer = load_tokenizer(place.config.model.path)
     import torch
 
     from engine.build_attention import load_model, model_device
@@ -186,6 +190,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool | None, team: Team =
         cluster=place.cluster,
         host=place.host,
         checkpoint=load_model(config),
+        tokenizer=tokenizer,
         pool=memory,
         pool_address=hosted.address if hosted else pipe.recv()["pool"],
         transport=build_transport(config, memory, key=key),
@@ -201,7 +206,7 @@ def step(pipe: Connection, place: Place, memory: MemoryPool | None, team: Team =
         loop.scheduler.contents.start()
     loop.constrained.get_ready()
     samples, loads = loop.profile(), Series[Load]()
-    give_back_freed()
+    give_back_freed()  # that the timed steps used
     to_planner(loads.next(replace(loop.accounts.load(loop.now()), samples=samples)))
     next_register = next_load = 0.0
     told_to_leave = told_to_end = asked_to_leave = False

@@ -1,11 +1,15 @@
 """The vocabulary that grammars are kept with is that which the library makes of the tokenizer."""
 
+import gc
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from tiny_checkpoint import byte_tokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
@@ -95,3 +99,26 @@ def test_both_processes_prepare_it_before_the_first_request():
 
 def test_a_model_without_a_tokenizer_can_start():
     Compiler(lambda: None, vocab_size=256).prepare_early()
+
+
+def wrappers():
+    return [one for one in gc.get_objects() if type(one) is TokenizerWrapper]
+
+
+def test_the_tokens_are_not_kept_beside_the_librarys_copy():
+    before = wrappers()
+    compiler = Compiler(lambda: Tokenizer(BACKENDS["byte level"], None), vocab_size=300)
+    compiler.prepare()
+    ours = [one for one in wrappers() if not any(one is other for other in before)]
+    assert [list(one.tokens) for one in ours] == [[]]
+
+
+def test_a_step_reads_its_tokenizer_before_torch():
+    """What reading it frees is torch's then; the other way round it is nobody's."""
+    program = (
+        "import sys; from types import SimpleNamespace as Of; from engine import roles\n"
+        "roles.load_tokenizer = lambda path: sys.exit(0 if 'torch' not in sys.modules else 3)\n"
+        "model = Of(library='lendkv', path='smollm2')\n"
+        "roles.step(None, Of(config=Of(model=model)), None)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
