@@ -96,7 +96,8 @@ class BorrowOffer(Message, frozen=True):
     """0: nobody's. As much as this step was short of may be there now: who waits asks again"""
     creditors: Annotated[list[Creditor], Meta(max_length=64)]
     num_lend_cap: Count
-    """blocks all pools but the asker's own would ever lend: a need beyond it can never be met"""
+    """blocks all pools but the asker's own would ever lend: a need beyond it can never be met. The
+    most there can be, from a new planner which may not have heard of all pools yet"""
     is_held: bool = False
     """memory is held for this request: later ones are offered what it leaves"""
 

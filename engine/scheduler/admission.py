@@ -118,6 +118,7 @@ class Admission:
         self._holdings.chronicle.note(sequence, "started", amount=num_own)
         self._holdings.trim(sequence, num_own + (self._need.working_blocks if leaves else 0))
         sequence.state, sequence.num_tries = State.RUNNING, 0
+        sequence.hopeless_since = None
         sequence.on_host = False
         if sequence.is_reused:
             num_found = sequence.num_computed - sum(end - at for at, end in sequence.holes)

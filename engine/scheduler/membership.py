@@ -20,7 +20,8 @@ from engine.protocol import (
 )
 
 LISTEN_S = 2.0
-"""a new planner hears of every member within so long; before, it gives no numbers"""
+"""a new planner hears of every member within so long; before, it gives no numbers, and calls
+nothing more than all of them could lend"""
 
 
 class Membership:
@@ -44,6 +45,10 @@ class Membership:
     def next_number(self) -> int:
         """What the next planner must begin with; remember it before an answer leaves."""
         return self._next
+
+    def listens(self, now: float) -> bool:
+        """There may be members that have not spoken to it yet."""
+        return now < self._listens_until
 
     def handle(self, peer: bytes, message: Message, now: float) -> list[tuple[bytes, Message]]:
         match message:
@@ -77,7 +82,7 @@ class Membership:
             reason = f"its blocks are {self._layout}, yours {message.layout}"
             advice = "use the same model, model.dtype, pool.dtype and pool.block_tokens"
             return [NotJoined(message.ticket, f"{reason}: {advice}")]
-        if now < self._listens_until:
+        if self.listens(now):
             return []
         if message.ticket not in self._given:
             self._given[message.ticket] = self._next
