@@ -31,7 +31,10 @@ class EventLog:
             # unbuffered: what was written outlives this process, however it ends
             self._file = path.open("xb", buffering=0)
         except OSError as error:
-            raise ConfigError(f"cluster.event_log: {path}: {error.strerror}") from error
+            raise ConfigError(
+                f"cluster.event_log: {path} cannot be made ({error.strerror}); "
+                "give a folder that can be written"
+            ) from error
         self._encoder = msgspec.msgpack.Encoder()
         self._append(header)
 

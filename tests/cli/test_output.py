@@ -63,9 +63,11 @@ def test_where_nobody_listens_a_command_does_its_work(recipe, verb, closed):
     assert redirected(closed, verb, recipe).status == 0
 
 
-def test_letters_that_a_terminal_does_not_have_are_told_by_their_numbers(recipe):
+@pytest.mark.parametrize("encoding", ["ascii", "ascii:surrogateescape"])
+def test_letters_that_a_terminal_does_not_have_are_told_by_their_numbers(recipe, encoding):
+    """The second one is Python's where the locale is unknown."""
     words = ["doctor", recipe, "--print-config", "serve.model_name=\xe4\u4e2d"]
-    done = Command(*words, PYTHONIOENCODING="ascii").finish()
+    done = Command(*words, PYTHONIOENCODING=encoding).finish()
     assert (done.status, done.err) == (0, "")
     assert r"model_name: \xe4\u4e2d" in done.out
 

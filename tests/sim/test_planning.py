@@ -182,6 +182,7 @@ def test_a_mistake_of_some_values_of_a_sweep_stands_once_below_its_table(capsys)
     assert plan(None, [*given, "sweep.values=[0,64,-1]"], as_json=False, sweep=True) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["0", "64", "-1"]
+    assert lines[2].split()[-3:] == ["-"] * 3, "nothing was simulated"
     assert lines[4:] == ["block_tokens=0, -1: block_tokens: 1 and more are allowed"]
 
 

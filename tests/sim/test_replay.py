@@ -146,5 +146,5 @@ def test_what_is_no_log_is_refused_in_a_sentence(tmp_path, content, reason):
 
 
 def test_a_log_is_never_written_over(recorded):
-    with pytest.raises(ConfigError, match="event_log"):
+    with pytest.raises(ConfigError, match="event_log: .* cannot be made .*give a folder"):
         record(None, None, recorded.logs["pool"][0])

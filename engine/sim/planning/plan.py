@@ -94,7 +94,7 @@ def answered_devices(config: PlanConfig) -> int:
 def _table(over: str, rows: Sequence[dict[str, Any]]) -> list[str]:
     titles = [over, "tp", "instances", "longest alone", "with lending", "TTFT", "TPOT"]
     titles += ["goodput", "with lending", "device hours / 1M"]
-    told = [titles]
+    told, simulated = [titles], ("goodput_alone", "goodput_lending")
     for row in rows:
         if "problem" in row:
             told.append([str(row[over])] + ["-"] * (len(titles) - 1))
@@ -104,7 +104,7 @@ def _table(over: str, rows: Sequence[dict[str, Any]]) -> list[str]:
             [str(row[over]), str(row["tp"]), str(row["instances"])]
             + [f"{row['longest_alone']:,}", f"{row['longest_lending']:,}"]
             + [f"{row['ttft_s']:,.2f} s", f"{row['tpot_s'] * 1e3:.1f} ms"]
-            + [f"{row.get('goodput_alone', 0.0):,.1f}", f"{row.get('goodput_lending', 0.0):,.1f}"]
+            + [f"{row[name]:,.1f}" if name in row else "-" for name in simulated]
             + [f"{hours:,.3f}" if hours else "-"]
         )
     return [*report.aligned(told), *_problems(over, rows)]
