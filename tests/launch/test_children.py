@@ -1,5 +1,7 @@
-"""Protects that Ctrl-C in the moment of a fork is heard, and that no child of it is left."""
+"""Protects that Ctrl-C in the moment of a fork is heard, and that no child is left behind."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -66,3 +68,24 @@ def test_a_program_hears_ctrl_c_as_before():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "set()\n"
     assert done.stderr.endswith("KeyboardInterrupt\n")
+
+
+KILLED = """
+import os, signal, time
+from engine.children import fork
+child = fork("child", lambda pipe: time.sleep(600))
+os.write(1, b"%d" % child.pid)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_child_that_waits_for_nothing_of_its_parent_ends_with_it():
+    program = subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE)
+    with program:
+        child = int(program.stdout.read(1) + program.stdout.read1())
+        try:
+            program.communicate(timeout=30)  # nobody has its output any more
+        except subprocess.TimeoutExpired:
+            os.kill(child, signal.SIGKILL)
+            raise
+    assert program.returncode == -signal.SIGKILL
