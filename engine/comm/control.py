@@ -122,7 +122,7 @@ class ControlServer(_Socket):
             used = "another cluster may be there: choose another cluster.port, or 0 for a free one"
             raise ConfigError(
                 f"cluster.host={host} and cluster.port={port}: cannot listen there for control "
-                f"messages ({zmq.strerror(error.errno)}); "
+                f"messages ({error.strerror}); "
                 + (used if error.errno == zmq.EADDRINUSE else "give an address of this host")
             ) from error
         return str(socket.getsockopt_string(zmq.LAST_ENDPOINT))
