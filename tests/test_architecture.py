@@ -53,6 +53,16 @@ def test_a_supervisor_imports_no_torch():
     assert done.returncode == 0
 
 
+def test_a_step_imports_no_jinja():
+    """Chats are made where they arrive; it would be 3 MB in each instance."""
+    program = (
+        "import sys, engine.roles, engine.build\n"
+        "engine.roles.load_tokenizer('smollm2'); raise SystemExit('jinja2' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
+    assert done.returncode == 0
+
+
 def test_help_imports_nothing_heavy():
     heavy = {"torch", "numpy", "omegaconf", "yaml", "rich", "zmq", "aiohttp", "jinja2"}
     program = (

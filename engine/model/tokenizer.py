@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
 from engine.errors import CheckpointError
-from engine.model.chat import ChatTemplate
 from engine.model.huggingface import read_json
 from engine.model.tokenizer_gguf import byte_pair_tokenizer
+
+if TYPE_CHECKING:
+    from engine.model.chat import ChatTemplate
 
 REPLACEMENT = "\ufffd"
 
@@ -23,12 +25,22 @@ class Tokenizer:
     def __init__(
         self,
         backend: tokenizers.Tokenizer,
-        template: ChatTemplate | None,
+        template: str | None,
+        special_tokens: Mapping[str, Any] | None = None,
         info: Mapping[str, Any] | None = None,
     ) -> None:
-        """``info``: what clients who make their own prompts want to know (see ``_info``)."""
-        self.backend, self.template = backend, template
+        """``template``: the source of a chat's, with variables ``special_tokens`` (bos_token ...).
+        ``info``: what clients who make their own prompts want to know (see ``_info``)."""
+        self.backend, self._source = backend, template
+        self._special_tokens = dict(special_tokens or {})
         self.info = dict(info or {})
+
+    @cached_property
+    def template(self) -> ChatTemplate | None:
+        """Raises CheckpointError where its source is invalid."""
+        from engine.model.chat import ChatTemplate  # 3 MB that a step does not need
+
+        return ChatTemplate(self._source, self._special_tokens) if self._source else None
 
     @classmethod
     def from_huggingface(cls, folder: Path) -> Tokenizer | None:
@@ -46,8 +58,8 @@ class Tokenizer:
                 settings |= read_json(folder / name)
         source = _template(folder, settings.get("chat_template"))
         special = {key: _content(v) for key, v in settings.items() if key.endswith("_token")}
-        template = ChatTemplate(source, special) if source else None
-        return cls(backend, template, _info(settings.get("tokenizer_class"), special, source))
+        info = _info(settings.get("tokenizer_class"), special, source)
+        return cls(backend, source, special, info)
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:
@@ -59,8 +71,7 @@ class Tokenizer:
             if f"tokenizer.ggml.{name}_token_id" in metadata
         }
         source = metadata.get("tokenizer.chat_template")
-        template = ChatTemplate(source, special) if source else None
-        return cls(backend, template, _info(None, special, source))
+        return cls(backend, source, special, _info(None, special, source))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a prompt, with the tokens that the model puts before one (BOS), if any."""

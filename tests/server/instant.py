@@ -6,7 +6,6 @@ from collections import Counter
 from served import byte_tokenizer, httpx
 
 from engine.core import Score
-from engine.model.chat import ChatTemplate
 from engine.model.tokenizer import Tokenizer
 from engine.protocol import Member, PromptScores, Submit, Tokens, View
 from engine.scheduler.request_table import RequestTable
@@ -73,7 +72,7 @@ class InstantGateway(Gateway):
 def build(
     gateway=None, limits=NO_LIMITS, defaults=None, max_positions=40, vocab_size=256, **options
 ):
-    tokenizer = Tokenizer(byte_tokenizer(), ChatTemplate(TEMPLATE, {}))
+    tokenizer = Tokenizer(byte_tokenizer(), TEMPLATE)
     gateway = gateway or InstantGateway()
     tool_format = format_of(tokenizer.template, "auto")
     completions = Completions(
