@@ -8,8 +8,6 @@ from instant import InstantGateway, build, send
 from served import byte_tokenizer
 from tokenizers import processors
 
-from engine.model.chat import ChatTemplate
-
 MODEL = {"model": "tiny"}
 BEGIN, END = 256, 257
 
@@ -98,7 +96,7 @@ def template(monkeypatch):
     """A template with a variable, which knows tools."""
     source = "{{ style | default('plain') }}{% for t in tools or [] %}{{ t.function.name }}"
     source += "{% endfor %}{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    monkeypatch.setattr(instant, "ChatTemplate", lambda *_: ChatTemplate(source, {}))
+    monkeypatch.setattr(instant, "TEMPLATE", source)
 
 
 def text_of(ids):
@@ -118,7 +116,7 @@ def test_a_chat_template_gets_its_variables(template, arguments, said):
 
 @pytest.mark.parametrize("style", [0, "x", [], {"a": None}])
 def test_a_variable_that_its_template_cannot_take_is_the_clients_mistake(monkeypatch, style):
-    monkeypatch.setattr(instant, "ChatTemplate", lambda *_: ChatTemplate("{{ 1 // style }}", {}))
+    monkeypatch.setattr(instant, "TEMPLATE", "{{ 1 // style }}")
     body = {"messages": [{"role": "user", "content": "hi"}]}
     body["chat_template_kwargs"] = {"style": style}
     refused = ask(InstantGateway(), "/v1/chat/completions", body, 400)
