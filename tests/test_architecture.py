@@ -54,7 +54,7 @@ def test_a_supervisor_imports_no_torch():
 
 
 def test_a_step_imports_no_jinja():
-    """Chats are made where they arrive; it would be 3 MB in each instance."""
+    """Chats are made where they arrive; it would be 4 MB in each instance."""
     program = (
         "import sys, engine.roles, engine.build\n"
         "engine.roles.load_tokenizer('smollm2'); raise SystemExit('jinja2' in sys.modules)"

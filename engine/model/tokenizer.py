@@ -38,7 +38,7 @@ class Tokenizer:
     @cached_property
     def template(self) -> ChatTemplate | None:
         """Raises CheckpointError where its source is invalid."""
-        from engine.model.chat import ChatTemplate  # 3 MB that a step does not need
+        from engine.model.chat import ChatTemplate  # 4 MB that a step does not need
 
         return ChatTemplate(self._source, self._special_tokens) if self._source else None
 

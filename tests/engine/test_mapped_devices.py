@@ -11,7 +11,13 @@ import pytest
 import tiny_models
 from cluster_harness import assert_all_returned, cluster, greedy, prompt, run_all
 from test_device_pools import ON_DEVICE, FirstOnADevice
-from test_dist_faults import ON_1, ON_1_AND_2, Scene, drop_loans
+from test_dist_faults import (
+    ON_1,
+    ON_1_AND_2,
+    Scene,
+    change_in_the_middle_of_a_step,
+    drop_loans,
+)
 from test_tokens_equal import LAYOUTS, complete, options_of_way, ways_taken
 
 from engine.attention.triton.backend import why_not
@@ -104,23 +110,4 @@ def test_loans_that_end_behind_the_debtors_back_are_noticed_before_a_token_is_wr
 def test_a_block_that_changes_in_the_middle_of_a_step_is_not_published(
     tiny: Checkpoint, tiny_path: Path
 ) -> None:
-    scene = Scene(tiny, tiny_path, ON_1, *MAPPED)
-    rounds = scene.decode()
-    loop, start = scene.llm.loops[0], len(scene.steps)
-    finish, told = loop._backend.finish, list(scene.long.token_ids)
-
-    def changed_behind(pending: Any) -> Any:
-        partial = finish(pending)
-        if pending[1] == 1:  # all layers have read
-            loop._backend.finish = finish
-            drop_loans(scene.llm, 1)
-        return partial
-
-    loop._backend.finish = changed_behind
-    next(rounds)
-    assert scene.steps[start].poisoned
-    assert scene.long.token_ids == told
-    scene.finish(rounds)
-    assert scene.recomputed
-    assert_all_returned(scene.llm)
-    scene.llm.close()
+    change_in_the_middle_of_a_step(Scene(tiny, tiny_path, ON_1, *MAPPED))
