@@ -1,8 +1,8 @@
 """Desk: a step's correspondence with pools and planner, and the memory that comes of it. No I/O.
 
 When memory is short: draw from the own pool, call back what it lent, borrow, take host memory, hand
-the youngest sequence to an instance that has room, and as the last resort preempt it: it waits, and
-gives up its last blocks as elder ones want them. When a holder is lost, only what it held is
+the youngest sequence to an instance that has room, or preempt it, where that costs less: it waits,
+and gives up its last blocks as elder ones want them. When a holder is lost, only what it held is
 computed again.
 """
 
@@ -140,6 +140,7 @@ class Desk:
             clients=self.clients,
             neighbours=self.neighbours,
             loads=self.loads,
+            prices=self.prices,
             grow_blocks=config.grow_blocks,
             hand_over=config.hand_over,
             num_missing=self.admission.num_missing,

@@ -6,8 +6,12 @@ to elder sequences only, so no two take them from each other for ever; and the o
 any runs, it gets what the younger hold, down to their last block, and when none does, the oldest
 that waits gets it. More urgent ones count as elder than all others, and take what they want of
 those while they wait as well.
+
+One that gives way goes on at another instance if that has room for all of it and is likely to be
+sooner: its keys are computed again there, and here it would wait until others end.
 """
 
+import math
 from collections.abc import Callable
 
 from engine.core import BlockLayout
@@ -16,6 +20,7 @@ from engine.scheduler.clients import Clients
 from engine.scheduler.holdings import Holdings
 from engine.scheduler.loads import Loads
 from engine.scheduler.neighbours import Neighbours
+from engine.scheduler.prices import Prices
 from engine.scheduler.roster import Roster
 from engine.scheduler.sequence import Sequence
 
@@ -36,6 +41,7 @@ class Preemption:
         clients: Clients,
         neighbours: Neighbours,
         loads: Loads,
+        prices: Prices,
         grow_blocks: int,
         hand_over: bool,
         num_missing: Callable[[Sequence], int],
@@ -48,6 +54,7 @@ class Preemption:
         self._clients = clients
         self._neighbours = neighbours
         self._loads = loads
+        self._prices = prices
         self._grow_blocks = grow_blocks
         self._hand_over = hand_over
         self._num_missing = num_missing
@@ -59,9 +66,9 @@ class Preemption:
         able = [one for one in self._roster.holding() if one is short or one.has_own]
         youngest = max(able, key=lambda one: one.seniority)
         if youngest is short:
-            self._give_way(short, self._roster.suspend)
+            self._give_way(short, self._roster.suspend, starts_over=short.is_wounded)
             return
-        self._give_way(youngest, self._roster.shorten)
+        self._shorten(youngest)
         if self._holdings.store.num_free:
             self._holdings.reserve(short, 1)  # before it goes to who waits
         else:  # the pool has it, cached
@@ -80,7 +87,7 @@ class Preemption:
             return True
         keeps_others_out = waiting.is_wounded or (is_stuck and waiting.table)
         if keeps_others_out and waiting.num_tries >= SURE_TRIES:
-            self._give_way(waiting, self._roster.restart)
+            self._give_way(waiting, self._roster.restart, starts_over=True)
             return True
         return False
 
@@ -95,15 +102,25 @@ class Preemption:
             chosen = less or (later if of_all and not found else [])
             if not chosen:
                 break
-            self._give_way(max(chosen, key=lambda one: one.seniority), self._roster.shorten)
+            self._shorten(max(chosen, key=lambda one: one.seniority))
             found = True
         return found
 
-    def _give_way(self, sequence: Sequence, otherwise: Callable[[Sequence], None]) -> None:
-        """It goes on where there is room for all of it, or makes room here."""
+    def _shorten(self, sequence: Sequence) -> None:
+        starts_over = not self._holdings.can_shorten(sequence)
+        self._give_way(sequence, self._roster.shorten, starts_over=starts_over)
+
+    def _give_way(
+        self, sequence: Sequence, otherwise: Callable[[Sequence], None], *, starts_over: bool
+    ) -> None:
+        """It goes on where there is room for all of it, or makes room here.
+
+        ``starts_over``: ``otherwise`` drops all that it has.
+        """
         num_blocks = self._layout.blocks_for(len(sequence.token_ids) + 1) + self._grow_blocks
         may_go = self._hand_over and not sequence.request.stays
-        if may_go and self._neighbours.take(num_blocks):
+        is_sooner = may_go and (starts_over or self._is_sooner_elsewhere(sequence))
+        if is_sooner and self._neighbours.take(num_blocks):
             self._loads.relief["handovers"] += 1
             # Who goes on may read what others hold; the own blocks are wanted here.
             self._roster.drop(sequence, final=False, keep_lent=True)
@@ -112,3 +129,21 @@ class Preemption:
         else:
             self._loads.relief["preemptions"] += 1
             otherwise(sequence)
+
+    def _is_sooner_elsewhere(self, sequence: Sequence) -> bool:
+        """To compute its own keys again takes less time than to wait here."""
+        num_tokens = sequence.num_own * self._layout.tokens
+        return self._prices.compute_s(num_tokens) < self._wait_s(sequence)
+
+    def _wait_s(self, sequence: Sequence) -> float:
+        """Until others have ended and left it what it lacks; their answers may be shorter."""
+        others = [one for one in self._roster.running if one is not sequence]
+        if not others:
+            return math.inf
+        num_steps, left = 0, sequence.num_to_place(self._layout.tokens)
+        for one in sorted(others, key=lambda one: one.most_steps):
+            num_steps = one.most_steps
+            left -= one.num_own + len(one.spare)
+            if left <= 0:
+                break
+        return num_steps * self._loads.step_s

@@ -41,6 +41,10 @@ class Prices:
         for seconds in lasted:
             self._token_s += LEARNING * (seconds / num_rows - self._token_s)
 
+    def compute_s(self, num_tokens: int) -> float:
+        """Seconds to compute the keys of so many tokens."""
+        return num_tokens * self._token_s
+
     def copied(self, seconds: float) -> None:
         """A block was, in so long."""
         self._block_s += LEARNING * (seconds - self._block_s)
@@ -48,12 +52,11 @@ class Prices:
     def is_worth(self, sequence: Sequence, num_blocks: int) -> bool:
         """Whether it pays to ask others for so many blocks of the sequence."""
         used_s = min(self._read_s(sequence), num_blocks * self._block_s)
-        return ASK_S + used_s < num_blocks * self._tokens * self._token_s
+        return ASK_S + used_s < self.compute_s(num_blocks * self._tokens)
 
     def are_copied(self, sequence: Sequence, num_blocks: int) -> bool:
         """Whether so many blocks that lie elsewhere are better copied than read there."""
         return num_blocks * self._block_s < self._read_s(sequence)
 
     def _read_s(self, sequence: Sequence) -> float:
-        num_steps = sequence.request.sampling.max_tokens - sequence.num_output
-        return max(1, num_steps) * self._trip_s
+        return max(1, sequence.most_steps) * self._trip_s

@@ -115,9 +115,19 @@ class Sequence:
         return bool(self.spare) or any(not ref.loan and ref is not NOWHERE for ref in self.table)
 
     @property
+    def num_own(self) -> int:
+        """Leaves that lie at home."""
+        return sum(1 for ref in self.table if not ref.loan and ref is not NOWHERE)
+
+    @property
     def is_wounded(self) -> bool:
         """It holds memory and lacks some that it had."""
         return bool(self.holes)
+
+    @property
+    def most_steps(self) -> int:
+        """Tokens that its answer may have yet."""
+        return self.request.sampling.max_tokens - self.num_output
 
     @property
     def num_left(self) -> int:

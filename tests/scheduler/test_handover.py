@@ -1,18 +1,21 @@
 """Protects promise 10, its third step: who must give way goes on where there is room for all of it.
 
-The order is: borrow, host memory, another instance, and only then start over at home.
+The order is: borrow, host memory, another instance, and only then start over at home; but who would
+take longer there to compute its keys again than to wait here stays.
 """
 
 from dataclasses import replace
 
 import pytest
-from scheduler_checks import check_cluster
+from pins_harness import FEW, prefill
+from scheduler_checks import TOKENS, check_cluster
 from scheduler_cluster import Cluster
 
 from engine import protocol as p
 from engine.core import Request
 
 OPTIONS = {"max_step_tokens": 4, "max_num_seqs": 4, "grow_blocks": 2, "placement": "local_only"}
+STEP_S = 0.2
 
 
 class Handing(Cluster):
@@ -127,3 +130,84 @@ def test_who_was_sent_again_keeps_its_seniority():
     placed_first = scheduler.admission.placing
     assert placed_first.request.request_id == "old"
     assert placed_first.arrived == cluster.now - 60.0
+
+
+def running(*lengths):
+    """Requests of (prompt tokens, answer tokens), the elder first, in one of two roomy pools; the
+    youngest has four blocks at least.
+    """
+    cluster = Handing((40, 40), **(OPTIONS | {"max_step_tokens": 8}))
+    for number, (num_prompt, max_tokens) in enumerate(lengths):
+        cluster.submit(0, [100 + number, *range(1, num_prompt)], max_tokens)
+    scheduler = cluster.instances[0].scheduler
+    while len(scheduler.running) < len(lengths) or len(scheduler.running[-1].table) < 4:
+        cluster.round()
+    return cluster, scheduler
+
+
+def give_way(cluster, scheduler, short, *, token_s):
+    """``short`` finds no memory; a prompt's token is known to take so long, and a step."""
+    for _ in range(60):
+        scheduler.prices.timed(prefill(FEW), [FEW * token_s], 0.0)
+    scheduler.loads.step_s = STEP_S
+    scheduler.batch.short = [short]
+    scheduler._preemption.make_room(short)
+    cluster.instances[0].perform()
+
+
+@pytest.mark.parametrize(("share", "handed"), [(0.9, ["1"]), (1.1, [])])
+def test_who_computes_longer_than_it_would_wait_stays(share, handed):
+    cluster, scheduler = running((4, 30), (4, 30))
+    elder, younger = scheduler.running
+    wait_s = STEP_S * (30 - len(cluster.answers["0"].tokens))
+    give_way(cluster, scheduler, elder, token_s=share * wait_s / (TOKENS * len(younger.table)))
+    assert cluster.handed == handed
+    assert (younger in scheduler.admission.waiting) == (not handed)
+
+
+@pytest.mark.parametrize(("share", "handed"), [(0.9, ["3"]), (1.1, [])])
+def test_it_waits_until_enough_of_the_others_have_ended(share, handed):
+    """The first to end leaves too little for a prompt of which most is still to come, the second
+    enough, with what it has put aside."""
+    cluster, scheduler = running((2, 12), (10, 20), (4, 40), (30, 9))
+    first, second, _, younger = scheduler.running
+    lacking = (30 + 1) // TOKENS + 1 - len(younger.table)
+    there = sum(len(one.table) + len(one.spare) for one in (first, second))
+    assert there < lacking
+    second.spare += [*range(100, 100 + lacking - there)]
+    wait_s = STEP_S * (20 - len(cluster.answers["1"].tokens))
+    give_way(cluster, scheduler, first, token_s=share * wait_s / (TOKENS * len(younger.table)))
+    assert cluster.handed == handed
+
+
+def test_what_others_hold_is_not_computed_again():
+    """They keep it cached, and it is found where the request goes on."""
+    cluster, scheduler = running((4, 30), (9, 30))
+    elder, younger = scheduler.running
+    wait_s = STEP_S * (30 - len(cluster.answers["0"].tokens))
+    younger.table[:-1] = [ref._replace(instance=1, loan=1) for ref in younger.table[:-1]]
+    give_way(cluster, scheduler, elder, token_s=0.9 * wait_s / TOKENS)
+    assert cluster.handed == ["1"]
+
+
+def test_who_finds_too_little_even_when_all_have_ended_waits_for_them_first():
+    cluster, scheduler = running((4, 30), (30, 9))
+    elder, younger = scheduler.running
+    assert len(elder.table) < younger.num_to_place(TOKENS)
+    give_way(cluster, scheduler, elder, token_s=1e6)
+    assert cluster.handed == []
+
+
+def test_when_nobody_else_runs_it_goes_however_long_it_computes():
+    cluster, scheduler = running((4, 30))
+    give_way(cluster, scheduler, scheduler.running[0], token_s=1e6)
+    assert cluster.handed == ["0"]
+
+
+def test_who_would_start_over_here_goes_however_long_it_computes():
+    """A hole that it has not computed again: it cannot wait with what it has."""
+    cluster, scheduler = running((4, 30), (4, 30))
+    elder, younger = scheduler.running
+    younger.open_holes([0], TOKENS)
+    give_way(cluster, scheduler, elder, token_s=1e6)
+    assert cluster.handed == ["1"]

@@ -8,6 +8,7 @@ import pytest
 from test_performance import TIGHT, played
 
 from engine.errors import ConfigError
+from engine.scheduler.prices import TOKEN_S
 from engine.sim.serving.config import WorkloadConfig
 from engine.sim.serving.run import run
 from engine.sim.serving.step_work import new_prompts
@@ -112,3 +113,14 @@ def test_only_prompts_that_nobody_has_computed_are_ready():
     found = run(config, "vllm-multi", requests)
     assert found["answered"] == 2
     assert found["recomputed_tokens"] > 0
+
+
+def test_prompts_that_are_there_teach_nothing_of_what_a_prompt_takes():
+    config = replace(TIGHT, instances=1, pool_blocks=20)
+    requests = [Arrival(0.0, 600, 100)]
+    there, computed = (
+        played(replace(config, prefill=prefill), "vllm-multi", requests).instances[0]
+        for prefill in (False, True)
+    )
+    assert there.scheduler.prices.compute_s(1) == TOKEN_S
+    assert computed.scheduler.prices.compute_s(1) < TOKEN_S

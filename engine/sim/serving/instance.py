@@ -160,8 +160,7 @@ class Instance:
                 return
         seconds = self._strain.charged(work) + self._strain.felt()
         self._step = plan
-        ends = self._clock.now + seconds
-        self._clock.at(ends, lambda: self._end(plan, work, seconds))
+        self._clock.after(seconds, lambda: self._end(plan, work, seconds))
 
     def _end(self, plan: Plan, work: Work, seconds: float) -> None:
         self._step = None
@@ -178,7 +177,8 @@ class Instance:
             self._turn()
 
     def _count(self, plan: Plan, lasted: Sequence[float]) -> None:
-        self.scheduler.timed(plan, lasted, self._clock.now, self._trip_s)
+        if not self._ready:  # rows that were there say nothing of what rows take
+            self.scheduler.timed(plan, lasted, self._clock.now, self._trip_s)
         self.num_steps += len(lasted)
         self.busy_s = sum(lasted, self.busy_s)
 
