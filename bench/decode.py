@@ -4,8 +4,8 @@
 Decode of 1, 8 and 32 sequences and of one at a context of 512 and of 7,000 tokens, and prefill of
 so many (alone: ``python -m bench.prefill``), each the median of several. The bound of a decode step
 is one reading of weights and keys at the streaming rate of the same run, or its products at the
-matrix rate; a prefill's is its products. The matrix rate is always that of bfloat16, which products
-of 8-bit integers (``model.quantization=int8``) may exceed.
+matrix rate; a prefill's is its products. The matrix rate is that of bfloat16 or float32, whichever
+is faster; products of 8-bit integers (``model.quantization=int8``) may exceed it.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def main(*, prefill_only: bool = False) -> int:
     num_matrix, num_head, weight_bytes = sizes(llm.checkpoint)  # type: ignore[arg-type]
     key_bytes = llm.pools[0].layout.block_bytes / llm.pools[0].layout.tokens
     stream, matrix = stream_gb_s(args.threads), matrix_gflops(args.threads)
-    print(f"streaming read {stream:.1f} GB/s, bfloat16 matrix product {matrix:.0f} GFLOP/s")
+    print(f"streaming read {stream:.1f} GB/s, matrix product {matrix:.0f} GFLOP/s")
     facts: dict[str, Any] = {"stream_gb_s": stream, "matrix_gflops": matrix}
     rates: dict[str, list[float]] = {}
     bounds: dict[str, float] = {}

@@ -164,15 +164,15 @@ def _form(dtype: str, quantization: str) -> Form:
     """How the matrices are stored: for the C++ decoder where there can be one."""
     import torch
 
-    from engine.model.native_llama import PROCESSOR, is_possible
+    from engine.model.native_llama import PROCESSOR_INT8, is_possible
 
-    native = is_possible(getattr(torch, dtype))
+    as_torch = getattr(torch, dtype)
     if quantization == "none":
-        return "panels" if native else "rows"
-    if not native:
+        return "panels" if is_possible(as_torch) else "rows"
+    if not is_possible(as_torch, int8=True):
         raise CheckpointError(
             f"model.quantization={quantization} needs model.dtype=bfloat16 (it is {dtype}), a "
-            f"processor with {' and '.join(sorted(PROCESSOR))}, and a C++ compiler"
+            f"processor with {' and '.join(sorted(PROCESSOR_INT8))}, and a C++ compiler"
         )
     return "int8"
 

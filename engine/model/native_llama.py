@@ -26,8 +26,10 @@ from engine.native.library import load, processor_flags
 _LAYER_WEIGHTS = (
     *("attn_norm", "mlp_norm", "qkv", "out", "gate_up", "down", "qkv_bias", "qk_norm"),
 )
-PROCESSOR = {"avx512_bf16", "avx512_vnni"}
+PROCESSOR = {"avx2", "fma"}
 """instruction sets it needs"""
+PROCESSOR_INT8 = PROCESSOR | {"avx512bw", "avx512vl", "avx512_vnni"}
+"""those for 8-bit weights"""
 
 
 class _LayerWeights(ctypes.Structure):
@@ -60,12 +62,13 @@ class _LogitsCall(ctypes.Structure):
     )
 
 
-def is_possible(dtype: torch.dtype) -> bool:
+def is_possible(dtype: torch.dtype, *, int8: bool = False) -> bool:
     """Whether it can run in this dtype, with this machine's processor and compiler."""
-    if dtype != torch.bfloat16 or not processor_flags() >= PROCESSOR:
+    wanted = PROCESSOR_INT8 if int8 else PROCESSOR
+    if dtype != torch.bfloat16 or not processor_flags() >= wanted:
         return False
     try:
-        return bool(load().lk_has_forward())
+        return bool(load().lk_has_int8() if int8 else load().lk_has_forward())
     except ConfigError:
         return False
 

@@ -46,13 +46,20 @@ struct LogitsCall {  // the same fields as _LogitsCall
 constexpr int UNIT_OUTPUTS = 2 * LANES;  // a member's share: whole panels
 
 LK_INLINE void store_bf16(Bf16* to, Vec x) {
+#if defined(__AVX512BF16__)
     __m256bh narrow = _mm512_cvtneps_pbh((__m512)x);
+#else
+    VecU bits = (VecU)x, nearest = bits + 0x7fff + (bits >> 16 & 1);  // ties to even
+    bits = (VecU)select(x == x, (Vec)nearest, (Vec)(bits | 0x400000));
+    VecH narrow = __builtin_convertvector(bits >> 16, VecH);
+#endif
     std::memcpy(to, &narrow, sizeof narrow);
 }
 
 LK_INLINE Bf16 narrow(float x) {
-    __m256bh two = _mm512_cvtneps_pbh(_mm512_set1_ps(x));
-    return load_as<Bf16>(&two);
+    Bf16 to[LANES];
+    store_bf16(to, set1(x));
+    return to[0];
 }
 
 inline void narrow(const float* x, int64_t count, Bf16* to) {

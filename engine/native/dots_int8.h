@@ -15,7 +15,8 @@
 #include "partial.h"
 #include "simd.h"
 
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define LK_HAS_INT8
 
 namespace lk {
 

@@ -88,9 +88,18 @@ private:
 
 extern "C" {
 
-// Whether this library was compiled for a processor that multiplies bfloat16 and bytes.
+// Whether this library was compiled for a processor that it has a forward pass for.
 int32_t lk_has_forward() {
 #if defined(LK_HAS_DECODER)
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+// Whether its weights may be 8-bit integers.
+int32_t lk_has_int8() {
+#if defined(LK_HAS_INT8)
     return 1;
 #else
     return 0;

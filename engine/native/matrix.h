@@ -5,7 +5,7 @@
 #include "dots.h"
 #include "dots_int8.h"
 
-#if defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+#if defined(LK_HAS_PANELS)
 #define LK_HAS_DECODER
 
 namespace lk {
@@ -21,11 +21,13 @@ struct Part {
 // multiplied next.
 inline void dots(const Part& w, const Bf16* x, int rows, float* y, int64_t stride_y,
                  const Part& then = {}) {
+#if defined(LK_HAS_INT8)
     if (w.int8) {
         dots(static_cast<const WeightGroup*>(w.data), w.from, w.to, x, rows, w.depth, w.depth, y,
              stride_y);
         return;
     }
+#endif
     auto* next = static_cast<const Bf16*>(then.data);
     if (next) next += int64_t(then.from / BF16_PANEL) * BF16_PANEL * (then.depth + then.depth % 2);
     dots(static_cast<const Bf16*>(w.data), w.from, w.to, x, rows, w.depth, w.depth, y, stride_y,
