@@ -79,7 +79,7 @@ def test_memory_is_read_in_place_where_that_is_quicker(played):
 def test_a_holder_in_a_step_answers_later():
     times = StepTime(machine(wait_s=4e-3, answer_s=2e-3), MODELS["smollm2-135m"], 1)
     work = Work(1, 1, Keys(1, 10, 10), {1: Keys(1, 1000, 1000)})
-    idle, busy = times.of(0, work), times.of(0, work, lambda holder: holder == 1)
+    idle, busy = times.of(0, work), times.of(0, work, lambda holder: float(holder == 1))
     assert busy.seconds - idle.seconds == pytest.approx(4e-3 + 1000 * KEY_S)
     assert idle.serving_s[1] == busy.serving_s[1] == pytest.approx(2e-3 + 1000 * KEY_S)
     assert times.mapped(work).seconds == pytest.approx(STEP_S + 1010 * KEY_S)

@@ -64,6 +64,7 @@ def test_all_are_answered_and_all_memory_comes_back(name):
         assert one.pool.num_lent == 0
         assert one.pool.num_free == one.pool.num_blocks
         assert len(one.scheduler.debts) == 0
+        assert one.strain.load(one.number) == 0.0
 
 
 def test_lending_happens_where_it_is_wanted():

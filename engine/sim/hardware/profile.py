@@ -87,7 +87,7 @@ class Measured:
     answer_s: float = 0.0
     """what a step that asks takes of its holder's time, the reading of keys apart"""
     wait_s: float = 0.0
-    """how much longer answers take while their holder is in a step of its own"""
+    """how much longer answers take while their holder is in a step, their share of it apart"""
     beside: float = 1.0
     """how many times as long a step takes while a neighbour on the host is in one"""
     front_s: float = 0.0

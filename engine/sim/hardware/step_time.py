@@ -1,8 +1,9 @@
 """StepTime: how long a step takes where some of its keys lie elsewhere, and what holders do for it.
 
 Two ways to use a lent block. ``query``: in each layer the query travels, the holder attends, its
-partial travels back, beside the own part. ``fetch``: in each layer the keys travel, beside the
-layer before; what tiers do that move the cache to the query.
+partial travels back, beside the own part; who else works on a device or sends over a link at that
+time takes its part of it. ``fetch``: in each layer the keys travel, beside the layer before; what
+tiers do that move the cache to the query.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ from msgspec import Struct
 from engine.errors import ConfigError
 from engine.sim.hardware.costs import Costs, Roofline, Timed
 from engine.sim.hardware.model import Model
-from engine.sim.hardware.profile import Profile
+from engine.sim.hardware.profile import Link, Profile
 from engine.sim.hardware.topology import Topology
 
 Way = Literal["query", "fetch"]
@@ -56,6 +57,8 @@ class Took(Struct, frozen=True):
     """what each holder's device was busy for it"""
     answered_s: float = 0.0
     """until the last answers of all layers were there, beside the own part"""
+    own_s: float = 0.0
+    """what its own device was busy"""
 
 
 class StepTime:
@@ -82,25 +85,37 @@ class StepTime:
         )
         self._linear_s = lru_cache(maxsize=KNOWN)(self.costs.linear_s)
 
-    def of(self, instance: int, work: Work, busy: Callable[[int], bool] = lambda _: False) -> Took:
-        """``busy``: whether a holder is in a step of its own."""
+    def of(self, instance: int, work: Work, load: Callable[[int], float] = lambda _: 0.0) -> Took:
+        """``load``: what else a holder's device does meanwhile: 1 is all of the time on one thing,
+        as on a step of its own. Who works on a device at the same time gets equal shares of it.
+        """
         linear_s = self._linear_s(work.num_rows, work.num_sampled)
         own_s = self.costs.attention_s(work.own.read, work.own.pairs)
         if not work.remote:
-            return Took(linear_s + own_s, {})
+            return Took(linear_s + own_s, {}, own_s=linear_s + own_s)
         if self._way == "fetch":
             return self._fetched(instance, work, linear_s)
         known, serving_s, answered_s = self._measured, {}, 0.0
+        profile = self.topology.profile
+        near, far, near_rows, far_rows = profile.intra, profile.inter, 0, 0
         for holder, keys in work.remote.items():
+            link, others = self.topology.link(instance, holder), load(holder)
             device_s = away_s = self.costs.attention_s(keys.read, keys.pairs)
+            away_s += others * device_s + (min(1.0, others) * known.wait_s if known else 0.0)
             if known:
                 device_s += known.answer_s
-                away_s += away_s + known.wait_s if busy(holder) else 0.0  # they share its cores
             serving_s[holder] = device_s
-            answered_s = max(answered_s, away_s + self._travel_s(instance, holder, keys.rows))
+            answered_s = max(answered_s, away_s + self._travel_s(link, keys.rows))
+            if link is near:
+                near_rows += keys.rows
+            else:
+                far_rows += keys.rows
         # Parts of all layers are alike, so what shows in one shows in each.
+        links_s = self._partials_s(near, near_rows), self._partials_s(far, far_rows)
+        answered_s = max(answered_s, *links_s)
         ask_s = known.ask_s * len(work.remote) if known else 0.0
-        return Took(linear_s + max(own_s, answered_s) + ask_s, serving_s, answered_s)
+        seconds = linear_s + max(own_s, answered_s) + ask_s
+        return Took(seconds, serving_s, answered_s, linear_s + own_s)
 
     def alone(self, work: Work, num_steps: int) -> Iterator[float]:
         """Seconds of so many decode steps in a row, this one the first, all of whose keys are here:
@@ -116,7 +131,8 @@ class StepTime:
         read = work.own.read + sum(keys.read for keys in work.remote.values())
         pairs = work.own.pairs + sum(keys.pairs for keys in work.remote.values())
         linear_s = self._linear_s(work.num_rows, work.num_sampled)
-        return Took(linear_s + self.costs.attention_s(read, pairs), {})
+        seconds = linear_s + self.costs.attention_s(read, pairs)
+        return Took(seconds, {}, own_s=seconds)
 
     @property
     def is_mapped(self) -> bool:
@@ -133,14 +149,25 @@ class StepTime:
 
     def trip_s(self, instance: int, other: int) -> float:
         """What a decode of one row waits for another instance that has next to nothing to do."""
-        return self._travel_s(instance, other, 1)
+        return self._travel_s(self.topology.link(instance, other), 1)
 
-    def _travel_s(self, instance: int, holder: int, rows: int) -> float:
-        """Queries out (16 bit) and partials back (float32, with their log-sum-exp), all layers."""
-        model, link = self.model, self.topology.link(instance, holder)
-        values = rows * model.num_heads * model.head_dim / self._tp
-        query, partial = values * model.item_bytes, 4 * values * (1 + 1 / model.head_dim)
-        return model.num_layers * (link.seconds(query) + link.seconds(partial))
+    def _travel_s(self, link: Link, rows: int) -> float:
+        """Queries out (16 bit) and partials back, all layers."""
+        query = self._values(rows) * self.model.item_bytes
+        return self.model.num_layers * (
+            link.seconds(query) + link.seconds(self._partial_bytes(rows))
+        )
+
+    def _partials_s(self, link: Link, rows: int) -> float:
+        """Partials of all holders come in over the asker's link one after another."""
+        return self.model.num_layers * (link.seconds(self._partial_bytes(rows)) - link.latency_s)
+
+    def _partial_bytes(self, rows: int) -> float:
+        """A layer's, float32, with their log-sum-exp."""
+        return 4 * self._values(rows) * (1 + 1 / self.model.head_dim)
+
+    def _values(self, rows: int) -> float:
+        return rows * self.model.num_heads * self.model.head_dim / self._tp
 
     def _fetched(self, instance: int, work: Work, linear_s: float) -> Took:
         """All keys are attended to here; what a layer's compute does not hide of their way shows.
@@ -158,4 +185,4 @@ class StepTime:
         read = work.own.read + sum(keys.read for _, keys in remote)
         pairs = work.own.pairs + sum(keys.pairs for _, keys in remote)
         here_s = linear_s + self.costs.attention_s(read, pairs)
-        return Took(max(here_s, way_s), {})
+        return Took(max(here_s, way_s), {}, own_s=here_s)

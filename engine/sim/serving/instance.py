@@ -75,7 +75,7 @@ class Instance:
         self._wait_until = 0.0
         self.reports_at = NEVER
         """when it is asked next for what it tells the planner: a stride ends there"""
-        self._strain = Strain(cluster, number)
+        self.strain = Strain(cluster, number)
         self._copies: dict[tuple[int, int], Move | Fetch] = {}
         """(sequence, leaf) -> under way"""
         self.num_steps = 0
@@ -97,10 +97,6 @@ class Instance:
     def hear(self, instance: int, message: p.Message) -> None:
         """A pool has something to say."""
         self.between_steps(lambda: self._take(instance, message))
-
-    def owe(self, seconds: float) -> None:
-        """The device computed partials for others."""
-        self._strain.owe(seconds)
 
     @property
     def is_stepping(self) -> bool:
@@ -158,13 +154,13 @@ class Instance:
             self._begin_stride(plan, work, first=0)
             if self._stride is not None:
                 return
-        seconds = self._strain.charged(work) + self._strain.felt()
+        seconds = self.strain.charged(work) + self.strain.felt()
         self._step = plan
         self._clock.after(seconds, lambda: self._end(plan, work, seconds))
 
     def _end(self, plan: Plan, work: Work, seconds: float) -> None:
         self._step = None
-        self._strain.rest()
+        self.strain.rest()
         next_ids = dict.fromkeys(plan.sampled, TOKEN)
         self.scheduler.commit(plan, next_ids, NO_SCORES, NOBODY, NOBODY, self._clock.now)
         self._count(plan, [seconds])
@@ -186,7 +182,7 @@ class Instance:
 
     def _is_alone(self, work: Work) -> bool:
         """Nothing has come, and nobody's work but its own is in its steps' time."""
-        is_lending = work.remote or self.pool.num_lent or not self._strain.is_steady
+        is_lending = work.remote or self.pool.num_lent or not self.strain.is_steady
         return not self._inbox and not is_lending and self._cluster.config.strides
 
     def _begin_stride(self, plan: Plan, work: Work, *, first: int) -> None:
@@ -197,9 +193,9 @@ class Instance:
         if until <= now:
             return
         until = min(until, self.reports_at)
-        ends, lasted, felt_s = [], [], self._strain.felt()
+        ends, lasted, felt_s = [], [], self.strain.felt()
         first_work = further(work, first)
-        for seconds in self._strain.seconds(first_work, num_steps):
+        for seconds in self.strain.seconds(first_work, num_steps):
             seconds, felt_s = seconds + felt_s, 0.0
             now += seconds
             ends.append(now)
@@ -227,10 +223,8 @@ class Instance:
         for request_id, index in advance(self.scheduler, plan, num_steps):
             self._cluster.front.hear(p.Tokens(request_id, index, [TOKEN] * num_steps))
         self._count(plan, lasted[:num_steps])
-        if work.remote:
-            for _ in range(num_steps):
-                self._strain.charged(work)
-        self._strain.rest()
+        self.strain.strode(work, num_steps)
+        self.strain.rest()
         self._wait_until = self._clock.now + min(ANSWER_SHARE * lasted[0], ANSWER_S)
         self._turn()
 
