@@ -16,9 +16,7 @@ from engine.core import BlockRef, Plan, Span
 from engine.model.native_llama import PROCESSOR, NativeLlama, processor_flags
 from engine.protocol import VERSION, Ack, Granted, Hello, Reserve, Write
 
-needs_native_step = pytest.mark.skipif(
-    not processor_flags() >= PROCESSOR, reason="needs AVX2"
-)
+needs_native_step = pytest.mark.skipif(not processor_flags() >= PROCESSOR, reason="needs AVX2")
 TOKENS = 16
 LENGTHS = (130, 70)
 """tokens of two sequences"""
