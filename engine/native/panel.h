@@ -12,7 +12,7 @@
 
 #include "simd.h"
 
-#if defined(__AVX512BF16__) || defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__))
+#if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__))
 #define LK_HAS_PANELS
 
 namespace lk {

