@@ -87,8 +87,11 @@ def _machine(config: Config) -> Iterator[Finding]:
     else:
         yield Finding("processor", "fine", found)
     flags = library.processor_flags()
-    known = [name for name in ("avx512_bf16", "avx512f", "avx2", "asimd") if name in flags]
-    yield Finding("instruction sets", "fine", ", ".join(known) or "none of AVX2, AVX-512, NEON")
+    names = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "asimd")
+    known = [name for name in names if name in flags]
+    yield Finding(
+        "instruction sets", "fine", ", ".join(known) or "none of AMX, AVX-512, AVX2, NEON"
+    )
 
 
 def _compiler(config: Config) -> Iterator[Finding]:

@@ -28,5 +28,6 @@ where queries are"""
 
 def out_tolerance(dtype: str, fingerprint: str, largest_score: float) -> float:
     """Relative to the largest value, for a kernel or backend of this fingerprint."""
-    rounds = "triton" in fingerprint or (dtype == "bfloat16" and "avx512_bf16" in fingerprint)
+    pairs = dtype == "bfloat16" and fingerprint.endswith(("/avx512_bf16", "/amx"))
+    rounds = pairs or "triton" in fingerprint
     return TOLERANCE[dtype] * (1 + largest_score) + rounds * ROUNDED_WEIGHTS[dtype]

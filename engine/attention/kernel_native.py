@@ -17,7 +17,7 @@ from engine.attention.tree import MergeProgram, Piece
 from engine.core import BlockLayout
 from engine.native.library import load
 
-ISAS = ("portable", "avx2", "avx512", "avx512_bf16")
+ISAS = ("portable", "avx2", "avx512", "avx512_bf16", "amx")
 """the instruction sets there is code for, slowest first; numbered as in isa.h"""
 KINDS = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "fp8": 4}
 """numbered as in routines.h"""

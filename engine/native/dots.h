@@ -1,13 +1,13 @@
 // Products of rows with a bfloat16 matrix in panels: y[t, o] = sum over k of x[t, k] w[o, k].
 //
-// A result's bits depend on its row and output only (panel.h).
+// A result's bits depend on its row and output only (panel.h, panel_amx.h).
 
 #pragma once
 
 #include <algorithm>
 #include <type_traits>
 
-#include "panel.h"
+#include "panel_amx.h"
 #include "partial.h"
 
 #if defined(LK_HAS_PANELS)
@@ -36,26 +36,33 @@ inline Rows rows_of(const Bf16* x, int rows, int depth, int64_t stride_x) {
     }
 }
 
-template <int NT, class... Arguments>
-LK_INLINE void panel_tile_of(int rows, Arguments... arguments) {
-    if constexpr (NT == 1)
-        panel_tile<1>(arguments...);
-    else if (rows == NT)
-        panel_tile<NT>(arguments...);
-    else
-        panel_tile_of<NT - 1>(rows, arguments...);
-}
+class Panels {
+public:
+    static constexpr int MOST_ROWS = MOST_TILE_ROWS;
 
-// ``y`` holds output o of row t at y[t * stride_y + o]. While the last panel is multiplied memory is
-// asked for ``then``, the panel that will be wanted next; or for nothing new.
-inline void dots(const Bf16* w, int from, int to, const Bf16* x, int rows, int depth,
-                 int64_t stride_x, float* y, int64_t stride_y, const Bf16* then) {
+    explicit Panels(int) {}
+
+    template <int NT = MOST_ROWS, class... Arguments>
+    LK_INLINE void multiply(int rows, Arguments... arguments) const {
+        if constexpr (NT == 1)
+            panel_tile<1>(arguments...);
+        else if (rows == NT)
+            panel_tile<NT>(arguments...);
+        else
+            multiply<NT - 1>(rows, arguments...);
+    }
+};
+
+template <class By>
+void dots_by(const Bf16* w, int from, int to, const Bf16* x, int rows, int depth, int64_t stride_x,
+             float* y, int64_t stride_y, const Bf16* then) {
     int64_t panel_items = int64_t(depth + depth % 2) * BF16_PANEL;
     int64_t panel_bytes = panel_items * int64_t(sizeof(Bf16));
     for (int start = 0; start < rows; start += ROWS_AT_ONCE) {
         int count = std::min(rows - start, ROWS_AT_ONCE);
         Rows these = rows_of(x + start * stride_x, count, depth, stride_x);
-        int tiles = (count + MOST_TILE_ROWS - 1) / MOST_TILE_ROWS;
+        By by(count);
+        int tiles = (count + By::MOST_ROWS - 1) / By::MOST_ROWS;
         // One panel for all rows, then the next: the matrix is read once.
         for (int panel = from / BF16_PANEL; panel * BF16_PANEL < to; panel++) {
             int first = panel * BF16_PANEL;
@@ -72,12 +79,22 @@ inline void dots(const Bf16* w, int from, int to, const Bf16* x, int rows, int d
                 // Each tile asks for its share, evenly: memory has as long as all of them take.
                 Ahead ahead{next + panel_bytes * tile / tiles,
                             (BF16_PANEL * 4 + tiles - 1) / tiles};
-                panel_tile_of<MOST_TILE_ROWS>(
-                    end - t, at, these.at + t * these.stride, depth, these.stride,
-                    y + (start + t) * stride_y + first, stride_y, uint32_t(outputs), ahead);
+                by.multiply(end - t, at, these.at + t * these.stride, depth, these.stride,
+                            y + (start + t) * stride_y + first, stride_y, uint32_t(outputs), ahead);
             }
         }
     }
+}
+
+// ``y`` holds output o of row t at y[t * stride_y + o]. While the last panel is multiplied memory is
+// asked for ``then``, the panel that will be wanted next; or for nothing new.
+inline void dots(const Bf16* w, int from, int to, const Bf16* x, int rows, int depth,
+                 int64_t stride_x, float* y, int64_t stride_y, const Bf16* then) {
+#if defined(LK_HAS_AMX)
+    if (may_use_amx())
+        return dots_by<AmxPanels>(w, from, to, x, rows, depth, stride_x, y, stride_y, then);
+#endif
+    dots_by<Panels>(w, from, to, x, rows, depth, stride_x, y, stride_y, then);
 }
 
 }  // namespace lk

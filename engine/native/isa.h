@@ -4,7 +4,30 @@
 
 #include "routines.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace lk {
+
+// Whether this process may use AMX with bfloat16: the kernel keeps so large a state only for those
+// that have asked, and may refuse.
+inline bool may_use_amx() {
+#if defined(__x86_64__)
+    static const bool granted = [] {
+        constexpr unsigned BF16 = 1u << 22, TILES = 1u << 24;
+        constexpr unsigned ASK_FOR_STATE = 0x1023, TILE_DATA = 18;
+        unsigned a, b, c, d = 0;
+        return __get_cpuid_count(7, 0, &a, &b, &c, &d) && d & BF16 && d & TILES &&
+               syscall(SYS_arch_prctl, ASK_FOR_STATE, TILE_DATA) == 0;
+    }();
+    return granted;
+#else
+    return false;
+#endif
+}
 
 // Numbered as ISAS of kernel_native.py, later ones are faster. Null: not on this processor.
 inline const Routines* routines_of(int isa) {
@@ -17,6 +40,7 @@ inline const Routines* routines_of(int isa) {
     if (isa == 1 && avx2) return &ROUTINES_AVX2;
     if (isa == 2 && avx512) return &ROUTINES_AVX512;
     if (isa == 3 && avx512 && __builtin_cpu_supports("avx512bf16")) return &ROUTINES_AVX512_BF16;
+    if (isa == 4 && may_use_amx()) return ROUTINES_AMX;
 #endif
     return nullptr;
 }

@@ -6,80 +6,17 @@
 
 #pragma once
 
+#include "leaf_amx.h"
 #include "merge.h"
 #include "tiles.h"
 #include "transpose.h"
+#include "weigh.h"
 
 namespace lk {
 inline namespace LK_ISA {
 
 constexpr int FEW_ROWS = 2 * TILE_ROWS;  // up to here widening values while reading is cheaper
 constexpr float LN_2 = 0.6931471805599453f;
-
-// A head's part of a LeafTask, with the parts of its scratch.
-struct HeadTask {
-    const LeafTask& all;
-    const void* q;
-    float *tops, *sums, *out;  // a top is the highest score in base 2
-    float *k, *v, *scores;
-    const char* next;
-    int64_t phase_bytes;  // to ask for in each of PHASES
-
-    int seen_by(int row) const {
-        int64_t seen = all.before + row / all.group + 1;
-        return seen < 0 ? 0 : seen < all.tokens ? int(seen) : all.tokens;
-    }
-    int64_t width() const { return round_up(all.tokens, LANES); }
-};
-
-// Scores become their weights exp2(s * scale - top), 0 beyond a row's own keys. ``columns`` is
-// whole vectors, keys[r] how many a row sees. ``sums`` are of the weights as computed, ``shares``
-// one over those of the weights as stored: rounded ones, too, share a row out completely.
-template <int NR, class Weight, class A>
-LK_INLINE void weigh(float* scores, int64_t stride, int columns, const int* keys, float scale,
-                     float* tops, float* sums, float* shares, A ahead, int64_t to_ask) {
-    constexpr bool ROUNDS = !std::is_same_v<Weight, float>;
-    using Stored = std::conditional_t<ROUNDS, Bf16, float>;
-    const VecI lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    Vec highest[NR], total[NR], stored[NR];
-    float minus_top[NR];
-#pragma GCC unroll 8
-    for (int r = 0; r < NR; r++) {
-        highest[r] = set1(EMPTY);
-        total[r] = stored[r] = Vec{};
-    }
-    for (int i = 0; i < columns; i += LANES)
-#pragma GCC unroll 8
-        for (int r = 0; r < NR; r++) {
-            Vec score = load(scores + r * stride + i);
-            if (keys[r] < i + LANES) {  // what lies behind the own keys may be NaN
-                score = select(lane < keys[r] - i, score, set1(EMPTY));
-                store(scores + r * stride + i, score);
-            }
-            highest[r] = max(highest[r], score);
-        }
-#pragma GCC unroll 8
-    for (int r = 0; r < NR; r++) {
-        tops[r] = keys[r] ? max_lane(highest[r]) * scale : EMPTY;
-        minus_top[r] = -tops[r];
-    }
-    int64_t share = columns ? to_ask * LANES / (columns * NR) : 0;
-    for (int i = 0; i < columns; i += LANES)
-#pragma GCC unroll 8
-        for (int r = 0; r < NR; r++) {  // a row that sees nothing: NaN, so 0
-            Vec score = fma(load(scores + r * stride + i), set1(scale), set1(minus_top[r]));
-            Vec weight = exp2_of_negative(score);
-            total[r] += weight;
-            // In place: nothing is written before it was read.
-            stored[r] += store_weight(reinterpret_cast<Stored*>(scores + r * stride) + i, weight);
-            ahead.ask_bytes((i / LANES * NR + r) * share, share);
-        }
-#pragma GCC unroll 8
-    for (int r = 0; r < NR; r++) {
-        sums[r] = keys[r] ? sum_lanes(total[r]) : 1.0f;
-        shares[r] = 1.0f / (keys[r] ? sum_lanes(ROUNDS ? stored[r] : total[r]) : 1.0f);
-    }
-}
 
 template <int NR, class K, class V, class A>
 void attend_tile(const HeadTask& task, int row, const K& k, const V& v, A ahead) {
@@ -139,7 +76,7 @@ Rows<float> widen_values(const R& values, int seen, int dim, float* v) {
 
 #if defined(__AVX512BF16__)
 // Values as pairs of rows, [rows / 2][dim]; of an odd number the last is paired with zeros.
-inline DotPairs pair_values(const Bf16* values, int seen, int dim, uint32_t* pairs) {
+inline void pair_values(const Bf16* values, int seen, int dim, uint32_t* pairs) {
     for (int key = 0; key < seen; key += 2)
         for (int d = 0; d < dim; d += LANES) {
             const Bf16* from = values + int64_t(key) * dim + d;
@@ -148,7 +85,6 @@ inline DotPairs pair_values(const Bf16* values, int seen, int dim, uint32_t* pai
             low |= high;
             std::memcpy(pairs + key / 2 * dim + d, &low, sizeof low);
         }
-    return {pairs, dim, LANES};
 }
 #endif
 
@@ -175,12 +111,22 @@ void attend_head(HeadTask& task, const T* keys) {
                 transpose_key_pairs(keys, tokens, dim, pairs, here);
             else
                 transpose_key_pairs(keys, tokens, dim, pairs, NothingAhead{});
-#if defined(__AVX512BF16__)
+#if defined(LK_HAS_AMX)
+            if (task.all.pairs) {
+                auto* v = reinterpret_cast<uint32_t*>(task.v);
+                pair_values(values, seen, dim, v);
+                int whole = int(round_up(seen, 2)), end = int(round_up(seen, AMX_DEPTH));
+                std::memset(v + whole / 2 * dim, 0, (end - whole) * dim * sizeof(Bf16));
+                if (few) return AmxHead(task, pairs, v, ahead).run();
+                return AmxHead(task, pairs, v, NothingAhead{}).run();
+            }
+#elif defined(__AVX512BF16__)
             if (task.all.pairs) {
                 DotPairs k{pairs, LANES, dim / 2 * LANES};
                 if (few) return attend_rows(task, k, RowPairs{values, dim, seen}, ahead);
                 auto* v = reinterpret_cast<uint32_t*>(task.v);
-                return attend_rows(task, k, pair_values(values, seen, dim, v), NothingAhead{});
+                pair_values(values, seen, dim, v);
+                return attend_rows(task, k, DotPairs{v, dim, LANES}, NothingAhead{});
             }
 #endif
             DepthPairs k{pairs, dim / 2 * LANES};
@@ -224,18 +170,18 @@ void attend_scaled_head(HeadTask& task, const T* keys) {
 
 inline size_t scratch_floats(int dim, int tokens, int all_rows) {
     int64_t width = round_up(tokens, LANES), rows = round_up(all_rows, LANES);
-    return width * dim + tokens * round_up(dim, LANES) + TILE_ROWS * width + rows;
+    return width * dim + tokens * round_up(dim, LANES) + SCORE_ROWS * width + rows;
 }
 
 template <class T>
-void attend_leaf(const LeafTask& all, const void* block) {
+void attend_heads(const LeafTask& all, const void* block) {
     int64_t width = round_up(all.tokens, LANES), head_bytes = all.head_bytes;
     const char* at = static_cast<const char*>(block);
     const char* next = static_cast<const char*>(all.next ? all.next : block);
     float* k = all.scratch;
     float* v = k + width * all.dim;
     float* scores = v + all.tokens * all.stride;
-    float* sums = scores + TILE_ROWS * width;
+    float* sums = scores + SCORE_ROWS * width;
     int64_t q_bytes = int64_t(all.rows) * all.dim * (all.pairs ? sizeof(Bf16) : sizeof(float));
     for (int head = 0; head < all.heads; head++, at += head_bytes) {
         int64_t row = int64_t(head) * all.rows;
@@ -255,6 +201,17 @@ void attend_leaf(const LeafTask& all, const void* block) {
         std::memcpy(&sum, sums + row, num * sizeof(float));
         store(all.lse + row, fma(top, set1(LN_2), ln(sum)));
     }
+}
+
+template <class T>
+void attend_leaf(const LeafTask& all, const void* block) {
+#if defined(LK_HAS_AMX)
+    if (all.pairs) {
+        AmxTiles tiles(least(all.rows, AMX_ROWS));
+        return attend_heads<T>(all, block);
+    }
+#endif
+    attend_heads<T>(all, block);
 }
 
 constexpr Routines ROUTINES = {

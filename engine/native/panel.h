@@ -29,6 +29,10 @@ struct Ahead {
         if (step > 64) _mm_prefetch(at + 64, _MM_HINT_T1);
         at += step;
     }
+    LK_INLINE void ask(int steps) {
+        for (int line = 0; line < steps * step; line += 64) _mm_prefetch(at + line, _MM_HINT_T1);
+        at += steps * step;
+    }
 };
 
 #if defined(__AVX512BF16__)

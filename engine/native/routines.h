@@ -56,6 +56,7 @@ struct Routines {
 extern const Routines ROUTINES_PORTABLE;
 #if defined(__x86_64__)
 extern const Routines ROUTINES_AVX2, ROUTINES_AVX512, ROUTINES_AVX512_BF16;
+extern const Routines* const ROUTINES_AMX;  // null where the compiler does not know this processor's
 #endif
 
 }  // namespace lk

@@ -25,7 +25,8 @@ extern "C" void products(const lk::Bf16* w, int from, int to, const lk::Bf16* x,
 extern "C" void narrowed(const float* x, int count, lk::Bf16* to) { lk::narrow(x, count, to); }
 """
 SETS = {
-    "avx512_bf16": ({"avx512_bf16"}, []),
+    "amx": ({"avx512_bf16", "amx_bf16"}, []),
+    "avx512_bf16": ({"avx512_bf16"}, ["-mno-amx-tile"]),
     "avx512": ({"avx512f", "avx512bw", "avx512dq", "avx512vl"}, ["-mno-avx512bf16"]),
     "avx2": ({"avx2", "fma"}, ["-mno-avx512f"]),
 }

@@ -3,9 +3,10 @@
     python tests/mutations/run.py [NAME...]
 
 Each ``NAME.patch`` beside this file starts with ``# test: <pytest node id>``: the test that passes
-without the patch and must fail with it. Works on a copy of the tree. Exits 1 when a mutation
-survives, a patch no longer applies, or a test fails without its patch. HYPOTHESIS_PROFILE names
-the profile; ci by default, whose examples are always the same.
+without the patch and must fail with it. A second line ``# needs: <flag>`` names what the processor
+must have, as /proc/cpuinfo does; elsewhere it is left out. Works on a copy of the tree. Exits 1
+when a mutation survives, a patch no longer applies, or a test fails without its patch.
+HYPOTHESIS_PROFILE names the profile; ci by default, whose examples are always the same.
 """
 
 import argparse
@@ -16,10 +17,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from engine.native.library import processor_flags
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 PASSED, FAILED = 0, 1
 """exit codes of pytest; others mean that the test did not run"""
+CAUGHT, NOT_HERE = "caught", "is of no effect on this processor"
+NEEDS = "# needs: "
 NO_SHRINKING = """
 from hypothesis import Phase, settings
 
@@ -43,8 +48,9 @@ def main() -> int:
         for name in names:
             verdicts[name] = _judge(HERE / f"{name}.patch", tree, baseline)
             print(f"{name:40} {verdicts[name]}", flush=True)
-    num_bad = sum(verdict != "caught" for verdict in verdicts.values())
-    print(f"{len(names) - num_bad} of {len(names)} mutations caught")
+    num_bad = sum(verdict not in (CAUGHT, NOT_HERE) for verdict in verdicts.values())
+    num_caught = sum(verdict == CAUGHT for verdict in verdicts.values())
+    print(f"{num_caught} of {len(names)} mutations caught, {num_bad} not")
     return min(num_bad, 1)
 
 
@@ -54,6 +60,11 @@ def _judge(patch: Path, tree: Path, baseline: dict[str, int]) -> str:
     key, _, test = patch.read_text().partition("\n")[0].partition(": ")
     if key != "# test" or not test:
         return "has no line '# test: <pytest node id>'"
+    wanted = [
+        line[len(NEEDS) :] for line in patch.read_text().split("\n") if line.startswith(NEEDS)
+    ]
+    if not processor_flags().issuperset(wanted):
+        return NOT_HERE
     if test not in baseline:
         baseline[test] = _run(test, tree)
     if baseline[test] != PASSED:
@@ -66,7 +77,7 @@ def _judge(patch: Path, tree: Path, baseline: dict[str, int]) -> str:
         _patch(patch, tree, "--reverse")
     if code == PASSED:
         return f"SURVIVED {test}"
-    return "caught" if code == FAILED else f"BROKEN: {test} exits {code}"
+    return CAUGHT if code == FAILED else f"BROKEN: {test} exits {code}"
 
 
 def _copy_tree(tree: Path) -> None:
