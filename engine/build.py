@@ -78,12 +78,12 @@ def check_parts(config: Config) -> list[str]:
 
 
 def build_pool(
-    config: Config, layout: BlockLayout, given: type[MemoryPool] | None = None
+    config: Config, layout: BlockLayout, given: type[MemoryPool] | None = None, **how: Any
 ) -> MemoryPool:
-    """The pool that the recipe names, or one of the ``given`` class."""
+    """The pool that the recipe names, or one of the ``given`` class; ``how``: shared or shown."""
     cls, options = (given, own_config(given)) if given else options_of(POOLS, "pool", config.pool)
     host_blocks = config.pool.lending.host_blocks
-    runtime = {"layout": layout, "num_blocks": config.pool.num_blocks + host_blocks}
+    runtime = how | {"layout": layout, "num_blocks": config.pool.num_blocks + host_blocks}
     if cls.takes_host_blocks:
         runtime["host_blocks"] = host_blocks
     pool: MemoryPool = construct(cls, options, **runtime)

@@ -106,10 +106,6 @@ def _check_device(config: Config) -> list[str]:
         problems = [
             f"pool.name={config.pool.name} is memory of the step's process, and {reason}"
             for wrong, reason in (
-                (
-                    config.tp > 1 and config.pool.name != "device",
-                    f"tp={config.tp} ranks have one memory each: use pool.name=device or paged",
-                ),
                 (config.cluster.donor, "a donor runs no step: use pool.name=paged"),
                 (config.pool.memory, "pool.memory counts the host's: set pool.num_blocks"),
             )

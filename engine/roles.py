@@ -158,9 +158,8 @@ def step(pipe: Connection, place: Place, memory: MemoryPool | None, team: Team =
         if config.tp == 1:
             memory = build_pool(config, layout)
         else:
-            where = [str(one.config.pool.options["device"]) for one in ranks]
-            memory = parted = build_parted_pool(config, layout, where)
-            team.show(parted.shown)
+            memory = build_parted_pool(layout, [one.config for one in ranks])
+            team.show([part.share() for _, part in memory.parts])
             devices.enter(memory.device)
         there = dataclasses.replace(place, planner=planner_address, key=key)
         hosted = HostedPool(partial(pool, place=there, memory=memory), memory.device)

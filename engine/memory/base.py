@@ -85,6 +85,11 @@ class MemoryPool(ABC):
     def close(self) -> None:
         """Unmap. Safe to call twice."""
 
+    def share(self) -> object:
+        """What a pipe turns into the ``shown`` of a pool over the same blocks in another process of
+        this host, as long as this one is there."""
+        raise NotImplementedError(f"{type(self).__name__} is made by the process that has it")
+
     @cached_property
     def _first_and_bytes(self) -> tuple[int, int]:
         return self.address + header_bytes(self.num_blocks), self.layout.block_bytes

@@ -45,13 +45,20 @@ class DevicePool(MemoryPool):
         *,
         layout: BlockLayout,
         num_blocks: int,
-        bytes_PB: torch.Tensor | None = None,
+        shared: bool = False,
+        shown: torch.Tensor | None = None,
     ) -> None:
-        """``bytes_PB``: the blocks, where another process has made and shared them."""
+        """``shared``: another process is to be shown the blocks. ``shown``: another has made and
+        shared them."""
         self.layout = layout
         self.num_blocks = num_blocks
         self.device = devices.pick(config.device)
         devices.enter(self.device)
+        bytes_PB = shown
+        self._file: _File | None = None
+        if shared and self.device == "cpu":
+            self._file = _File.made(num_blocks * layout.block_bytes, owner=self)
+            bytes_PB = _mapped(*self._file)
         self._shared: SealedMemory | None = None
         counters = np.zeros(header_bytes(num_blocks), np.uint8).data
         if config.mapped:
@@ -64,7 +71,7 @@ class DevicePool(MemoryPool):
                 bytes_PB = blocks[header_bytes(num_blocks) :]
         if bytes_PB is None:
             bytes_PB = _zeros(self.device, num_blocks, layout.block_bytes)
-        self.bytes_PB: torch.Tensor = bytes_PB.view(num_blocks, -1)
+        self.bytes_PB: torch.Tensor = bytes_PB.view(num_blocks, layout.block_bytes)
         self._first = self.bytes_PB.data_ptr()
         if config.mapped and self.bytes_PB.is_cuda:
             self.gpu = gpu_memory.shown(self.bytes_PB)
@@ -80,17 +87,8 @@ class DevicePool(MemoryPool):
         return self._shared.view if self._shared else None
 
     def share(self) -> object:
-        """What arrives at the other end of a pipe as a tensor over the same memory, while this pool
-        is there. To be called before addresses are: on the CPU the blocks move."""
-        if self.bytes_PB.is_cuda:
-            return self.bytes_PB  # torch has taught pipes to carry CUDA's handles
-        file, num_bytes = os.memfd_create("lendkv-part"), self.bytes_PB.numel()
-        os.truncate(file, num_bytes)
-        weakref.finalize(self, os.close, file)
-        shown = _Shown(f"/proc/{os.getpid()}/fd/{file}", num_bytes)
-        self.bytes_PB = _mapped(*shown).view_as(self.bytes_PB)
-        self._first = self.bytes_PB.data_ptr()
-        return shown
+        assert self._file or self.bytes_PB.is_cuda, "it was not made to be shared"
+        return self._file or self.bytes_PB  # torch has taught pipes to carry CUDA's handles
 
     def block_address(self, block: int) -> int:
         """On the device."""
@@ -125,11 +123,20 @@ class DevicePool(MemoryPool):
             self._shared.close()
 
 
-class _Shown(NamedTuple):
-    """Memory of this host's CPU."""
+class _File(NamedTuple):
+    """Memory of this host's CPU, which arrives elsewhere as a tensor over it."""
 
     path: str
     num_bytes: int
+
+    @staticmethod
+    def made(num_bytes: int, *, owner: object) -> _File:
+        """Zeros, as long as there is an ``owner``. Raises ConfigError where there is no room."""
+        require_room(num_bytes)
+        file = os.memfd_create("lendkv-part")
+        weakref.finalize(owner, os.close, file)
+        os.truncate(file, num_bytes)
+        return _File(f"/proc/{os.getpid()}/fd/{file}", num_bytes)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _mapped, tuple(self)

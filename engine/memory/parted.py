@@ -7,41 +7,26 @@ the way to others a block is whole: then its heads are put together, in host mem
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.core import BlockLayout
 from engine.memory.base import MemoryPool, header_bytes
-from engine.memory.device import DevicePool
 from engine.memory.generations import Generations
 
 
 class PartedPool(MemoryPool):
-    """A DevicePool for each rank. Ranks that share a KV head have a copy of it each."""
+    """A pool for each rank. Ranks that share a KV head have a copy of it each."""
 
     def __init__(
-        self, *, layout: BlockLayout, num_blocks: int, parts: Sequence[tuple[range, str]]
+        self, *, layout: BlockLayout, num_blocks: int, parts: Sequence[tuple[range, MemoryPool]]
     ) -> None:
-        """``parts``: each rank's KV heads and its device; the heads of all, in order, are those of
-        ``layout``. Raises ConfigError where there is too little memory."""
+        """``parts``: each rank's KV heads, and the pool that has them of every block; the heads of
+        all, in order, are those of ``layout``."""
         self.layout = layout
         self.num_blocks = num_blocks
-        parted = [
-            (
-                heads,
-                DevicePool(
-                    DevicePool.Config(device=device),
-                    layout=replace(layout, kv_heads=len(heads)),
-                    num_blocks=num_blocks,
-                ),
-            )
-            for heads, device in parts
-        ]
-        self.shown = tuple(part.share() for _, part in parted)
-        """for each rank, what its process is to be sent (see ``DevicePool.share``)"""
-        self.parts = tuple(parted)
+        self.parts = tuple(parts)
         self.device = self.parts[0][1].device
         counters = np.zeros(header_bytes(num_blocks), np.uint8)
         self._generations = Generations(counters.data, num_blocks, atomic=False)

@@ -50,6 +50,7 @@ ON_DEVICE = ("pool.name=device",)
         ([*ON_DEVICE], 2, ["cuda:0", "cuda:1"]),
         ([*ON_DEVICE, "tp=2"], 2, ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),
         ([*ON_DEVICE, "tp=2"], 3, ["cpu"] * 6),
+        (["pool.name=tiered", "tp=2"], 1, ["cuda:0", "cuda:1"]),
         ([*ON_DEVICE, "pool.options.device=cuda:2"], 1, ["cuda:2"]),
         ([*ON_DEVICE, "pool.options.device=cpu"], 1, ["cpu"]),
     ],
@@ -120,11 +121,6 @@ def test_one_gpu_by_its_number_is_not_for_several_ranks(name: str) -> None:
     said = f"{name}=cuda:1 is one GPU, and each of tp=2 ranks needs its own: use {name}=cuda"
     with pytest.raises(ConfigError, match=said):
         load(None, [*ON_DEVICE, f"{name}=cuda:1", "tp=2"])
-
-
-def test_two_memories_are_not_for_several_ranks() -> None:
-    with pytest.raises(ConfigError, match="tp=2 ranks have one memory each: use pool.name=device"):
-        load(None, ["pool.name=tiered", "tp=2"])
 
 
 @pytest.mark.parametrize(("there", "said"), [(2, "model.device=cuda gives"), (1, "NCCL needs")])

@@ -84,6 +84,9 @@ def num_pools(pid):
         return len({line.split()[4] for line in maps if "lendkv-pool" in line})
 
 
+ON_TIERS = ("pool.name=tiered", "pool.options.device=cpu", "attention.options.local=tiered")
+
+
 @pytest.mark.parametrize(
     ("instances", "tp", "kernel"),
     [
@@ -112,10 +115,38 @@ def test_ranks_on_devices_lend_each_other(recipe, instances, tp, kernel):
     assert instances == 1 or facts["ways"].keys() == {"query"}, "nobody can map their memory"
 
 
+@pytest.mark.parametrize(
+    ("instances", "tp"),
+    [
+        (1, 2),
+        (2, 2),
+        pytest.param(1, 3, marks=pytest.mark.nightly),
+        pytest.param(2, 3, marks=pytest.mark.nightly),
+    ],
+)
+def test_ranks_on_devices_have_host_memory_behind_them(recipe, instances, tp):
+    """34 blocks, and 22 of them fit on the devices of all instances: of each rank's heads."""
+    done = generate(
+        recipe,
+        f"tp={tp}",
+        *ON_TIERS,
+        f"pool.num_blocks={22 // instances}",
+        "pool.lending.host_blocks=24",
+        processes=instances,
+    )
+    assert done.status == 0, done.err
+    facts = json.loads(done.out)
+    assert facts["token_ids"] == reference_tokens(recipe.parent / "model", prompt_ids(), 16)
+    assert facts["equal_to_single"] is True
+    assert sum(facts["kv_blocks_by_instance"].values()) > 22, "nobody took host memory"
+    assert len(facts["kv_blocks_by_instance"]) == instances
+    assert instances == 1 or facts["ways"].keys() == {"query"}
+
+
 @pytest.mark.nightly
-def test_a_killed_rank_ends_the_pool_that_lies_apart_and_the_answer_is_exact(recipe):
-    options = ("tp=2", "transport.name=shm", "pool.name=device", "pool.options.device=cpu")
-    command = start(recipe, "--json", *options, tokens=LONG)
+@pytest.mark.parametrize("pool", [("pool.name=device", "pool.options.device=cpu"), ON_TIERS])
+def test_a_killed_rank_ends_the_pool_that_lies_apart_and_the_answer_is_exact(recipe, pool):
+    command = start(recipe, "--json", "tp=2", "transport.name=shm", *pool, tokens=LONG)
     command.wait_until(lambda: len(command.supervisors()) == 2)
     first, _ = command.supervisors()
     command.wait_until(lambda: len(command.children(first)) == 4)
