@@ -2,6 +2,9 @@
 
 #pragma once
 
+#include <type_traits>
+#include <utility>
+
 #include "simd.h"
 
 #if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512BF16__)
@@ -33,6 +36,16 @@ public:
     ~AmxTiles() { asm volatile("tilerelease"); }
     AmxTiles(const AmxTiles&) = delete;
 };
+
+// ``act`` for 0, 1, ... COUNT - 1, as types: a tile's number is part of an instruction.
+template <class Act, int... TILES>
+LK_INLINE void amx_each(std::integer_sequence<int, TILES...>, Act act) {
+    (act(std::integral_constant<int, TILES>{}), ...);
+}
+template <int COUNT, class Act>
+LK_INLINE void amx_each(Act act) {
+    amx_each(std::make_integer_sequence<int, COUNT>{}, act);
+}
 
 // GCC's own (_tile_loadd and others) do not say that they touch memory.
 template <int TILE>

@@ -15,6 +15,7 @@
 namespace lk {
 
 constexpr int UNIT_ROWS = 96;  // widening a block once serves this many rows; they fit the L2
+constexpr int UNIT_ROWS_ABREAST = 192;  // as for these, which are half as wide, turning it does
 constexpr int FEW_ROWS = 12;   // with so few to a head all heads, which lie together, share a unit
 constexpr int CHUNKS_PER_THREAD = 4;
 constexpr int64_t SMALL_WORK = 1 << 18;     // row-keys times dim not worth waking a thread for
@@ -42,7 +43,7 @@ struct Unit {
 };
 
 struct Scratch {
-    Buffer q, leaf;
+    Buffer q, abreast, leaf;
     Stack stack;
 };
 
@@ -90,7 +91,8 @@ private:
     }
 
     void plan() {
-        int unit_tokens = std::max(1, UNIT_ROWS / group_);
+        bool abreast = pairs_ && routines_.abreast;
+        int unit_tokens = std::max(1, (abreast ? UNIT_ROWS_ABREAST : UNIT_ROWS) / group_);
         int64_t count = 0;
         for (int s = 0; s < c_.num_segments; s++) {
             const SegmentRow& at = c_.segments[s];
@@ -142,7 +144,8 @@ private:
         task.scale = std::fabs(c_.scale);
         task.pairs = pairs_;
         task.head_bytes = c_.head_bytes;
-        task.q = gather_queries(unit, s.q);
+        const Abreast* abreast = abreast_of(unit);
+        task.q = abreast ? queries_abreast(*abreast, unit) : gather_queries(unit, s.q);
         task.scratch = s.leaf.floats(routines_.scratch_floats(c_.dim, c_.tokens, all_rows));
         stack.reset(all_rows, c_.dim);
         for (int n = unit.leaf_from; n < unit.leaf_to; n++) {
@@ -159,15 +162,37 @@ private:
                 task.out = stack.out(slot);
                 task.lse = stack.lse(slot);
                 task.stride = stack.stride();
-                routines_.attend_leaf[c_.kv_kind](task, block(unit, n, layer_offset));
+                auto* attend = abreast ? abreast->attend_leaf : routines_.attend_leaf[c_.kv_kind];
+                attend(task, block(unit, n, layer_offset));
             }
-            stack.push({0, index}, routines_.merge_rows);
+            stack.push({0, index}, merge_of(unit));
         }
+    }
+
+    // Another layout of a unit's queries and outputs, or null.
+    const Abreast* abreast_of(const Unit& unit) const {
+        bool many = unit.num_tokens * group_ > FEW_ROWS;
+        return pairs_ && many ? routines_.abreast : nullptr;
+    }
+    MergeRows merge_of(const Unit& unit) const {
+        const Abreast* abreast = abreast_of(unit);
+        return abreast ? abreast->merge : routines_.merge_rows;
+    }
+
+    const void* queries_abreast(const Abreast& abreast, const Unit& unit) const {
+        Scratch& s = scratch();
+        int rows = unit.num_tokens * group_, padded = int(round_up(rows, LANES));
+        s.q.floats(int64_t(padded) * c_.dim);
+        auto* q = static_cast<uint16_t*>(gather_queries(unit, s.q));
+        std::fill_n(q + int64_t(rows) * c_.dim, int64_t(padded - rows) * c_.dim, 0);
+        float* to = s.abreast.floats(int64_t(padded) * c_.dim / 2);
+        abreast.queries(padded, c_.dim, q, to);
+        return to;
     }
 
     // [heads, rows, dim]: bfloat16 as they are where they stay so, otherwise in float32. A negative
     // scale is theirs.
-    const void* gather_queries(const Unit& unit, Buffer& buffer) const {
+    void* gather_queries(const Unit& unit, Buffer& buffer) const {
         int64_t per_token = int64_t(group_) * c_.dim, to = 0;
         float* q = buffer.floats(unit.num_heads * unit.num_tokens * per_token);
         for (int head = unit.head; head < unit.head + unit.num_heads; head++)
@@ -195,7 +220,10 @@ private:
     void emit(const Unit& unit, Stack& stack) const {
         const SegmentRow& at = *unit.segment;
         int rows = unit.num_tokens * group_;
+        const Abreast* abreast = abreast_of(unit);
+        float* spare = scratch().q.floats(int64_t(LANES) * c_.dim);
         for (size_t n = 0; n < stack.nodes.size(); n++) {
+            if (abreast) abreast->rows(rows, c_.dim, stack.out(n), spare);
             const float *out = stack.out(n), *lse = stack.lse(n);
             for (int row = 0; row < stack.rows(); row++) {
                 int head = unit.head + row / rows, of_head = row % rows;
@@ -216,7 +244,7 @@ private:
             if (units_[u].leaf_from == 0) stack.reset(stacks_[u].rows(), c_.dim);
             for (size_t n = 0; n < stacks_[u].nodes.size(); n++) {
                 stack.copy_from(stacks_[u], n);
-                stack.push(stacks_[u].nodes[n], routines_.merge_rows);
+                stack.push(stacks_[u].nodes[n], merge_of(units_[u]));
             }
             if (units_[u].leaf_to == units_[u].segment->num_leaves) emit(units_[u], stack);
         }

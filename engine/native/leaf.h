@@ -6,6 +6,7 @@
 
 #pragma once
 
+#include "leaf_abreast.h"
 #include "leaf_amx.h"
 #include "merge.h"
 #include "tiles.h"
@@ -16,7 +17,6 @@ namespace lk {
 inline namespace LK_ISA {
 
 constexpr int FEW_ROWS = 2 * TILE_ROWS;  // up to here widening values while reading is cheaper
-constexpr float LN_2 = 0.6931471805599453f;
 
 template <int NR, class K, class V, class A>
 void attend_tile(const HeadTask& task, int row, const K& k, const V& v, A ahead) {
@@ -117,8 +117,7 @@ void attend_head(HeadTask& task, const T* keys) {
                 pair_values(values, seen, dim, v);
                 int whole = int(round_up(seen, 2)), end = int(round_up(seen, AMX_DEPTH));
                 std::memset(v + whole / 2 * dim, 0, (end - whole) * dim * sizeof(Bf16));
-                if (few) return AmxHead(task, pairs, v, ahead).run();
-                return AmxHead(task, pairs, v, NothingAhead{}).run();
+                return attend_rows_amx(task, pairs, v, ahead);
             }
 #elif defined(__AVX512BF16__)
             if (task.all.pairs) {
@@ -169,8 +168,8 @@ void attend_scaled_head(HeadTask& task, const T* keys) {
 }
 
 inline size_t scratch_floats(int dim, int tokens, int all_rows) {
-    int64_t width = round_up(tokens, LANES), rows = round_up(all_rows, LANES);
-    return width * dim + tokens * round_up(dim, LANES) + SCORE_ROWS * width + rows;
+    int64_t width = round_up(tokens, 2 * LANES), rows = round_up(all_rows, LANES);
+    return width * (dim + round_up(dim, LANES) + SCORE_ROWS) + rows;
 }
 
 template <class T>
@@ -214,11 +213,18 @@ void attend_leaf(const LeafTask& all, const void* block) {
     attend_heads<T>(all, block);
 }
 
+#if defined(LK_HAS_AMX)
+constexpr Abreast ABREAST[] = {
+    {queries_abreast, attend_leaf_abreast, merge_abreast, rows_again}};
+#else
+constexpr const Abreast* ABREAST = nullptr;
+#endif
+
 constexpr Routines ROUTINES = {
     takes_pairs, scratch_floats,
     {attend_leaf<float>, attend_leaf<Bf16>, attend_leaf<Half>, attend_leaf<int8_t>,
      attend_leaf<Fp8>},
-    merge_rows};
+    merge_rows, ABREAST};
 
 }  // namespace LK_ISA
 }  // namespace lk

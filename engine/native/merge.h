@@ -7,9 +7,24 @@
 namespace lk {
 inline namespace LK_ISA {
 
-// Rows of a become the merge of a (left) and b (right).
+// What a (left) and b (right) weigh in the merge of 16 rows.
 //     lse = top + ln(1 + w),  w = exp(low - top);  the higher side weighs 1 / (1 + w)
 // An empty side leaves the other's bits as they are.
+struct Shares {
+    Vec merged, a, b;
+    VecI only_a, only_b;
+};
+LK_INLINE Shares shares_of(Vec a, Vec b) {
+    VecI left_higher = a >= b;
+    Vec top = select(left_higher, a, b), low = select(left_higher, b, a);
+    Vec weight = exp2_of_negative((low - top) * LOG2_E);  // NaN if both are empty: then 0
+    Vec total = 1.0f + weight;
+    Vec high_share = 1.0f / total, low_share = weight / total;
+    return {select(low == EMPTY, top, top + ln(total)), select(left_higher, high_share, low_share),
+            select(left_higher, low_share, high_share), b == EMPTY, a == EMPTY};
+}
+
+// Rows of a become the merge of a and b.
 inline void merge_rows(int count, int dim, float* lse_a, float* out_a, int64_t stride_a,
                        const float* lse_b, const float* out_b, int64_t stride_b) {
     for (int start = 0; start < count; start += LANES) {
@@ -17,29 +32,22 @@ inline void merge_rows(int count, int dim, float* lse_a, float* out_a, int64_t s
         Vec a = set1(EMPTY), b = a;
         std::memcpy(&a, lse_a + start, rows * sizeof(float));
         std::memcpy(&b, lse_b + start, rows * sizeof(float));
-        VecI left_higher = a >= b;
-        Vec top = select(left_higher, a, b), low = select(left_higher, b, a);
-        Vec weight = exp2_of_negative((low - top) * LOG2_E);  // NaN if both are empty: then 0
-        Vec total = 1.0f + weight;
-        Vec merged = select(low == EMPTY, top, top + ln(total));
-        Vec high_share = 1.0f / total, low_share = weight / total;
-        Vec share_a = select(left_higher, high_share, low_share);
-        Vec share_b = select(left_higher, low_share, high_share);
-        std::memcpy(lse_a + start, &merged, rows * sizeof(float));
+        Shares shares = shares_of(a, b);
+        std::memcpy(lse_a + start, &shares.merged, rows * sizeof(float));
         for (int row = 0; row < rows; row++) {
             float* to = out_a + (start + row) * stride_a;
             const float* from = out_b + (start + row) * stride_b;
-            if (b[row] == EMPTY) continue;
-            if (a[row] == EMPTY) {
+            if (shares.only_a[row]) continue;
+            if (shares.only_b[row]) {
                 std::memcpy(to, from, dim * sizeof(float));
                 continue;
             }
-            Vec wa = set1(share_a[row]), wb = set1(share_b[row]);
+            float wa = shares.a[row], wb = shares.b[row];
             int d = 0;
             for (; d + LANES <= dim; d += LANES)
-                store(to + d, fma(wa, load(to + d), wb * load(from + d)));
+                store(to + d, fma(set1(wa), load(to + d), set1(wb) * load(from + d)));
             for (; d < dim; d++)
-                to[d] = __builtin_fmaf(share_a[row], to[d], share_b[row] * from[d]);
+                to[d] = __builtin_fmaf(wa, to[d], wb * from[d]);
         }
     }
 }

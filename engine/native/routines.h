@@ -39,11 +39,25 @@ struct LeafTask {
     int64_t head_bytes;  // from a head's keys to the next one's; those of 8 bits end in scales
     float* scratch;   // scratch_floats of them
     const void* next; // the leaf to come, or null
+
+    LK_INLINE int seen_by(int row) const {
+        int64_t seen = before + row / group + 1;
+        return seen < 0 ? 0 : seen < tokens ? int(seen) : tokens;
+    }
 };
 
 // Rows of a become the merge of a (left) and b (right); see merge.h.
 using MergeRows = void (*)(int count, int dim, float* lse_a, float* out_a, int64_t stride_a,
                            const float* lse_b, const float* out_b, int64_t stride_b);
+
+// Another way to attend with pairs, for many rows of one head: 16 abreast, a lane for each. Rows are
+// padded to whole lanes, queries and outputs lie as abreast.h says, the bits are the same.
+struct Abreast {
+    void (*queries)(int rows, int dim, const void* q, void* to);
+    void (*attend_leaf)(const LeafTask&, const void* keys);
+    MergeRows merge;
+    void (*rows)(int rows, int dim, float* out, float* scratch);  // back to [rows, dim]
+};
 
 struct Routines {
     // Whether bfloat16 queries and keys are multiplied as they are, for leaves of this shape.
@@ -51,6 +65,7 @@ struct Routines {
     size_t (*scratch_floats)(int dim, int tokens, int all_rows);
     void (*attend_leaf[5])(const LeafTask&, const void* keys);  // by Kind; then the values
     MergeRows merge_rows;
+    const Abreast* abreast;  // or null
 };
 
 extern const Routines ROUTINES_PORTABLE;

@@ -10,7 +10,8 @@
 namespace lk {
 inline namespace LK_ISA {
 
-constexpr int SCORE_ROWS = 48;  // whose scores are kept at a time, at most
+constexpr int SCORE_ROWS = 48;  // whose scores or weights are kept at a time, at most
+constexpr float LN_2 = 0.6931471805599453f;
 
 // A head's part of a LeafTask, with the parts of its scratch.
 struct HeadTask {
@@ -21,10 +22,7 @@ struct HeadTask {
     const char* next;
     int64_t phase_bytes;  // to ask for in each of PHASES
 
-    int seen_by(int row) const {
-        int64_t seen = all.before + row / all.group + 1;
-        return seen < 0 ? 0 : seen < all.tokens ? int(seen) : all.tokens;
-    }
+    int seen_by(int row) const { return all.seen_by(row); }
     int64_t width() const { return round_up(all.tokens, LANES); }
 };
 
