@@ -6,17 +6,16 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 from rich.markup import escape
 from rich.table import Table
 
-from engine import combinations, devices, gpu_memory, sizing
+from engine import doctor_devices, sizing
 from engine.build import build_transport, check_parts, layout_of
 from engine.comm.auth import KEY_VARIABLE, read_key
 from engine.config import Config
 from engine.errors import ConfigError, LendKVError
+from engine.finding import Finding
 from engine.memory.base import region_bytes
 from engine.memory.room import available_bytes
 from engine.model.checkpoint import describe
@@ -27,18 +26,6 @@ from engine.printed import Printed
 from engine.serve import listen
 from engine.server.api_keys import ApiKeys
 
-State = Literal["fine", "note", "wrong"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report; ``advice`` says what to do unless all is fine."""
-
-    what: str
-    state: State
-    found: str
-    advice: str = ""
-
 
 def examine(config: Config) -> Iterator[Finding]:
     """All findings, cheap ones first."""
@@ -46,8 +33,9 @@ def examine(config: Config) -> Iterator[Finding]:
         _machine,
         _compiler,
         _packages,
-        _gpu,
-        _device,
+        doctor_devices.gpu,
+        doctor_devices.attention,
+        doctor_devices.device,
         _model,
         _memory,
         _parts,
@@ -116,87 +104,6 @@ def _packages(config: Config) -> Iterator[Finding]:
                 yield Finding(f"package {name}", "wrong", "missing", f"pip install {name}")
             else:
                 yield Finding(f"package {name}", "note", "missing", purpose)
-
-
-def _gpu(config: Config) -> Iterator[Finding]:
-    """What there is of a GPU and of the backends that use it."""
-    try:
-        import torch
-    except ImportError:
-        return  # told among the packages
-    from engine.attention import flash
-    from engine.attention.triton import backend as triton
-
-    if torch.cuda.is_available():
-        yield Finding("GPU", "fine", f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
-    else:
-        found = f"PyTorch {torch.__version__} finds no CUDA GPU"
-        yield Finding("GPU", "note", found, "instances compute on the processor")
-    if reason := triton.why_not():
-        yield Finding("backend triton", "note", "cannot run here", reason)
-    else:
-        where = "Triton's interpreter, slowly" if triton.is_interpreted() else "the GPU"
-        version = importlib.metadata.version("triton")
-        yield Finding("backend triton", "fine", f"triton {version}, in {where}")
-    kernels = "flash-attn's" if flash.has_package() else "PyTorch's (flash-attn is not installed)"
-    if reason := flash.why_not():
-        yield Finding("backend flash", "note", f"cannot run here; kernels: {kernels}", reason)
-    else:
-        yield Finding("backend flash", "fine", f"kernels: {kernels}")
-
-
-def _device(config: Config) -> Iterator[Finding]:
-    """Where keys and weights would lie."""
-    with contextlib.suppress(ImportError):  # told among the packages
-        from engine.build_attention import model_device, seated
-        from engine.memory import OF_THE_STEP
-
-        on_device = config.pool.name in OF_THE_STEP
-        try:
-            first = seated(config, 0, number_here=0, num_here=config.instances)
-            where = model_device(first)
-            device = devices.pick(str(first.pool.options.get("device", "auto")))
-        except ConfigError as error:
-            yield Finding("device", "wrong", "not as they must be", str(error))
-            return
-        found = f"the model runs on {where}, keys lie on {device if on_device else 'the host'}"
-        if on_device and config.pool.name == "tiered":
-            found += f" and {config.pool.lending.host_blocks} blocks of each instance on the host"
-        if where == "cpu" and not on_device:
-            yield Finding("device", "fine", found)
-        else:
-            advice = "pools on devices are tested on the CPU; nobody has run them on a GPU yet"
-            yield Finding("device", "note", found, advice)
-        if config.pool.name == "device" and config.instances > 1:
-            yield _mapping(config, where)
-        if config.tp > 1 and where == "cpu" and devices.num_gpus():
-            reason = devices.why_no_group(config.tp * config.instances)
-            advice = "model.device=cuda gives each a GPU of its own, over NCCL; nobody has tried it"
-            found = f"tp={config.tp} ranks compute on the processor"
-            yield Finding("tensor parallelism", "note", found, reason or advice)
-
-
-def _mapping(config: Config, where: str) -> Finding:
-    """Whether instances here could read each other's pools in place."""
-    from engine.build_attention import model_device, seated
-
-    missing = combinations.unmappable(config)
-    if where != "cpu":
-        local = str(config.attention.options.get("local", "native"))
-        if local != "triton":
-            missing.append(f"attention.options.local={local} reads its own pool only: use triton")
-        seats = range(config.instances)
-        found = {model_device(seated(config, 0, number_here=n, num_here=len(seats))) for n in seats}
-        missing += gpu_memory.all_unreachable(sorted(found))
-    on = bool(config.pool.options.get("mapped"))
-    told = f"pool.options.mapped={str(on).lower()}"
-    risk = "" if where == "cpu" else "not proved: that kernels survive a holder that is killed"
-    if missing:
-        return Finding("mapped pools", "note", f"{told}, and instances ask", "; ".join(missing))
-    if not on:
-        advice = "; ".join(filter(None, ("true would do here", risk)))
-        return Finding("mapped pools", "note", f"{told}, and instances ask", advice)
-    return Finding("mapped pools", "note" if risk else "fine", told, risk)
 
 
 def _model(config: Config) -> Iterator[Finding]:

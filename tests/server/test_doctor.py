@@ -10,7 +10,7 @@ import pytest
 import torch
 from served import ROOT, free_ports, make_chatting_checkpoint
 
-from engine import doctor
+from engine import doctor_devices
 from engine.attention import flash
 from engine.config import load
 
@@ -97,7 +97,7 @@ def test_without_access_between_gpus_they_ask(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "can_device_access_peer", lambda own, there: own < there)
-    finding = doctor._mapping(config, "cuda:0")
+    finding = doctor_devices._mapping(config, "cuda:0")
     assert finding.advice == (
         "attention.options.local=native reads its own pool only: use triton; "
         "cuda:1 has no access to the memory of cuda:0"
@@ -105,8 +105,25 @@ def test_without_access_between_gpus_they_ask(monkeypatch):
     monkeypatch.setattr(torch.cuda, "can_device_access_peer", lambda own, there: True)
     options = ["attention.options.local=triton", "pool.options.mapped=true"]
     config = load(None, ["instances=2", "pool.name=device", "pool.options.device=cuda", *options])
-    finding = doctor._mapping(config, "cuda:0")
+    finding = doctor_devices._mapping(config, "cuda:0")
     assert finding.advice == "not proved: that kernels survive a holder that is killed"
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (["local=tritn"], "'tritn'; known: dist"),
+        (["local=flash", "local_options.near=native"], "unknown key 'near'"),
+        (["local=flash"], "backend flash"),
+        (["local=tiered", "local_options.near=triton"], "backend triton"),
+    ],
+)
+def test_backends_that_cannot_be_are_wrong(model, options, found):
+    if torch.cuda.is_available() and found.startswith("backend"):
+        pytest.skip("they run on this machine's GPU")
+    overrides = [f"attention.options.{option}" for option in options]
+    done = examine(f"model.path={model}", *overrides, TRITON_INTERPRET="")
+    assert found in wrong(done)
 
 
 def test_a_missing_model(tmp_path):
