@@ -44,6 +44,7 @@ struct LogitsCall {  // the same fields as _LogitsCall
 #if defined(LK_HAS_DECODER)
 
 constexpr int UNIT_OUTPUTS = 2 * LANES;  // a member's share: whole panels
+constexpr int MANY_ROWS = 64, PARTS_OF_MANY = 4;  // with many, cores that are slow take less of them
 
 LK_INLINE void store_bf16(Bf16* to, Vec x) {
 #if defined(__AVX512BF16__)
@@ -157,27 +158,34 @@ private:
     }
 
     void after(Team& team) {
-        auto [from, to] = team.share(c_.mlp, UNIT_OUTPUTS);
-        Part gate = part(c_.done->gate_up, {from, to}, c_.size);
-        Part up = part(c_.done->gate_up, {c_.mlp + from, c_.mlp + to}, c_.size);
-        Part down = part(c_.done->down, team.share(c_.size, UNIT_OUTPUTS), c_.mlp);
-        int depth = c_.heads * c_.dim;
+        int parts = c_.rows < MANY_ROWS ? 1 : PARTS_OF_MANY, depth = c_.heads * c_.dim;
+        auto gate_of = [&](int from, int to) { return part(c_.done->gate_up, {from, to}, c_.size); };
+        auto down_of = [&](int from, int to) { return part(c_.done->down, {from, to}, c_.mlp); };
+        auto [first_gate, last_gate] = team.share(c_.mlp, UNIT_OUTPUTS);
+        auto [first_down, last_down] = team.share(c_.size, UNIT_OUTPUTS);
         Bf16* x = narrow_rows(depth);
         narrow(c_.attended, int64_t(c_.rows) * depth, x);
-        add(out_of(*c_.done, team), x, gate);
+        team.share_out(c_.size, UNIT_OUTPUTS, parts, [&](int from, int to) {
+            add(part(c_.done->out, {from, to}, depth), x, gate_of(first_gate, last_gate));
+        });
         team.barrier();
 
         const Bf16* y = normed(c_.done->mlp_norm);
-        int64_t width = to - from;
-        float* gates = scratch().wide.floats(2 * c_.rows * width + 1);
-        float* ups = gates + c_.rows * width;
-        dots(gate, y, c_.rows, gates - gate.from, width, up);
-        dots(up, y, c_.rows, ups - up.from, width, down);
-        for (int t = 0; t < c_.rows; t++)
-            gated(gates + t * width, ups + t * width, int(width),
-                  mixed_ + int64_t(t) * c_.mlp + from);
+        team.share_out(c_.mlp, UNIT_OUTPUTS, parts, [&](int from, int to) {
+            Part gate = gate_of(from, to), up = gate_of(c_.mlp + from, c_.mlp + to);
+            int64_t width = to - from;
+            float* gates = scratch().wide.floats(2 * c_.rows * width + 1);
+            float* ups = gates + c_.rows * width;
+            dots(gate, y, c_.rows, gates - gate.from, width, up);
+            dots(up, y, c_.rows, ups - up.from, width, down_of(first_down, last_down));
+            for (int t = 0; t < c_.rows; t++)
+                gated(gates + t * width, ups + t * width, int(width),
+                      mixed_ + int64_t(t) * c_.mlp + from);
+        });
         team.barrier();
-        add(down, mixed_, c_.next ? qkv_of(*c_.next, team) : Part{});
+        Part then = c_.next ? qkv_of(*c_.next, team) : Part{};
+        team.share_out(c_.size, UNIT_OUTPUTS, parts,
+                       [&](int from, int to) { add(down_of(from, to), mixed_, then); });
     }
 
     void before(Team& team) {
