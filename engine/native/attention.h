@@ -221,9 +221,9 @@ private:
         const SegmentRow& at = *unit.segment;
         int rows = unit.num_tokens * group_;
         const Abreast* abreast = abreast_of(unit);
-        float* spare = scratch().q.floats(int64_t(LANES) * c_.dim);
         for (size_t n = 0; n < stack.nodes.size(); n++) {
-            if (abreast) abreast->rows(rows, c_.dim, stack.out(n), spare);
+            if (abreast)
+                abreast->rows(rows, c_.dim, stack.out(n), scratch().q.floats(LANES * c_.dim));
             const float *out = stack.out(n), *lse = stack.lse(n);
             for (int row = 0; row < stack.rows(); row++) {
                 int head = unit.head + row / rows, of_head = row % rows;
