@@ -1,5 +1,6 @@
 """Benchmarks: each beside its bound or a peer of the same run. Ctrl-C ends them without a word."""
 
+import signal
 import sys
 from types import TracebackType
 
@@ -13,4 +14,8 @@ def _hook(kind: type[BaseException], error: BaseException, where: TracebackType 
 
 
 sys.excepthook = _hook
-import numpy  # noqa: E402, F401  (before torch is, which imports it and swallows Ctrl-C there)
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # NumPy makes an ImportError of it, torch nothing
+    import numpy  # noqa: F401
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -115,6 +115,7 @@ def fork(name: str, main: Callable[[Connection], int | None]) -> Child:
     pid = os.fork()
     if pid:
         theirs.close()
+        del theirs  # still unheard: its destructor would swallow one
         child = Child(name, pid, ours)
         try:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

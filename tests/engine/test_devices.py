@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from engine import devices
+from engine import devices, doctor_devices
 from engine.build_attention import model_device, seated
 from engine.config import Config, load
-from engine.doctor import _device
 from engine.errors import ConfigError
 from engine.world import World
 
@@ -126,7 +125,7 @@ def test_one_gpu_by_its_number_is_not_for_several_ranks(name: str) -> None:
 @pytest.mark.parametrize(("there", "said"), [(2, "model.device=cuda gives"), (1, "NCCL needs")])
 def test_the_doctor_says_what_two_ranks_could_have(gpus: Any, there: int, said: str) -> None:
     gpus(there)
-    device, ranks = _device(load(None, ["tp=2"]))
+    device, ranks = doctor_devices.device(load(None, ["tp=2"]))
     assert device.found == "the model runs on cpu, keys lie on the host"
     assert (ranks.what, ranks.state) == ("tensor parallelism", "note")
     assert ranks.found == "tp=2 ranks compute on the processor"
