@@ -7,6 +7,7 @@ file, as torchrun would answer a signal with a traceback. Rank 0's status comes 
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -44,7 +45,20 @@ def run(num_processes: int, argv: list[str]) -> int:
         status = child.wait()
         if caught:
             return 0 if caught[0][0] == signal.SIGTERM else 128 + caught[0][0]
-        return int(status_file.read_text()) if status_file.exists() else status
+        said = int(status_file.read_text()) if status_file.exists() else 0
+        if said or not status:
+            return said
+        print(f"lendkv: {_failed(status, num_processes)}", file=sys.stderr, flush=True)
+        return status if status > 0 else 128 - status
+
+
+def _failed(status: int, num_processes: int) -> str:
+    """What became of ranks whose rank 0 has no mistake to tell of, or could not."""
+    if status < 0:
+        why = f"torchrun was killed (signal {-status})"
+    else:
+        why = "torchrun, or a process of it, was ended from outside or failed, as it says above"
+    return f"{why}; all {num_processes} have ended with it: start the command again"
 
 
 def home() -> Path | None:

@@ -102,7 +102,9 @@ def test_ranks_that_are_killed_leave_no_folder(recipe, tmp_path):
     command.wait_until(lambda: len(list(tmp_path.glob("**/gateway.journal"))) == 1)
     (agent,) = command.children(command.process.pid)
     os.kill(agent, signal.SIGKILL)
-    command.finish()
+    done = command.finish()
+    assert done.status == 128 + signal.SIGKILL
+    assert "torchrun was killed (signal 9); all 2 have ended with it" in done.err
     assert not list(tmp_path.iterdir())
 
 
