@@ -12,9 +12,9 @@ from engine.load.options import add_options
 VERBS = {
     "generate": "Answer one prompt and show where its context lay",
     "serve": "Serve the OpenAI API over HTTP until it is stopped",
-    "evacuate": "Let an instance of a running cluster leave: lendkv evacuate 2 cluster.join=...",
+    "evacuate": "Let an instance of a cluster leave: lendkv evacuate 2 cluster.join=HOST:PORT",
     "explain": "Tell the life of a request: lendkv explain cmpl-... serve.port=8000",
-    "lending": "Show what instances lend, or stop one: lendkv lending 2 off cluster.join=...",
+    "lending": "Show what instances lend, or stop one: lendkv lending 2 off cluster.join=HOST:PORT",
     "simulate": "Run the real machines in virtual time: through faults, or for their performance",
     "plan": "Tell how many devices, instances and blocks a model and its contexts want",
     "profile": "Measure this machine with two instances, for plan and simulate",
@@ -24,7 +24,7 @@ VERBS = {
 OWN = {
     "evacuate": ("INSTANCE", "its number"),
     "explain": ("REQUEST", "its id, such as cmpl-0123abcd"),
-    "lending": ("INSTANCE", "its number, and on or off; none: what all lend is shown"),
+    "lending": ("INSTANCE on|off", "its number; left out: what all lend is shown"),
     "profile": ("recipe", "a YAML file, or a model; the embedded model where it is left out"),
 }
 """what stands in a recipe's place"""
@@ -32,7 +32,15 @@ SUFFIXES = (".yaml", ".yml")
 RECIPE = ("recipe", "a YAML file; defaults where it is left out")
 PROCESSES = "Without torchrun it starts as many processes as the recipe has instances. "
 OVERRIDE = "a value of the recipe, to be another one; --print-config shows all"
-NOTE = "key=value overrides a recipe's value, such as transport.name=tcp."
+NOTE = "key=value overrides a recipe's value, such as {}."
+SUCH_AS = {
+    "evacuate": "cluster.key_file=key",
+    "explain": "serve.port=8001",
+    "lending": "cluster.key_file=key",
+    "simulate": "seeds=20",
+    "plan": "devices=32",
+}
+"""what the verb knows, where its recipe is not of instances"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,7 +57,8 @@ def parser() -> argparse.ArgumentParser:
     lendkv.add_argument("--version", action="version", version=version, help="show it and exit")
     verbs = lendkv.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
     for verb, text in VERBS.items():
-        note = PROCESSES + NOTE if verb in ("generate", "serve") else NOTE
+        note = NOTE.format(SUCH_AS.get(verb, "transport.name=tcp"))
+        note = PROCESSES + note if verb in ("generate", "serve") else note
         one = verbs.add_parser(verb, help=text, description=f"{text}. {note}")
         name, told = OWN.get(verb, RECIPE)
         one.add_argument("recipe", nargs="?", metavar=name, help=told)
@@ -82,27 +91,26 @@ def parser() -> argparse.ArgumentParser:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """What was asked; ``recipe`` is a file's name or None. Raises ConfigError."""
-    lendkv = parser()
     # argparse takes positionals in one run only; overrides may stand between options as well.
-    args, rest = lendkv.parse_known_args(argv)
+    args, rest = parser().parse_known_args(argv)
     for text in rest:
         if text.startswith("-"):
-            lendkv.error(f"unknown option {text}")
+            _refuse(args, f"unknown option {text}")
     if args.verb == "bench":
         if rest:
-            lendkv.error(f"{rest[0]!r} is not known to bench {args.bench}")
+            _refuse(args, f"{rest[0]!r} is not known to bench {args.bench}")
         return args
     args.overrides += rest
     if args.verb == "evacuate":
         if not (args.recipe or "").isdecimal():
-            lendkv.error("evacuate needs an instance's number, such as lendkv evacuate 2")
+            _refuse(args, "evacuate needs an instance's number, such as lendkv evacuate 2")
         args.instance, args.recipe = int(args.recipe), None
     if args.verb == "explain":
         if not args.recipe or "=" in args.recipe:
-            lendkv.error("explain needs a request's id, such as lendkv explain cmpl-0123abcd")
+            _refuse(args, "explain needs a request's id, such as lendkv explain cmpl-0123abcd")
         args.request_id, args.recipe = args.recipe, None
     if args.verb == "lending":
-        _read_lending(args, lendkv)
+        _read_lending(args)
     if args.verb == "profile" and is_model(args.recipe):
         args.recipe = f"model.path={args.recipe}"
     if args.recipe and "=" in args.recipe and not Path(args.recipe).exists():
@@ -111,12 +119,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
+def _refuse(args: argparse.Namespace, message: str) -> NoReturn:
+    verb = "bench serve" if args.verb == "bench" else args.verb
+    raise ConfigError(f"{message}; see lendkv {verb} --help")
+
+
 def is_model(given: str | None) -> bool:
     """Whether the first word of ``profile`` is a model, not a recipe or an override."""
     return bool(given) and Path(str(given)).suffix not in SUFFIXES and "=" not in str(given)
 
 
-def _read_lending(args: argparse.Namespace, lendkv: argparse.ArgumentParser) -> None:
+def _read_lending(args: argparse.Namespace) -> None:
     """``lending``, or ``lending 2 off``, and overrides."""
     given = [word for word in (args.recipe, *args.overrides) if word]
     words = [word for word in given if "=" not in word]
@@ -124,5 +137,5 @@ def _read_lending(args: argparse.Namespace, lendkv: argparse.ArgumentParser) -> 
     args.instance = args.on = None
     if words:
         if len(words) != 2 or not words[0].isdecimal() or words[1] not in ("on", "off"):
-            lendkv.error("lending needs an instance and on or off, such as lendkv lending 2 off")
+            _refuse(args, "lending needs an instance and on or off, such as lendkv lending 2 off")
         args.instance, args.on = int(words[0]), words[1] == "on"

@@ -4,7 +4,10 @@ import argparse
 
 import pytest
 
-from engine.command_line import is_model, parser
+from engine import command_line as verbs
+from engine.cli import main
+from engine.command_line import is_model, parse, parser
+from engine.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,32 @@ def parsers(one, name="lendkv"):
 
 
 PARSERS = parsers(parser())
+VERBS = set(verbs.VERBS)
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS - {"evacuate", "explain", "lending"}))
+def test_the_override_that_help_shows_is_one(verb, capsys):
+    example = PARSERS[f"lendkv {verb}"].description.split("such as ")[1].removesuffix(".")
+    assert main([verb, example, "--print-config"]) == 0
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "generate --frob",
+        "evacuate x",
+        "explain",
+        "lending 2",
+        "bench serve --frob",
+        "bench serve frob",
+        "plan --trace",
+    ],
+)
+def test_a_mistake_names_the_help_of_its_verb(words):
+    verb = "bench serve" if words.startswith("bench") else words.split()[0]
+    with pytest.raises(ConfigError, match=f"; see lendkv {verb} --help$"):
+        parse(words.split())
 
 
 @pytest.mark.parametrize("name", PARSERS)
