@@ -3,6 +3,7 @@
 import logging
 import secrets
 import socket
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from engine.config import Config
 from engine.core import ModelShape
 from engine.errors import ConfigError
 from engine.protocol import FROM_PLANNER, VERSION, Join, Joined, NotJoined
+from engine.saying import say
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +145,8 @@ def join(pipe: Connection, place: Place) -> int:
         client.send(wanted)
         for message in client.receive(1.0):
             if isinstance(message, Joined) and message.ticket == wanted.ticket:
+                where = f"the cluster at {config.cluster.join}"
+                say(f"lendkv: instance {message.instance} joins {where}", sys.stdout)
                 pipe.send({"instance": message.instance, "cluster": message.cluster})
                 client.close()
                 return 0

@@ -10,6 +10,8 @@ from engine.config import Config
 from engine.errors import ConfigError
 from engine.protocol import FROM_PLANNER, Member, Members, MembersQuery, Message
 
+ANSWER_S = 20.0
+"""a planner that restarts is back by then"""
 ASK_EVERY_S = 1.0
 """again and again: the planner or the instance may restart meanwhile"""
 
@@ -50,9 +52,12 @@ class Operator:
 
     def require_member(self, config: Config, instance: int | None) -> dict[int, Member]:
         """The members, the instance among them; raises ConfigError."""
-        known = self.members(config.cluster.start_s)
+        known = self.members(ANSWER_S)
         if known is None:
-            raise ConfigError(f"no planner answers at cluster.join={config.cluster.join}")
+            raise ConfigError(
+                f"no planner answers at cluster.join={config.cluster.join} within {ANSWER_S:g} s: "
+                "give the address that its lendkv serve printed, and see whether that still runs"
+            )
         if instance is not None and instance not in known:
             there = ", ".join(map(str, sorted(known))) or "none"
             raise ConfigError(f"instance {instance} is not a member; members are: {there}")

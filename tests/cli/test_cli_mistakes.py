@@ -9,6 +9,7 @@ import pytest
 from command import Command
 from tiny_checkpoint import PROMPT, make_tiny_checkpoint
 
+from engine import operating
 from engine.cli import main
 from engine.errors import ConfigError
 from engine.serve import listen
@@ -198,6 +199,17 @@ def test_help_names_what_a_verb_wants(capsys, verb, wants):
     said = capsys.readouterr().out
     assert f"[{wants}] [key=value ...]" in said
     assert "torchrun" not in said
+
+
+@pytest.mark.parametrize("words", [["evacuate", "2"], ["lending"]])
+def test_where_no_planner_is_it_is_said_soon(monkeypatch, capsys, words):
+    monkeypatch.setenv("LENDKV_KEY", "a key that only members know")
+    monkeypatch.setattr(operating, "ANSWER_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # it takes connections and is silent
+        where = f"127.0.0.1:{listener.getsockname()[1]}"
+        assert main([*words, f"cluster.join={where}"]) == 2
+    said = capsys.readouterr().err
+    assert f"no planner answers at cluster.join={where} within 0.1 s: give the address" in said
 
 
 def test_a_port_that_only_root_may_bind_is_told(monkeypatch):

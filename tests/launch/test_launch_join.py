@@ -109,6 +109,7 @@ def test_an_instance_joins_answers_and_leaves(recipe):
         gone = late.finish()
         assert gone.status == 0, gone.err
         assert "Traceback" not in gone.err
+        assert f"instance 1 joins the cluster at {where.partition('=')[2]}\n" in gone.out
         server.wait_until(lambda: ready(http) == [0])
         assert complete(http) == expected(recipe)
 
