@@ -6,8 +6,12 @@
 import re
 from pathlib import Path
 
+from engine.config import Config
+from engine.model.checkpoint import require_tokenizer
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "plugins.md"
+COMMAND = re.compile(r"pool\.num_blocks=(\d+) --prompt-file \.\./\.\./(\S+)")
 BLOCK = re.compile(r"(?<=`)(tests/plugins/[^`\s]+)`:\n\n```(\w+)\n(.*?)```", re.DOTALL)
 
 
@@ -35,6 +39,15 @@ def test_the_page_shows_every_example_and_no_other_code():
 def test_the_page_names_every_contract_and_its_file():
     for name in re.findall(r"`((?:tests|engine)/[\w/]+\.py)", PAGE.read_text()):
         assert (ROOT / name).exists(), name
+
+
+def test_the_prompt_of_the_command_needs_both_pools_and_no_more():
+    found = COMMAND.search(PAGE.read_text())
+    assert found is not None
+    config, blocks = Config(), int(found[1])
+    tokenizer = require_tokenizer(config.model.path, library=config.model.library)
+    num_tokens = len(tokenizer.encode((ROOT / found[2]).read_text())) + config.generate.max_tokens
+    assert blocks < num_tokens / config.pool.block_tokens < 1.8 * blocks
 
 
 if __name__ == "__main__":

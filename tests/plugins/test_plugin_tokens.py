@@ -88,6 +88,13 @@ def test_an_own_callback_hears_of_steps_and_loans(model):
     assert watch.borrowed_blocks == lent
 
 
+def test_each_instance_makes_the_callbacks_that_its_recipe_names(model, monkeypatch):
+    heard = set()
+    monkeypatch.setattr(Watch, "on_step_end", lambda watch, *_: heard.add(id(watch)))
+    run(model, None, *PARTS["placement"], "callbacks=[example_callback:Watch]")
+    assert heard
+
+
 @pytest.mark.parametrize(
     ("key", "sentence"),
     [
