@@ -2,8 +2,11 @@
 
 #pragma once
 
+#include "amx.h"
 #include "merge.h"
 #include "transpose.h"
+
+#if defined(LK_HAS_AMX)
 
 namespace lk {
 inline namespace LK_ISA {
@@ -45,3 +48,5 @@ inline void rows_again(int rows, int dim, float* out, float* scratch) {
 
 }  // namespace LK_ISA
 }  // namespace lk
+
+#endif

@@ -9,6 +9,7 @@
 #include "matrix.h"
 #include "partial.h"
 #include "threads.h"
+#include "wide.h"
 
 namespace lk {
 
@@ -46,55 +47,59 @@ struct LogitsCall {  // the same fields as _LogitsCall
 constexpr int UNIT_OUTPUTS = 2 * LANES;  // a member's share: whole panels
 constexpr int MANY_ROWS = 64, PARTS_OF_MANY = 4;  // with many, cores that are slow take less of them
 
-LK_INLINE void store_bf16(Bf16* to, Vec x) {
+LK_INLINE void store_bf16(Bf16* to, Wide x) {
 #if defined(__AVX512BF16__)
     __m256bh narrow = _mm512_cvtneps_pbh((__m512)x);
 #else
-    VecU bits = (VecU)x, nearest = bits + 0x7fff + (bits >> 16 & 1);  // ties to even
-    bits = (VecU)select(x == x, (Vec)nearest, (Vec)(bits | 0x400000));
-    VecH narrow = __builtin_convertvector(bits >> 16, VecH);
+    WideU bits = (WideU)x, nearest = bits + 0x7fff + (bits >> 16 & 1);  // ties to even
+    bits = (WideU)select(x == x, (Wide)nearest, (Wide)(bits | 0x400000));
+    WideH narrow = __builtin_convertvector(bits >> 16, WideH);
 #endif
     std::memcpy(to, &narrow, sizeof narrow);
 }
 
 LK_INLINE Bf16 narrow(float x) {
-    Bf16 to[LANES];
-    store_bf16(to, set1(x));
+    Bf16 to[WIDE];
+    store_bf16(to, set_wide(x));
     return to[0];
 }
 
 inline void narrow(const float* x, int64_t count, Bf16* to) {
     int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) store_bf16(to + i, load(x + i));
+    for (; i + WIDE <= count; i += WIDE) store_bf16(to + i, load_wide(x + i));
     for (; i < count; i++) to[i] = narrow(x[i]);
 }
 
 // to = x / sqrt(mean(x^2) + eps) * weight
 inline void rms_norm(const float* x, const float* weight, int size, float eps, Bf16* to) {
-    Vec squares = {};
+    Wide squares[PARTS] = {};
     int i = 0;
-    for (; i + LANES <= size; i += LANES) squares = fma(load(x + i), load(x + i), squares);
+    for (; i + LANES <= size; i += LANES)
+        for (int p = 0; p < PARTS; p++) {
+            Wide part = load_wide(x + i + p * WIDE);
+            squares[p] = fma(part, part, squares[p]);
+        }
     float sum = sum_lanes(squares);
     for (; i < size; i++) sum += x[i] * x[i];
-    Vec factor = set1(1.0f / std::sqrt(sum / float(size) + eps));
-    for (i = 0; i + LANES <= size; i += LANES)
-        store_bf16(to + i, load(x + i) * factor * load(weight + i));
-    for (; i < size; i++) to[i] = narrow(x[i] * factor[0] * weight[i]);
+    float factor = 1.0f / std::sqrt(sum / float(size) + eps);
+    for (i = 0; i + WIDE <= size; i += WIDE)
+        store_bf16(to + i, load_wide(x + i) * factor * load_wide(weight + i));
+    for (; i < size; i++) to[i] = narrow(x[i] * factor * weight[i]);
 }
 
 // x / (1 + exp(-x)), with one division
-LK_INLINE Vec silu(Vec x) {
-    VecI negative = x <= 0.0f;
-    Vec power = exp2_of_negative(select(negative, x, -x) * LOG2_E);
-    return x * select(negative, power, set1(1.0f)) / (1.0f + power);
+LK_INLINE Wide silu(Wide x) {
+    WideI negative = x <= 0.0f;
+    Wide power = exp2_of_negative(select(negative, x, -x) * LOG2_E);
+    return x * select(negative, power, set_wide(1.0f)) / (1.0f + power);
 }
 
 // to = silu(gate) * up
 inline void gated(const float* gate, const float* up, int count, Bf16* to) {
     int i = 0;
-    for (; i + LANES <= count; i += LANES)
-        store_bf16(to + i, silu(load(gate + i)) * load(up + i));
-    for (; i < count; i++) to[i] = narrow(silu(set1(gate[i]))[0] * up[i]);
+    for (; i + WIDE <= count; i += WIDE)
+        store_bf16(to + i, silu(load_wide(gate + i)) * load_wide(up + i));
+    for (; i < count; i++) to[i] = narrow(silu(set_wide(gate[i]))[0] * up[i]);
 }
 
 // One member's work; ``mixed`` [rows, mlp] is the team's.

@@ -28,15 +28,15 @@ void attend_tile(const HeadTask& task, int row, const K& k, const V& v, A ahead)
     for (int r = 0; r < NR; r++) keys[r] = task.seen_by(row + r);
     const auto* q = static_cast<const typename K::Left*>(task.q) + int64_t(row) * q_items;
     product<NR>(steps, columns, q, q_items, k, task.scores, width, ahead,
-                [](int, Vec sum) __attribute__((always_inline)) { return sum; });
+                [](int, Wide sum) __attribute__((always_inline)) { return sum; });
     using Weight = typename V::Left;
     weigh<NR, Weight>(task.scores, width, columns, keys, task.all.scale * LOG2_E, task.tops + row,
                       task.sums + row, shares, ahead.behind(task.phase_bytes), task.phase_bytes);
     product<NR>((depth + V::DEPTH - 1) / V::DEPTH, int(stride),
                 reinterpret_cast<const Weight*>(task.scores), width, v, task.out + row * stride,
                 stride, ahead.behind(2 * task.phase_bytes),
-                [&](int r, Vec sum) __attribute__((always_inline)) {
-                    return sum * set1(shares[r]) + 0.0f;  // a zero is never negative
+                [&](int r, Wide sum) __attribute__((always_inline)) {
+                    return sum * set_wide(shares[r]) + 0.0f;  // a zero is never negative
                 });
 }
 
@@ -67,7 +67,7 @@ Rows<float> widen_values(const R& values, int seen, int dim, float* v) {
     for (int key = 0; key < seen; key++) {
         float* to = v + key * stride;
         int d = 0;
-        for (; d + LANES <= dim; d += LANES) store(to + d, values.load(key, d));
+        for (; d + WIDE <= dim; d += WIDE) store(to + d, values.load(key, d));
         for (; d < dim; d++) to[d] = values.item(key, d);
         for (; d < stride; d++) to[d] = 0.0f;
     }
@@ -193,12 +193,12 @@ void attend_heads(const LeafTask& all, const void* block) {
             attend_head(task, reinterpret_cast<const T*>(at));
     }
     int all_rows = all.heads * all.rows;
-    for (int row = 0; row < all_rows; row += LANES) {
-        Vec top = {}, sum = set1(1.0f);
-        int num = least(LANES, all_rows - row);
+    for (int row = 0; row < all_rows; row += WIDE) {
+        Wide top = {}, sum = set_wide(1.0f);
+        int num = least(WIDE, all_rows - row);
         std::memcpy(&top, all.lse + row, num * sizeof(float));
         std::memcpy(&sum, sums + row, num * sizeof(float));
-        store(all.lse + row, fma(top, set1(LN_2), ln(sum)));
+        store(all.lse + row, fma(top, set_wide(LN_2), ln(sum)));
     }
 }
 

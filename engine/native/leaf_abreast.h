@@ -205,7 +205,7 @@ private:
         for (; key < keys; key += LANES) {
             Vec first = fma(load(scores + key * LANES), scale, minus_top);
             Vec second = fma(load(scores + (key + 1) * LANES), scale, minus_top);
-            first = exp2_of_negative(first), second = exp2_of_negative(second);
+            first = exp2_of_score(first), second = exp2_of_score(second);
             __m512i pairs = (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
             pairs = _mm512_permutexvar_epi16((__m512i)abreast, pairs);
             std::memcpy(to + key / 2 * LANES, &pairs, sizeof pairs);

@@ -88,24 +88,6 @@ LK_INLINE Vec max(Vec a, Vec b) {
 #endif
 }
 
-// All lanes hold the maximum, or the sum in a fixed order.
-#define LK_SWAP(x, i) \
-    __builtin_shufflevector(x, x, 0 ^ i, 1 ^ i, 2 ^ i, 3 ^ i, 4 ^ i, 5 ^ i, 6 ^ i, 7 ^ i, \
-                            8 ^ i, 9 ^ i, 10 ^ i, 11 ^ i, 12 ^ i, 13 ^ i, 14 ^ i, 15 ^ i)
-LK_INLINE float max_lane(Vec x) {
-    x = max(x, LK_SWAP(x, 8));
-    x = max(x, LK_SWAP(x, 4));
-    x = max(x, LK_SWAP(x, 2));
-    return max(x, LK_SWAP(x, 1))[0];
-}
-LK_INLINE float sum_lanes(Vec x) {
-    x += LK_SWAP(x, 8);
-    x += LK_SWAP(x, 4);
-    x += LK_SWAP(x, 2);
-    return (x + LK_SWAP(x, 1))[0];
-}
-#undef LK_SWAP
-
 // Widening, see widen.h.
 LK_INLINE Vec load(const float* from) { return load_as<Vec>(from); }
 LK_INLINE VecU load_words(const Bf16* from) {
@@ -141,51 +123,6 @@ LK_INLINE Vec load(const Fp8* from) {
 #endif
     Vec size = (Vec)((code & 0x7f) << 20) * 0x1p120f;
     return (Vec)((VecU)size | (code & 0x80) << 24);
-}
-
-// 2^f = 1 + f (c1 + c2 f + ...), least squares on Chebyshev points of [-1/2, 1/2]; error 1.6e-8.
-constexpr float EXP2_1 = 0x1.62e430p-1f, EXP2_2 = 0x1.ebfbdcp-3f, EXP2_3 = 0x1.c6aed6p-5f,
-                EXP2_4 = 0x1.3b2cc4p-7f, EXP2_5 = 0x1.5f44dcp-10f, EXP2_6 = 0x1.4258d8p-13f;
-
-// 2^x for x <= 0 or just above, within 1.5 ulp; exactly 1 at 0; 0 below -125 and for NaN.
-LK_INLINE Vec exp2_of_negative(Vec x) {
-#if defined(__AVX512F__)
-    __mmask16 inside = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-125.0f), _CMP_GE_OQ);
-    Vec whole = (Vec)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    Vec f = x - whole;
-#else
-    VecI inside = x >= -125.0f;
-    x = select(inside, x, Vec{});
-    Vec magic = set1(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-    Vec shifted = x + magic;
-    Vec f = x - (shifted - magic);
-#endif
-    Vec p = set1(EXP2_6);
-    p = fma(p, f, set1(EXP2_5));
-    p = fma(p, f, set1(EXP2_4));
-    p = fma(p, f, set1(EXP2_3));
-    p = fma(p, f, set1(EXP2_2));
-    p = fma(p, f, set1(EXP2_1));
-    p = fma(p, f, set1(1.0f));
-#if defined(__AVX512F__)
-    return (Vec)_mm512_maskz_scalef_ps(inside, (__m512)p, (__m512)whole);
-#else
-    VecI power = ((VecI)shifted - (VecI)magic) << 23;
-    return select(inside, (Vec)((VecI)p + power), Vec{});
-#endif
-}
-
-// Natural logarithm of normal x > 0; exactly 0 at 1.  ln m = 2 atanh((m - 1) / (m + 1))
-LK_INLINE Vec ln(Vec x) {
-    VecI power = ((VecI)x - 0x3f3504f3) >> 23;  // brings m into [sqrt(1/2), sqrt(2))
-    Vec m = (Vec)((VecI)x - (power << 23));
-    Vec t = (m - 1.0f) / (m + 1.0f), tt = t * t;
-    Vec p = set1(2.0f / 9);
-    p = fma(p, tt, set1(2.0f / 7));
-    p = fma(p, tt, set1(2.0f / 5));
-    p = fma(p, tt, set1(2.0f / 3));
-    p = fma(p, tt, set1(2.0f));
-    return fma(__builtin_convertvector(power, Vec), set1(0.6931471805599453f), t * p);
 }
 
 }  // namespace LK_ISA

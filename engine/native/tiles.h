@@ -9,23 +9,23 @@
 #include <type_traits>
 
 #include "ahead.h"
-#include "simd.h"
+#include "wide.h"
 
 namespace lk {
 inline namespace LK_ISA {
 
-// Sums held in registers: 6 x 4 vectors leave room for 4 right and 1 left of 32 registers; 16
-// registers of half the width hold 6 x 1. The portable code is to be right and quick to compile.
+// Sums held in registers: 6 x 4 vectors leave room for 4 right and 1 left of 32 registers, 6 x 2
+// for 2 and 1 of 16. The portable code is to be right and quick to compile.
 #if defined(__AVX512F__)
 constexpr int TILE_ROWS = 6, TILE_VECTORS = 4;
 #elif defined(__AVX2__)
-constexpr int TILE_ROWS = 6, TILE_VECTORS = 1;
+constexpr int TILE_ROWS = 6, TILE_VECTORS = 2;
 #else
 constexpr int TILE_ROWS = 2, TILE_VECTORS = 1;
 #endif
 
-LK_INLINE Vec half_of_pairs(VecU pairs, bool high) {
-    return (Vec)(high ? pairs & 0xffff0000u : pairs << 16);
+LK_INLINE Wide half_of_pairs(WideU pairs, bool high) {
+    return (Wide)(high ? pairs & 0xffff0000u : pairs << 16);
 }
 
 // Right-hand matrices [depth, columns]. ``add`` adds the products of step ``step`` (DEPTH rows of
@@ -39,14 +39,14 @@ struct Rows {
     const T* at;
     int64_t stride;
     template <int NR, int NV>
-    LK_INLINE void add(Vec (&sum)[NR][NV], const float* a, int64_t stride_a, int step,
+    LK_INLINE void add(Wide (&sum)[NR][NV], const float* a, int64_t stride_a, int step,
                        int column) const {
-        Vec right[NV];
+        Wide right[NV];
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; v++) right[v] = load(at + step * stride + column + v * LANES);
+        for (int v = 0; v < NV; v++) right[v] = load_wide(at + step * stride + column + v * WIDE);
 #pragma GCC unroll 8
         for (int r = 0; r < NR; r++) {
-            Vec left = set1(a[r * stride_a + step]);
+            Wide left = set_wide(a[r * stride_a + step]);
 #pragma GCC unroll 4
             for (int v = 0; v < NV; v++) sum[r][v] = fma(left, right[v], sum[r][v]);
         }
@@ -62,18 +62,20 @@ struct DepthPairs {
     const uint32_t* at;
     int64_t stride;  // items from 16 columns to the next
     template <int NR, int NV>
-    LK_INLINE void add(Vec (&sum)[NR][NV], const float* a, int64_t stride_a, int step,
+    LK_INLINE void add(Wide (&sum)[NR][NV], const float* a, int64_t stride_a, int step,
                        int column) const {
 #pragma GCC unroll 2
         for (int high = 0; high < 2; high++) {
-            Vec right[NV];
+            Wide right[NV];
 #pragma GCC unroll 4
-            for (int v = 0; v < NV; v++)
-                right[v] = half_of_pairs(
-                    load_as<VecU>(at + (column / LANES + v) * stride + step * LANES), high);
+            for (int v = 0; v < NV; v++) {
+                int c = column + v * WIDE;
+                const uint32_t* from = at + c / LANES * stride + step * LANES + c % LANES;
+                right[v] = half_of_pairs(load_as<WideU>(from), high);
+            }
 #pragma GCC unroll 8
             for (int r = 0; r < NR; r++) {
-                Vec left = set1(a[r * stride_a + 2 * step + high]);
+                Wide left = set_wide(a[r * stride_a + 2 * step + high]);
 #pragma GCC unroll 4
                 for (int v = 0; v < NV; v++) sum[r][v] = fma(left, right[v], sum[r][v]);
             }
@@ -139,6 +141,7 @@ struct RowPairs {
 };
 #endif
 
+#if defined(__AVX512F__)
 // Plain rows of bfloat16 read 32 at a time: vector 2i holds the even columns, 2i + 1 the odd ones.
 // Cheaper than widening in order; the product puts the sums back in order.
 struct ColumnPairs {
@@ -166,8 +169,10 @@ struct ColumnPairs {
     }
 };
 
-// The sums of ColumnPairs and of Rows<Bf16> are the same bits.
-using NarrowRows = std::conditional_t<(TILE_VECTORS >= 2), ColumnPairs, Rows<Bf16>>;
+using NarrowRows = ColumnPairs;
+#else
+using NarrowRows = Rows<Bf16>;  // the same bits
+#endif
 
 LK_INLINE void put_in_order(Vec* even_odd) {
     Vec even = even_odd[0], odd = even_odd[1];
@@ -181,8 +186,8 @@ LK_INLINE void put_in_order(Vec* even_odd) {
 template <int NR, int NV, class B, class A, class Finish>
 LK_INLINE void product_tile(int steps, const typename B::Left* a, int64_t stride_a, const B& b,
                             int column, float* c, int64_t stride_c, A ahead, Finish finish) {
-    constexpr int BYTES = NV * LANES * B::DEPTH * B::ITEM_BYTES;
-    Vec sum[NR][NV] = {};
+    constexpr int BYTES = NV * WIDE * B::DEPTH * B::ITEM_BYTES;
+    Wide sum[NR][NV] = {};
     for (int step = 0; step < steps; step++) {
         b.template add<NR, NV>(sum, a, stride_a, step, column);
         ahead.template ask<BYTES / 2>(step);
@@ -194,7 +199,7 @@ LK_INLINE void product_tile(int steps, const typename B::Left* a, int64_t stride
     for (int r = 0; r < NR; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < NV; v++)
-            store(c + r * stride_c + column + v * LANES, finish(r, sum[r][v]));
+            store(c + r * stride_c + column + v * WIDE, finish(r, sum[r][v]));
 }
 
 // ``columns`` is a multiple of 16, of 32 where INTERLEAVED; the depth is ``steps`` * DEPTH.
@@ -204,14 +209,14 @@ LK_INLINE void product(int steps, int columns, const typename B::Left* a, int64_
     int column = 0;
     auto tiles = [&](auto vectors) __attribute__((always_inline)) {
         constexpr int NV = decltype(vectors)::value;
-        for (; column + NV * LANES <= columns; column += NV * LANES)
+        for (; column + NV * WIDE <= columns; column += NV * WIDE)
             product_tile<NR, NV>(
                 steps, a, stride_a, b, column, c, stride_c,
                 ahead.behind(int64_t(column) * steps * B::DEPTH * B::ITEM_BYTES / 2), finish);
     };
     if constexpr (TILE_VECTORS >= 4) tiles(std::integral_constant<int, 4>{});
     if constexpr (TILE_VECTORS >= 2) tiles(std::integral_constant<int, 2>{});
-    if constexpr (!B::INTERLEAVED) tiles(std::integral_constant<int, 1>{});
+    if constexpr (!B::INTERLEAVED && WIDE == LANES) tiles(std::integral_constant<int, 1>{});
 }
 
 }  // namespace LK_ISA

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "ahead.h"
-#include "simd.h"
+#include "wide.h"
 
 namespace lk {
 inline namespace LK_ISA {
@@ -54,12 +54,53 @@ LK_INLINE void transpose(V* r) {
     for (int i = 0; i < 16; i++) r[i] = t[i];
 }
 
-// Rows [tokens, dim] of a leaf in float32: 16 items from ``d`` on, or one.
+// to[j, i] = from[i, j] for 16 x 16 words; strides in words.
+LK_INLINE void transpose(const uint32_t* from, int64_t from_stride, uint32_t* to,
+                         int64_t to_stride) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    for (int quarter = 0; quarter < 4; quarter++) {
+        int row = quarter / 2 * WIDE, column = quarter % 2 * WIDE;
+        WideU r[WIDE], t[WIDE];
+#pragma GCC unroll 8
+        for (int i = 0; i < WIDE; i++)
+            r[i] = load_as<WideU>(from + (row + i) * from_stride + column);
+#pragma GCC unroll 4
+        for (int i = 0; i < WIDE; i += 2) {
+            t[i] = __builtin_shufflevector(r[i], r[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+            t[i + 1] = __builtin_shufflevector(r[i], r[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            WideU x = t[i / 2 * 4 + i % 2], y = t[i / 2 * 4 + i % 2 + 2];
+            r[i / 2 * 4 + i % 2 * 2] = __builtin_shufflevector(x, y, 0, 1, 8, 9, 4, 5, 12, 13);
+            r[i / 2 * 4 + i % 2 * 2 + 1] =
+                __builtin_shufflevector(x, y, 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+        // Now r[4 i + j] holds columns j and 4 + j, of rows 4 i to 4 i + 3.
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            WideU low = __builtin_shufflevector(r[j], r[4 + j], 0, 1, 2, 3, 8, 9, 10, 11);
+            WideU high = __builtin_shufflevector(r[j], r[4 + j], 4, 5, 6, 7, 12, 13, 14, 15);
+            std::memcpy(to + (column + j) * to_stride + row, &low, sizeof low);
+            std::memcpy(to + (column + 4 + j) * to_stride + row, &high, sizeof high);
+        }
+    }
+#else
+    VecU block[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) block[i] = load_as<VecU>(from + i * from_stride);
+    transpose(block);
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) std::memcpy(to + i * to_stride, &block[i], sizeof block[i]);
+#endif
+}
+
+// Rows [tokens, dim] of a leaf in float32: WIDE items from ``d`` on, or one.
 template <class T>
 struct Plain {
     const T* at;
     int dim;
-    LK_INLINE Vec load(int row, int d) const { return LK_ISA::load(at + int64_t(row) * dim + d); }
+    LK_INLINE Wide load(int row, int d) const { return load_wide(at + int64_t(row) * dim + d); }
     LK_INLINE float item(int row, int d) const { return widen(at[int64_t(row) * dim + d]); }
 };
 template <class T>
@@ -67,8 +108,8 @@ struct Scaled {
     const T* at;
     int dim;
     const float* scales;  // one for each row
-    LK_INLINE Vec load(int row, int d) const {
-        return LK_ISA::load(at + int64_t(row) * dim + d) * set1(scales[row]);
+    LK_INLINE Wide load(int row, int d) const {
+        return load_wide(at + int64_t(row) * dim + d) * set_wide(scales[row]);
     }
     LK_INLINE float item(int row, int d) const {
         return widen(at[int64_t(row) * dim + d]) * scales[row];
@@ -82,10 +123,11 @@ void transpose_keys(const R& rows, int keys, int dim, float* to, int64_t stride)
     if (dim % LANES == 0)
         for (; key + LANES <= keys; key += LANES)
             for (int d = 0; d < dim; d += LANES) {
-                Vec block[LANES];
-                for (int i = 0; i < LANES; i++) block[i] = rows.load(key + i, d);
-                transpose(block);
-                for (int i = 0; i < LANES; i++) store(to + (d + i) * stride + key, block[i]);
+                float block[LANES * LANES];
+                for (int i = 0; i < LANES * LANES; i += WIDE)
+                    store(block + i, rows.load(key + i / LANES, d + i % LANES));
+                transpose(reinterpret_cast<const uint32_t*>(block), LANES,
+                          reinterpret_cast<uint32_t*>(to + d * stride + key), stride);
             }
     for (int d = 0; d < dim; d++) {
         for (int k = key; k < keys; k++) to[d * stride + k] = rows.item(k, d);
@@ -101,14 +143,8 @@ LK_INLINE void transpose_pairs(const Bf16* rows, int keys, int dim, uint32_t* to
     if (DIM) dim = DIM;
     for (int key = 0; key < keys; key += LANES, rows += LANES * dim)
         for (int pair = 0; pair < dim / 2; pair += LANES, to += LANES * LANES) {
-            VecU block[LANES];
-#pragma GCC unroll 16
-            for (int i = 0; i < LANES; i++) block[i] = load_as<VecU>(rows + i * dim + 2 * pair);
-            ahead.template ask<int(sizeof block / 2)>(key / LANES * blocks + pair / LANES);
-            transpose(block);
-#pragma GCC unroll 16
-            for (int i = 0; i < LANES; i++)
-                std::memcpy(to + i * LANES, &block[i], sizeof block[i]);
+            ahead.template ask<LANES * LANES * 2>(key / LANES * blocks + pair / LANES);
+            transpose(reinterpret_cast<const uint32_t*>(rows) + pair, dim / 2, to, LANES);
         }
 }
 

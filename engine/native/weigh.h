@@ -5,7 +5,7 @@
 #include <type_traits>
 
 #include "ahead.h"
-#include "simd.h"
+#include "wide.h"
 
 namespace lk {
 inline namespace LK_ISA {
@@ -26,6 +26,14 @@ struct HeadTask {
     int64_t width() const { return round_up(all.tokens, LANES); }
 };
 
+template <bool ROUNDS>
+LK_INLINE Wide weight_of(Wide score) {
+#if defined(__AVX512BF16__)
+    if constexpr (ROUNDS) return exp2_of_score(score);
+#endif
+    return exp2_of_negative(score);
+}
+
 // Scores become their weights exp2(s * scale - top), 0 beyond a row's own keys. ``columns`` is
 // whole vectors, keys[r] how many a row sees. ``sums`` are of the weights as computed, ``shares``
 // one over those of the weights as stored: rounded ones, too, share a row out completely.
@@ -34,24 +42,27 @@ LK_INLINE void weigh(float* scores, int64_t stride, int columns, const int* keys
                      float* tops, float* sums, float* shares, A ahead, int64_t to_ask) {
     constexpr bool ROUNDS = !std::is_same_v<Weight, float>;
     using Stored = std::conditional_t<ROUNDS, Bf16, float>;
-    const VecI lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    Vec highest[NR], total[NR], stored[NR];
+    const WideI lane = lanes();
+    Wide highest[NR][PARTS], total[NR][PARTS], stored[NR][PARTS];
     float minus_top[NR];
-#pragma GCC unroll 8
-    for (int r = 0; r < NR; r++) {
-        highest[r] = set1(EMPTY);
-        total[r] = stored[r] = Vec{};
+#pragma GCC unroll 16
+    for (int i = 0; i < NR * PARTS; i++) {
+        highest[i / PARTS][i % PARTS] = set_wide(EMPTY);
+        total[i / PARTS][i % PARTS] = stored[i / PARTS][i % PARTS] = Wide{};
     }
     for (int i = 0; i < columns; i += LANES)
 #pragma GCC unroll 8
-        for (int r = 0; r < NR; r++) {
-            Vec score = load(scores + r * stride + i);
-            if (keys[r] < i + LANES) {  // what lies behind the own keys may be NaN
-                score = select(lane < keys[r] - i, score, set1(EMPTY));
-                store(scores + r * stride + i, score);
+        for (int r = 0; r < NR; r++)
+#pragma GCC unroll 2
+            for (int p = 0; p < PARTS; p++) {
+                int column = i + p * WIDE;
+                Wide score = load_wide(scores + r * stride + column);
+                if (keys[r] < column + WIDE) {  // what lies behind the own keys may be NaN
+                    score = select(lane < keys[r] - column, score, set_wide(EMPTY));
+                    store(scores + r * stride + column, score);
+                }
+                highest[r][p] = max(highest[r][p], score);
             }
-            highest[r] = max(highest[r], score);
-        }
 #pragma GCC unroll 8
     for (int r = 0; r < NR; r++) {
         tops[r] = keys[r] ? max_lane(highest[r]) * scale : EMPTY;
@@ -60,12 +71,18 @@ LK_INLINE void weigh(float* scores, int64_t stride, int columns, const int* keys
     int64_t share = columns ? to_ask * LANES / (columns * NR) : 0;
     for (int i = 0; i < columns; i += LANES)
 #pragma GCC unroll 8
-        for (int r = 0; r < NR; r++) {  // a row that sees nothing: NaN, so 0
-            Vec score = fma(load(scores + r * stride + i), set1(scale), set1(minus_top[r]));
-            Vec weight = exp2_of_negative(score);
-            total[r] += weight;
-            // In place: nothing is written before it was read.
-            stored[r] += store_weight(reinterpret_cast<Stored*>(scores + r * stride) + i, weight);
+        for (int r = 0; r < NR; r++) {
+#pragma GCC unroll 2
+            for (int p = 0; p < PARTS; p++) {  // a row that sees nothing: NaN, so 0
+                int column = i + p * WIDE;
+                Wide score = fma(load_wide(scores + r * stride + column), set_wide(scale),
+                                 set_wide(minus_top[r]));
+                Wide weight = weight_of<ROUNDS>(score);
+                total[r][p] += weight;
+                // In place: nothing is written before it was read.
+                auto* to = reinterpret_cast<Stored*>(scores + r * stride) + column;
+                stored[r][p] += store_weight(to, weight);
+            }
             ahead.ask_bytes((i / LANES * NR + r) * share, share);
         }
 #pragma GCC unroll 8
