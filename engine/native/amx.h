@@ -7,7 +7,8 @@
 
 #include "simd.h"
 
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512BF16__)
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AMX_INT8__) && \
+    defined(__AVX512BF16__)
 #define LK_HAS_AMX
 
 namespace lk {
@@ -66,6 +67,11 @@ LK_INLINE void amx_zero() {
 template <int SUM, int LEFT, int RIGHT>
 LK_INLINE void amx_dot() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUM), "i"(LEFT), "i"(RIGHT));
+}
+// As integers: signed left bytes, [rows, 64], and unsigned right ones, by fours of the depth.
+template <int SUM, int LEFT, int RIGHT>
+LK_INLINE void amx_dot_bytes() {
+    asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUM), "i"(LEFT), "i"(RIGHT));
 }
 
 }  // namespace LK_ISA

@@ -102,10 +102,16 @@ inline void gated(const float* gate, const float* up, int count, Bf16* to) {
     for (; i < count; i++) to[i] = narrow(silu(set_wide(gate[i]))[0] * up[i]);
 }
 
-// One member's work; ``mixed`` [rows, mlp] is the team's.
+// What a team has in common.
+struct Common {
+    Bf16* mixed;    // [rows, mlp]
+    float* inputs;  // room for those of any matrix
+};
+
+// One member's work.
 class Between {
 public:
-    Between(const BetweenCall& call, Bf16* mixed) : c_(call), mixed_(mixed) {}
+    Between(const BetweenCall& call, const Common& common) : c_(call), common_(common) {}
 
     void run(Team& team) {
         if (c_.done) {
@@ -122,7 +128,7 @@ public:
 
 private:
     struct Scratch {
-        Buffer narrow, wide;
+        Buffer narrow, wide, inputs;
     };
     static Scratch& scratch() {
         static thread_local Scratch scratch;
@@ -139,6 +145,19 @@ private:
         return to;
     }
 
+    // ``x`` [rows, depth] as the matrices take it: of many rows each member takes its share. All
+    // call it, none before the inputs of another matrix are done with.
+    Inputs inputs(Team& team, const Bf16* x, int depth) {
+        bool int8 = c_.int8 != 0, together = int8 && c_.rows >= MANY_ROWS;
+        Inputs made(x, int8, c_.rows, depth,
+                    together ? common_.inputs
+                             : scratch().inputs.floats(Inputs::floats(int8, c_.rows, depth)));
+        auto [from, to] = together ? team.share(c_.rows, 1) : std::pair{0, int(c_.rows)};
+        made.take(depth, from, to);
+        if (together) team.barrier();
+        return made;
+    }
+
     // A member's outputs of each matrix.
     Part part(const void* w, std::pair<int, int> outputs, int depth) const {
         return {w, c_.int8 != 0, outputs.first, outputs.second, depth};
@@ -152,7 +171,7 @@ private:
     }
 
     // hidden += x w^T
-    void add(const Part& w, const Bf16* x, const Part& then) {
+    void add(const Part& w, const Inputs& x, const Part& then) {
         int64_t width = w.to - w.from;
         float* y = scratch().wide.floats(c_.rows * width + 1);
         dots(w, x, c_.rows, y - w.from, width, then);
@@ -168,14 +187,15 @@ private:
         auto down_of = [&](int from, int to) { return part(c_.done->down, {from, to}, c_.mlp); };
         auto [first_gate, last_gate] = team.share(c_.mlp, UNIT_OUTPUTS);
         auto [first_down, last_down] = team.share(c_.size, UNIT_OUTPUTS);
-        Bf16* x = narrow_rows(depth);
-        narrow(c_.attended, int64_t(c_.rows) * depth, x);
+        Bf16* attended = narrow_rows(depth);
+        narrow(c_.attended, int64_t(c_.rows) * depth, attended);
+        Inputs x = inputs(team, attended, depth);
         team.share_out(c_.size, UNIT_OUTPUTS, parts, [&](int from, int to) {
             add(part(c_.done->out, {from, to}, depth), x, gate_of(first_gate, last_gate));
         });
         team.barrier();
 
-        const Bf16* y = normed(c_.done->mlp_norm);
+        Inputs y = inputs(team, normed(c_.done->mlp_norm), c_.size);
         team.share_out(c_.mlp, UNIT_OUTPUTS, parts, [&](int from, int to) {
             Part gate = gate_of(from, to), up = gate_of(c_.mlp + from, c_.mlp + to);
             int64_t width = to - from;
@@ -185,16 +205,17 @@ private:
             dots(up, y, c_.rows, ups - up.from, width, down_of(first_down, last_down));
             for (int t = 0; t < c_.rows; t++)
                 gated(gates + t * width, ups + t * width, int(width),
-                      mixed_ + int64_t(t) * c_.mlp + from);
+                      common_.mixed + int64_t(t) * c_.mlp + from);
         });
         team.barrier();
+        Inputs mixed = inputs(team, common_.mixed, c_.mlp);
         Part then = c_.next ? qkv_of(*c_.next, team) : Part{};
         team.share_out(c_.size, UNIT_OUTPUTS, parts,
-                       [&](int from, int to) { add(down_of(from, to), mixed_, then); });
+                       [&](int from, int to) { add(down_of(from, to), mixed, then); });
     }
 
     void before(Team& team) {
-        const Bf16* x = normed(c_.next->attn_norm);
+        Inputs x = inputs(team, normed(c_.next->attn_norm), c_.size);
         int dim = c_.dim;
         auto [first, last] = heads(team);
         Part qkv = qkv_of(*c_.next, team);
@@ -237,7 +258,7 @@ private:
     }
 
     const BetweenCall& c_;
-    Bf16* const mixed_;
+    const Common common_;
 };
 
 void logits(const LogitsCall& call) {
@@ -246,9 +267,14 @@ void logits(const LogitsCall& call) {
     for (int t = 0; t < call.rows; t++)
         rms_norm(call.hidden + call.row_ids[t] * call.size, call.norm, call.size, call.eps,
                  x + int64_t(t) * call.size);
+    static thread_local Buffer room;
+    bool int8 = call.int8 != 0;
+    Inputs inputs(x, int8, call.rows, call.size,
+                  room.floats(Inputs::floats(int8, call.rows, call.size)));
+    inputs.take(call.size, 0, call.rows);
     Threads::together(call.num_threads, [&](Team& team) {
         auto [from, to] = team.share(call.vocab, UNIT_OUTPUTS);
-        dots(Part{call.head, call.int8 != 0, from, to, call.size}, x, call.rows, call.logits,
+        dots(Part{call.head, int8, from, to, call.size}, inputs, call.rows, call.logits,
              call.vocab);
     });
 }

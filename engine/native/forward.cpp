@@ -27,8 +27,10 @@ struct ForwardCall {  // the same fields as _ForwardCall in engine/model/native_
 class Forward {
 public:
     explicit Forward(ForwardCall& call) : c_(call) {
-        static thread_local Buffer mixed;
-        mixed_ = reinterpret_cast<Bf16*>(mixed.floats(int64_t(c_.rows) * c_.mlp / 2 + LANES));
+        static thread_local Buffer mixed, inputs;
+        int deepest = std::max({c_.size, c_.heads * c_.dim, c_.mlp});
+        common_ = {reinterpret_cast<Bf16*>(mixed.floats(int64_t(c_.rows) * c_.mlp / 2 + LANES)),
+                   inputs.floats(Inputs::floats(c_.int8 != 0, c_.rows, deepest))};
         if (c_.attention) attention_.emplace(*c_.attention);
     }
 
@@ -68,7 +70,7 @@ private:
                          is_last ? nullptr : c_.layers + layer + 1,
                          c_.hidden, c_.attended, c_.cos, c_.sin, c_.positions, c_.q, c_.k, c_.v,
                          c_.rows, c_.size, c_.heads, c_.kv_heads, c_.dim, c_.mlp, c_.int8, c_.eps};
-        Between between(call, mixed_);
+        Between between(call, common_);
         between.run(team);
         if (!attention_ || is_last) return true;
         auto [first, last] = between.heads(team);
@@ -78,7 +80,7 @@ private:
     }
 
     ForwardCall& c_;
-    Bf16* mixed_;
+    Common common_;
     std::optional<StepAttention> attention_;
 };
 

@@ -12,15 +12,15 @@
 
 namespace lk {
 
-// Whether this process may use AMX with bfloat16: the kernel keeps so large a state only for those
-// that have asked, and may refuse.
+// Whether this process may use AMX, with bfloat16 and bytes: the kernel keeps so large a state only
+// for those that have asked, and may refuse.
 inline bool may_use_amx() {
 #if defined(__x86_64__)
     static const bool granted = [] {
-        constexpr unsigned BF16 = 1u << 22, TILES = 1u << 24;
+        constexpr unsigned WANTED = 1u << 22 | 1u << 24 | 1u << 25;  // bfloat16, tiles, bytes
         constexpr unsigned ASK_FOR_STATE = 0x1023, TILE_DATA = 18;
         unsigned a, b, c, d = 0;
-        return __get_cpuid_count(7, 0, &a, &b, &c, &d) && d & BF16 && d & TILES &&
+        return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & WANTED) == WANTED &&
                syscall(SYS_arch_prctl, ASK_FOR_STATE, TILE_DATA) == 0;
     }();
     return granted;

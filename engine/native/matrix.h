@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <optional>
+
 #include "dots.h"
 #include "dots_int8.h"
 
@@ -17,21 +19,48 @@ struct Part {
     int from = 0, to = 0, depth = 0;
 };
 
-// ``x`` [rows, depth]; ``y`` holds output o of row t at y[t * stride_y + o]. ``then``: what will be
-// multiplied next.
-inline void dots(const Part& w, const Bf16* x, int rows, float* y, int64_t stride_y,
+// Rows [rows, depth] as matrices of one of the formats are multiplied with them.
+class Inputs {
+public:
+    // What they need room for, beside ``plain``.
+    static int64_t floats(bool int8, int64_t rows, int depth) {
+#if defined(LK_HAS_INT8)
+        if (int8) return Int8Rows::floats(rows, depth);
+#endif
+        return 0;
+    }
+
+    Inputs(const Bf16* plain, bool int8, int64_t rows, int depth, float* room) : plain(plain) {
+#if defined(LK_HAS_INT8)
+        if (int8) this->int8.emplace(rows, depth, room);
+#endif
+    }
+    // All of them must have been taken before they are multiplied.
+    void take(int depth, int from, int to) const {
+#if defined(LK_HAS_INT8)
+        if (int8) int8->take(plain, depth, from, to);
+#endif
+    }
+
+    const Bf16* const plain;
+#if defined(LK_HAS_INT8)
+    std::optional<Int8Rows> int8;
+#endif
+};
+
+// ``y`` holds output o of row t at y[t * stride_y + o]. ``then``: what will be multiplied next.
+inline void dots(const Part& w, const Inputs& x, int rows, float* y, int64_t stride_y,
                  const Part& then = {}) {
 #if defined(LK_HAS_INT8)
     if (w.int8) {
-        dots(static_cast<const WeightGroup*>(w.data), w.from, w.to, x, rows, w.depth, w.depth, y,
-             stride_y);
-        return;
+        auto* groups = static_cast<const WeightGroup*>(w.data);
+        return dots(groups, w.from, w.to, *x.int8, rows, y, stride_y);
     }
 #endif
     auto* next = static_cast<const Bf16*>(then.data);
     if (next) next += int64_t(then.from / BF16_PANEL) * BF16_PANEL * (then.depth + then.depth % 2);
-    dots(static_cast<const Bf16*>(w.data), w.from, w.to, x, rows, w.depth, w.depth, y, stride_y,
-         next);
+    dots(static_cast<const Bf16*>(w.data), w.from, w.to, x.plain, rows, w.depth, w.depth, y,
+         stride_y, next);
 }
 
 }  // namespace lk

@@ -97,7 +97,7 @@ def head_alone(tmp_path, size, vocab):
 
 
 @needs_int8
-@pytest.mark.parametrize(("size", "vocab"), [(64, 128), (72, 50), (200, 33), (20, 16)])
+@pytest.mark.parametrize(("size", "vocab"), [(64, 128), (72, 50), (200, 33), (136, 40), (20, 16)])
 def test_a_product_is_exact_but_for_the_steps_of_its_row(tmp_path, size, vocab):
     model, head, hidden = head_alone(tmp_path, size, vocab)
     found = model._native_logits(hidden, torch.arange(len(hidden)), 1)
