@@ -47,16 +47,6 @@ LK_INLINE Vec store_weight(float* to, Vec x) { store(to, x); return x; }
 LK_INLINE Vec fma(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)
     return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif defined(__FMA__)
-    typedef float Half8 __attribute__((vector_size(32)));
-    Half8 x[2], y[2], z[2];
-    std::memcpy(x, &a, sizeof a);
-    std::memcpy(y, &b, sizeof b);
-    std::memcpy(z, &c, sizeof c);
-    for (int i = 0; i < 2; i++)
-        z[i] = (Half8)_mm256_fmadd_ps((__m256)x[i], (__m256)y[i], (__m256)z[i]);
-    std::memcpy(&c, z, sizeof c);
-    return c;
 #else
     for (int i = 0; i < LANES; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
     return c;
